@@ -1,0 +1,121 @@
+"""How commands speak: results to stdout, progress and errors to stderr."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+
+from ..runtime.progress import Progress, ProgressTask
+
+stdout = Console(highlight=False)
+stderr = Console(stderr=True, highlight=False)
+
+PLAIN_SECONDS = 15.0
+"""Time between two progress lines where stderr is no terminal."""
+
+
+def print_json(value: Any) -> None:
+    """The one machine-readable object of a command."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_error(text: str) -> None:
+    """One line on stderr."""
+    sys.stderr.write("wsss: " + " ".join(text.split()) + "\n")
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """Bars on a terminal, plain lines elsewhere."""
+    if not stderr.is_terminal:
+        yield PlainProgress()
+        return
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with RichProgress(*columns, console=stderr) as bars:
+        yield BarProgress(bars)
+
+
+class PlainProgress(Progress):
+    """A line when a piece of work starts and ends, and every few seconds between."""
+
+    @contextmanager
+    def task(self, name: str, total: int, done: int = 0) -> Iterator[ProgressTask]:
+        """See `Progress.task`."""
+        task = _PlainTask(name, total, done)
+        yield task
+        task.show()
+
+    def note(self, text: str) -> None:
+        """See `Progress.note`."""
+        sys.stderr.write(text + "\n")
+
+
+class _PlainTask(ProgressTask):
+    def __init__(self, name: str, total: int, done: int) -> None:
+        self.name, self.total, self.done = name, total, done
+        self.figures: dict[str, float] = {}
+        self.shown = self.started = time.monotonic()
+
+    def advance(self, count: int = 1, **figures: float) -> None:
+        """See `ProgressTask.advance`."""
+        self.done += count
+        self.figures = figures
+        if time.monotonic() - self.shown > PLAIN_SECONDS:
+            self.show()
+
+    def show(self) -> None:
+        """Write the state as one line."""
+        self.shown = time.monotonic()
+        seconds = self.shown - self.started
+        sys.stderr.write(
+            f"{self.name}: {self.done}/{self.total} after {seconds:.0f} s {_text(self.figures)}\n"
+        )
+        sys.stderr.flush()
+
+
+class BarProgress(Progress):
+    """One bar for each piece of work."""
+
+    def __init__(self, bars: RichProgress) -> None:
+        self.bars = bars
+
+    @contextmanager
+    def task(self, name: str, total: int, done: int = 0) -> Iterator[ProgressTask]:
+        """See `Progress.task`."""
+        bar = self.bars.add_task(name, total=total, completed=done, figures="")
+        yield _BarTask(self.bars, bar)
+
+    def note(self, text: str) -> None:
+        """See `Progress.note`."""
+        self.bars.console.print(text)
+
+
+class _BarTask(ProgressTask):
+    def __init__(self, bars: RichProgress, bar: TaskID) -> None:
+        self.bars, self.bar = bars, bar
+
+    def advance(self, count: int = 1, **figures: float) -> None:
+        """See `ProgressTask.advance`."""
+        self.bars.update(self.bar, advance=count, figures=_text(figures))
+
+
+def _text(figures: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.4g}" for name, value in figures.items())

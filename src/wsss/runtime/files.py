@@ -1,0 +1,89 @@
+"""Files in and out, without trust on the way in and without halves on the way out."""
+
+import errno
+import io
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from ..errors import ArtifactError, DataError, WsssError
+
+_SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .gif .ppm .pgm .pbm"
+IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
+"""Extensions of image files, in lower case."""
+
+
+def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes a file so that at any moment either the old or the whole new content is there.
+
+    Args:
+        path: missing folders are made.
+        data: the content, flushed to the disk before the name appears.
+
+    Raises:
+        ArtifactError: disk full, read-only, no permission; nothing is left behind.
+    """
+    target = Path(path)
+    # Not derived from the target's name, which may already have the longest length allowed.
+    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise write_error(target, error) from error
+
+
+def write_error(path: str | os.PathLike[str], error: OSError) -> WsssError:
+    """The one line that tells why a file could not be written, and what would help."""
+    remedy = {
+        errno.ENOSPC: "free space on that disk or write to another folder",
+        errno.EDQUOT: "free space in your quota or write to another folder",
+        errno.EROFS: "write to another folder",
+        errno.EACCES: "make its folder writable or write to another one",
+        errno.EPERM: "make its folder writable or write to another one",
+        errno.ENAMETOOLONG: "use a shorter name",
+        errno.ENOTDIR: "one of the folders in it is a file, choose another path",
+        errno.EISDIR: "a folder has this name, choose another one",
+    }.get(error.errno or 0, "check the disk or write to another folder")
+    return ArtifactError(f"cannot write {os.fspath(path)!r}: {error.strerror or error}: {remedy}")
+
+
+def read_file(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
+    """The content of a regular file; pipes, devices and folders are refused without blocking.
+
+    Raises:
+        DataError: absent, not a regular file, unreadable or larger than `max_bytes`.
+    """
+    name = os.fspath(path)
+    with open_regular(name) as file:
+        num_bytes = os.fstat(file.fileno()).st_size
+        if num_bytes > max_bytes:
+            raise DataError(f"{name!r} has {num_bytes} bytes, expected at most {max_bytes}")
+        try:
+            return file.read(max_bytes)
+        except OSError as error:
+            raise DataError(f"cannot read {name!r}: {error.strerror}") from error
+
+
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """A regular file, opened to read its bytes; see `read_file` for what is refused."""
+    name = os.fspath(path)
+    try:
+        # A pipe without a writer would block for ever.
+        descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"cannot read {name!r}: {reason}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DataError(f"{name!r} is not a regular file: replace it or take it out")
+    return open(descriptor, "rb")

@@ -1,0 +1,315 @@
+"""Images and label maps in and out; no path ever reaches a C library, no file is trusted.
+
+An image is what a viewer shows: its EXIF orientation is applied, transparency is dropped, an
+animation is its first frame. Label maps align with that displayed image.
+"""
+
+import io
+import os
+import struct
+import threading
+import warnings
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+
+# OpenCV reads its own limit once, at import. Twice Pillow's threshold is where Pillow refuses too.
+LARGEST_MAX_PIXELS = 178_956_970
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(LARGEST_MAX_PIXELS))
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+
+from ..errors import DataError, ShapeError  # noqa: E402
+from .files import IMAGE_SUFFIXES, atomic_write_bytes, open_regular, read_file  # noqa: E402
+from .palette import voc_palette  # noqa: E402
+
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "IMAGE_SUFFIXES",
+    "atomic_write_bytes",
+    "decode_image",
+    "image_size",
+    "read_file",
+    "read_image",
+    "read_label_map",
+    "write_label_map",
+]
+
+# What is wrong with an image is said once, by our exception, not by the decoder on stderr.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+DEFAULT_MAX_PIXELS = 100_000_000
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+_ORIENTATION_TAG = 0x0112
+# Pillow reports oddities of a header as warnings, and warning filters belong to the whole process.
+_header_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class _Header:
+    format: str
+    mode: str
+    stored_size: tuple[int, int]
+    orientation: int
+
+    @property
+    def displayed_size(self) -> tuple[int, int]:
+        height, width = self.stored_size
+        return (width, height) if self.orientation >= 5 else (height, width)
+
+
+def read_image(
+    path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """An image file as RGB pixels; see `decode_image`."""
+    name = os.fspath(path)
+    return decode_image(
+        read_file(name, max_bytes=_byte_limit(max_pixels)), name, max_pixels=max_pixels
+    )
+
+
+def decode_image(
+    data: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """The encoded bytes of an image as RGB pixels, as a viewer shows them.
+
+    Args:
+        data: JPEG, PNG, WebP, TIFF, BMP, GIF or PPM of 1, 8 or 16 bits a channel, in any colour
+            mode (grey, palette, CMYK, with alpha); 16 bits are scaled to 8, alpha is dropped, the
+            first frame is taken.
+        name: what errors call the image.
+        max_pixels: refused above, before decoding; at most 178,956,970.
+
+    Returns:
+        (H, W, 3) uint8 RGB, EXIF orientation applied.
+
+    Raises:
+        DataError: empty, truncated, damaged, no image, too many pixels or an unsupported depth.
+    """
+    header = _check_header(io.BytesIO(data), len(data), name, max_pixels)
+    _check_complete(data, header.format, name)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        decoded = None
+    if decoded is None or decoded.dtype != np.uint8:
+        raise _damaged(name)
+    pixels = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+    if header.format != "TIFF":  # whose decoder turns the picture whatever the flag says
+        pixels = _apply_orientation(pixels, header.orientation)
+    if pixels.shape != (*header.displayed_size, 3):
+        raise _damaged(name)
+    return np.ascontiguousarray(pixels)
+
+
+def image_size(
+    path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> tuple[int, int]:
+    """(height, width) that `read_image` would return, from the header alone.
+
+    Raises:
+        DataError: the header is not that of an image which `read_image` takes.
+    """
+    name = os.fspath(path)
+    with open_regular(name) as file:
+        num_bytes = os.fstat(file.fileno()).st_size
+        return _check_header(file, num_bytes, name, max_pixels).displayed_size
+
+
+def read_label_map(
+    path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """A label map as indices, never resized.
+
+    Args:
+        path: PNG with a palette (its indices count, its colours do not), grey PNG (its values
+            count), or colour PNG made only of VOC palette colours.
+        max_pixels: refused above.
+
+    Returns:
+        (H, W) uint8 indices.
+
+    Raises:
+        DataError: not a PNG, damaged, a colour outside the VOC palette, or an index above 255.
+    """
+    name = os.fspath(path)
+    data = read_file(name, max_bytes=_byte_limit(max_pixels))
+    header = _check_header(io.BytesIO(data), len(data), name, max_pixels)
+    if header.format != "PNG":
+        raise DataError(f"label map {name!r} is {header.format}, expected PNG: convert it to PNG")
+    _check_complete(data, header.format, name)
+    try:
+        with _header_lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=("PNG",))
+        pixels = np.asarray(image)
+    except Exception as error:
+        raise _damaged(name) from error
+    return _label_indices(pixels, image.mode, data[24], name)
+
+
+def write_label_map(path: str | os.PathLike[str], labels: NDArray[np.uint8]) -> None:
+    """Writes indices as a PNG with the VOC palette; same labels, same bytes; atomic.
+
+    Args:
+        path: missing folders are made.
+        labels: (H, W) uint8.
+
+    Raises:
+        ShapeError: not a non-empty (H, W) uint8 array.
+        ArtifactError: the file cannot be written; an older one is left as it was.
+    """
+    if labels.ndim != 2 or labels.size == 0 or labels.dtype != np.uint8:
+        raise ShapeError(
+            f"a label map is {labels.dtype} {labels.shape}, expected non-empty (H, W) of uint8"
+        )
+    image = Image.fromarray(labels)
+    image.putpalette(voc_palette().tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=6)
+    atomic_write_bytes(path, buffer.getvalue())
+
+
+def _byte_limit(max_pixels: int) -> int:
+    """Raw pixels take at most 8 bytes (4 channels of 16 bits); more is no image of that size."""
+    return 8 * max_pixels + (64 << 20)
+
+
+def _check_header(file: io.BufferedIOBase, num_bytes: int, name: str, max_pixels: int) -> _Header:
+    if num_bytes == 0:
+        raise DataError(f"image {name!r} is empty (0 bytes): replace it or take it out")
+    header = _parse_header(file, name, max_pixels)
+    height, width = header.stored_size
+    if height * width > max_pixels:
+        raise DataError(
+            f"image {name!r} is {height} x {width}, more than {max_pixels} pixels: make it smaller"
+        )
+    # Only TIFF: 16-bit PPM is "I" as well.
+    if header.mode == "F" or (header.mode == "I" and header.format == "TIFF"):
+        raise DataError(
+            f"image {name!r} has 32 bits a pixel value (mode {header.mode}), expected 8 or 16: "
+            "convert it"
+        )
+    return header
+
+
+def _parse_header(file: io.BufferedIOBase, name: str, max_pixels: int) -> _Header:
+    try:
+        with _header_lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(file, formats=_FORMATS)  # type: ignore[arg-type]
+            width, height = image.size
+            if isinstance(image, TiffImagePlugin.TiffImageFile):
+                # `size` may be that of the stored or of the displayed image, by version.
+                width, height = int(image.tag_v2[256]), int(image.tag_v2[257])
+            return _Header(
+                image.format or "", image.mode, (height, width), _read_orientation(image)
+            )
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"image {name!r} has more than {min(max_pixels, LARGEST_MAX_PIXELS)} pixels: "
+            "make it smaller"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"{name!r} is not an image that can be read, expected JPEG, PNG, WebP, TIFF, BMP, GIF "
+            "or PPM of 8 or 16 bits"
+        ) from error
+    except Exception as error:  # what parsers of hostile headers raise is not a closed list
+        raise _damaged(name) from error
+
+
+def _read_orientation(image: Image.Image) -> int:
+    """EXIF orientation 1 to 8; anything unreadable counts as upright.
+
+    XMP is not asked, as browsers do not; nor EXIF behind a PNG's pixels, which is no header.
+    """
+    try:
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            value = image.tag_v2.get(_ORIENTATION_TAG, 1)
+        else:
+            exif = Image.Exif()
+            exif.load(image.info.get("exif", b""))
+            value = exif.get(_ORIENTATION_TAG, 1)
+    except Exception:
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _apply_orientation(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    # After the transposition: which axes run backwards.
+    flip_rows = orientation in (3, 4, 7, 8)
+    flip_columns = orientation in (2, 3, 6, 7)
+    return pixels[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+
+
+def _check_complete(data: bytes, image_format: str, name: str) -> None:
+    """Finds cut files before the decoder does: OpenCV 4 returns half a picture for a cut JPEG,
+    and the PNG library writes to stderr."""
+    if image_format == "JPEG":
+        # The end marker cannot occur inside a scan; earlier ones belong to thumbnails.
+        complete = data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+    elif image_format == "PNG":
+        complete = _png_is_whole(data)
+    else:
+        complete = True
+    if not complete:
+        raise _damaged(name)
+
+
+def _png_is_whole(data: bytes) -> bool:
+    view = memoryview(data)
+    start = 8
+    while start + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, start)
+        end = start + 12 + length
+        if end > len(data):
+            return False
+        (checksum,) = struct.unpack_from(">I", data, end - 4)
+        if zlib.crc32(view[start + 4 : end - 4]) != checksum:
+            return False
+        if data[start + 4 : start + 8] == b"IEND":
+            return True
+        start = end
+    return False
+
+
+def _label_indices(pixels: NDArray[Any], mode: str, bit_depth: int, name: str) -> NDArray[np.uint8]:
+    if mode == "L" and bit_depth < 8:
+        # Pillow stretches grey of 2 and 4 bits to 0..255; indices are the values as stored.
+        return np.asarray(pixels // (255 // (2**bit_depth - 1)), np.uint8)
+    if mode in ("P", "L", "1") or (mode.startswith("I") and pixels.max() <= 255):
+        return np.asarray(pixels, np.uint8)
+    if mode == "RGB" or (mode == "RGBA" and (pixels[..., 3] == 255).all()):
+        return _indices_of_colours(pixels[..., :3], name)
+    raise DataError(
+        f"label map {name!r} has mode {mode}, expected indices 0..255 in a palette or grey PNG"
+    )
+
+
+def _indices_of_colours(colours: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    weights = np.array([65536, 256, 1])
+    palette_codes = voc_palette().astype(np.int64) @ weights
+    order = np.argsort(palette_codes)
+    codes = colours.astype(np.int64) @ weights
+    place = np.searchsorted(palette_codes[order], codes).clip(max=255)
+    indices = order[place]
+    strange = palette_codes[indices] != codes
+    if strange.any():
+        found = tuple(int(value) for value in colours[strange][0])
+        raise DataError(
+            f"label map {name!r} has the colour {found}, which is not in the VOC palette: "
+            "save it as a palette or grey PNG of indices"
+        )
+    return np.asarray(indices, np.uint8)
+
+
+def _damaged(name: str) -> DataError:
+    return DataError(f"image {name!r} is truncated or damaged: replace it or take it out")

@@ -1,0 +1,190 @@
+"""Labelling a folder of images: find them, predict, write, and survive the bad ones.
+
+First form: one process, one image after the other; finished images are kept and not redone.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ArtifactError, ConfigError, DataError
+from .image_io import atomic_write_bytes, read_image, write_label_map
+from .image_labels import LabelTable
+from .progress import SILENT, Progress
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+MANIFEST = "labels.json"
+
+Predict = Callable[[NDArray[np.uint8], Sequence[int] | None], NDArray[np.uint8]]
+"""(image (H, W, 3) uint8, class indices in it or None) -> (H, W) uint8 label map."""
+
+
+@dataclass(frozen=True)
+class InputImage:
+    """An image to label and where its label map goes, relative to the output folder."""
+
+    path: Path
+    name: str
+    output: str
+
+
+@dataclass(frozen=True)
+class LabelSummary:
+    """What a labelling job did."""
+
+    out: str
+    images: int
+    labelled: int
+    kept: int
+    failed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-compatible."""
+        return asdict(self)
+
+
+def find_images(sources: Sequence[Path]) -> list[InputImage]:
+    """Images in files and folders (recursive), in a fixed order, each with its output name.
+
+    Outputs mirror the tree below each folder and end in `.png`; where two inputs would share one,
+    the source's extension stays (`a.jpg.png`, `a.webp.png`).
+
+    Raises:
+        DataError: a source does not exist, nothing was found, or names clash all the same.
+    """
+    found: list[tuple[Path, str]] = []
+    for source in sources:
+        if source.is_dir():
+            files = sorted(p for p in source.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            found += [(p, p.relative_to(source).as_posix()) for p in files if p.is_file()]
+        elif source.exists():
+            found.append((source, source.name))
+        else:
+            raise DataError(f"no such image or folder: '{source}'")
+    if not found:
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise DataError(f"no images in {', '.join(map(str, sources))}: looked for {suffixes}")
+    stems = [str(Path(name).with_suffix("")) for _, name in found]
+    shared = {stem for stem in stems if stems.count(stem) > 1} if len(set(stems)) < len(
+        stems
+    ) else set()
+    images = [
+        InputImage(path, stem, f"{name}.png" if stem in shared else f"{stem}.png")
+        for (path, name), stem in zip(found, stems, strict=True)
+    ]
+    outputs = [image.output for image in images]
+    if len(set(outputs)) < len(outputs):
+        clash = next(name for name in outputs if outputs.count(name) > 1)
+        raise DataError(f"two inputs would both be written to '{clash}': label them apart")
+    return images
+
+
+def label_images(
+    images: Sequence[InputImage],
+    predict: Predict,
+    out: Path,
+    *,
+    provenance: Mapping[str, Any],
+    classes: Sequence[str],
+    labels: LabelTable | None = None,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+) -> LabelSummary:
+    """Write one palette PNG an image; images that fail are listed in `failures.csv`.
+
+    Args:
+        provenance: what made the labels; stands in `labels.json`. A folder that another model or
+            setting wrote is refused unless `overwrite`.
+        labels: image-level labels by name or relative path; every image must be in it.
+
+    Raises:
+        ArtifactError: the folder holds labels of another model; ConfigError, DataError: the label
+        table does not fit, found before any work.
+    """
+    given = {image.name: _given_classes(image, labels, classes) for image in images}
+    _claim(out, {**provenance, "classes": list(classes)}, overwrite)
+    failures: list[tuple[str, str]] = []
+    kept = 0
+    with progress.task("label", len(images)) as task:
+        for image in images:
+            target = out / image.output
+            if target.is_file() and not overwrite:
+                kept += 1
+            else:
+                try:
+                    pixels = read_image(image.path)
+                    label_map = predict(pixels, given[image.name])
+                except DataError as error:
+                    failures.append((str(image.path), str(error)))
+                else:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    write_label_map(target, label_map)
+            task.advance(failed=len(failures))
+    _write_failures(out, failures)
+    done = len(images) - kept - len(failures)
+    return LabelSummary(str(out), len(images), done, kept, len(failures))
+
+
+def _given_classes(
+    image: InputImage, labels: LabelTable | None, classes: Sequence[str]
+) -> list[int] | None:
+    if labels is None:
+        return None
+    entry = labels.find(image.name) or labels.find(image.path.name)
+    if entry is None:
+        raise DataError(
+            f"the label file does not mention image '{image.name}': add it (an empty entry means "
+            "background only), or leave --labels out"
+        )
+    unknown = [name for name in entry.labels if name not in classes]
+    if unknown:
+        raise ConfigError(
+            f"label '{unknown[0]}' of image '{image.name}' is no class of the model: it knows "
+            f"{', '.join(classes)}"
+        )
+    return [classes.index(name) for name in entry.labels]
+
+
+def _claim(out: Path, provenance: Mapping[str, Any], overwrite: bool) -> None:
+    manifest = out / MANIFEST
+    if out.exists() and not out.is_dir():
+        raise ArtifactError(f"'{out}' is a file: give --out a folder")
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        try:
+            found = json.loads(manifest.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise ArtifactError(
+                f"'{out}' is not empty and holds no labels of ours: choose another --out"
+            ) from None
+        differing = [key for key in provenance if found.get(key) != provenance[key]]
+        if differing:
+            raise ArtifactError(
+                f"'{out}' holds labels made otherwise (different {', '.join(differing)}): choose "
+                "another --out, or --overwrite them"
+            )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"cannot make '{out}': {error.strerror}") from None
+    atomic_write_bytes(manifest, json.dumps(provenance, indent=2, sort_keys=True).encode())
+
+
+def _write_failures(out: Path, failures: Sequence[tuple[str, str]]) -> None:
+    path = out / "failures.csv"
+    if not failures:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(("image", "reason"))
+    writer.writerows(failures)
+    atomic_write_bytes(path, text.getvalue().encode("utf-8", "backslashreplace"))
+
+

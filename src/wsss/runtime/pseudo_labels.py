@@ -1,0 +1,124 @@
+"""From CAMs and AffinityNet features to a pseudo label: background, random walk, argmax.
+
+Source: AffinityNet (Ahn and Kwak, CVPR 2018), its released inference code.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .affinity import Borders, affinity_from_features
+from .dense_crf import CrfSettings, DenseCrf, unary_from_scores
+from .geometry import Align, reduce_by_mean, resize, to_full_size
+from .propagation import propagate
+from .score_maps import ScoreMaps
+from .seeds import BackgroundRule, background_score, full_size_scores
+
+
+@dataclass(frozen=True)
+class WalkSettings:
+    """Random walk and background rule; see the recipe section `walk` for meanings and ranges."""
+
+    beta: float
+    steps: int
+    radius: int
+    borders: Borders
+    tolerance: float
+    background: BackgroundRule
+    alpha: float
+    threshold: float
+    align: Align
+
+
+def walk_scores(maps: ScoreMaps, features: Tensor, settings: WalkSettings) -> ScoreMaps:
+    """Propagate CAMs along affinities of features.
+
+    Args:
+        maps: normalised CAMs of the classes in the image.
+        features: (1, C, h, w) of AffinityNet; the walk runs on their grid.
+
+    Returns:
+        Walked maps on that grid. Under the power rule the background walks along and is part of
+        the result; under the constant rule scores are divided by their greatest value.
+    """
+    grid = (features.shape[-2], features.shape[-1])
+    if not len(maps.classes):
+        return ScoreMaps(maps.classes, np.zeros((0, *grid), np.float32), maps.size)
+    planes = _scores_on_grid(maps, grid, settings).to(features.device)
+    affinity = affinity_from_features(
+        features, radius=settings.radius, beta=settings.beta, borders=settings.borders
+    )
+    walked = propagate(
+        planes[None],
+        affinity,
+        radius=settings.radius,
+        steps=settings.steps,
+        tolerance=settings.tolerance,
+    )[0].clamp_(min=0)
+    if settings.background == "power":
+        scores, background = walked[1:], walked[0].cpu().numpy()
+    else:
+        scores, background = walked / (walked.amax() + 1e-5), None
+    return ScoreMaps(maps.classes, scores.cpu().numpy(), maps.size, background)
+
+
+def _scores_on_grid(maps: ScoreMaps, grid: tuple[int, int], settings: WalkSettings) -> Tensor:
+    """(n, h, w) scores, preceded by the background plane under the power rule."""
+    if settings.align == "corners":
+        scores = resize(torch.from_numpy(maps.scores)[None], grid, "corners")[0]
+        return _with_background(scores, settings)
+    full = _with_background(full_size_scores(maps, "reference"), settings)
+    stride = -(-maps.size[0] // grid[0])
+    reduced = reduce_by_mean(full[None], stride)
+    return resize(reduced, grid, "reference")[0]
+
+
+def _with_background(scores: Tensor, settings: WalkSettings) -> Tensor:
+    if settings.background == "constant":
+        return scores
+    return torch.cat([background_score(scores, "power", settings.alpha), scores])
+
+
+def label_from_scores(
+    maps: ScoreMaps,
+    *,
+    threshold: float,
+    align: Align,
+    image: NDArray[np.uint8] | None = None,
+    crf: CrfSettings | None = None,
+    device: torch.device | str = "cpu",
+) -> NDArray[np.uint8]:
+    """Label map of an image from its score maps.
+
+    Args:
+        maps: CAMs or walked scores.
+        threshold: background constant; not used where the maps hold their own background.
+        image, crf: photograph (H, W, 3) uint8 and settings of a dense CRF before the argmax.
+
+    Returns:
+        (H, W) uint8: 0 background, class index + 1.
+    """
+    if not len(maps.classes):
+        return np.zeros(maps.size, np.uint8)
+    stack = score_stack(maps, threshold, align)
+    if crf is not None and image is not None:
+        stack = DenseCrf(image, crf, device=device).refine(unary_from_scores(stack)).cpu()
+    return label_from_stack(stack, maps.classes)
+
+
+def score_stack(maps: ScoreMaps, threshold: float, align: Align) -> Tensor:
+    """(1 + n, H, W): background plane, then the classes, at the size of the image."""
+    scores = full_size_scores(maps, align)
+    if maps.background is None:
+        return torch.cat([background_score(scores, "constant", threshold), scores])
+    background = torch.from_numpy(maps.background)[None]
+    return torch.cat([to_full_size(background, maps.size, align), scores])
+
+
+def label_from_stack(stack: Tensor, classes: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Argmax of (1 + n, H, W) planes as label map; ties go to the background."""
+    label_of = np.concatenate([[0], classes + 1]).astype(np.uint8)
+    return label_of[stack.argmax(0).numpy()]

@@ -1,0 +1,28 @@
+"""The AffinityNet method, from image-level labels to a segmenter, in the order of the paper.
+
+Ahn and Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervision for Weakly
+Supervised Semantic Segmentation", CVPR 2018. Each stage is a plain function of (run, folder,
+digest) and may be called alone.
+
+1. cam: a classifier learns the image-level labels; its activation maps show where classes are.
+2. seeds: where maps are high or low under two background scores, after a dense CRF, labels are
+   taken as certain; the rest is undecided.
+3. affinity: a network learns features that are alike for neighbouring cells of one label.
+4. labels: activation maps walk randomly along these affinities and become pseudo labels.
+5. segmenter: a segmentation network learns the pseudo labels.
+"""
+
+from .run import Stage
+from .stages.affinity import train_affinity
+from .stages.cam import make_cams
+from .stages.labels import make_labels
+from .stages.seeds import make_seeds
+from .stages.segmenter import train_segmenter
+
+STAGES = (
+    Stage("cam", ("backbone", "data", "cam"), (), make_cams),
+    Stage("seeds", ("seeds",), ("cam",), make_seeds),
+    Stage("affinity", ("backbone", "affinity"), ("cam", "seeds"), train_affinity),
+    Stage("labels", ("walk",), ("cam", "affinity"), make_labels),
+    Stage("segmenter", ("backbone", "segmenter"), ("cam", "labels"), train_segmenter),
+)

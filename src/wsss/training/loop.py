@@ -1,0 +1,303 @@
+"""The training loop: one page of plain torch for every network.
+
+A step depends on (seed, step) alone: the order of the images, their augmentation and the dropout
+masks are drawn from generators keyed by these. So a resumed training equals an uninterrupted one,
+and several processes compute the step that one process would.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..errors import ArtifactError, ConfigError, DataError
+from ..runtime.progress import Progress, ProgressTask
+from . import distributed
+from .checkpoint import (
+    load_checkpoint,
+    load_into,
+    pack_optimizer,
+    save_checkpoint,
+    unpack_optimizer,
+)
+from .metrics import MetricsWriter
+from .models.dropout import set_dropout_context
+from .models.parameters import parameter_groups
+from .recipe import TrainSettings
+
+Batch = dict[str, Tensor]
+Sample = Mapping[str, NDArray[np.generic]]
+
+CHECKPOINT_SECONDS = 30.0
+LOADER_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a network learns.
+
+    Attributes:
+        network: takes the batch's `image` inside `terms`.
+        num_samples: images of one epoch.
+        sample: (index, generator) -> arrays of one sample, equal keys and shapes for all.
+        terms: (network, batch of this process) -> (sums, counts), 1-D tensors: the loss terms
+            summed over whatever they count (images, pairs, pixels), and those counts.
+        loss: (sums, counts of the whole batch) -> scalar. It must be linear in the sums, so that
+            the gradients of several processes add up to those of one.
+        names: what the terms are called in the metrics.
+    """
+
+    network: nn.Module
+    num_samples: int
+    sample: Callable[[int, np.random.Generator], Sample]
+    terms: Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    names: tuple[str, ...]
+
+
+def train(
+    objective: Objective,
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    seed: int,
+    identity: str,
+    device: torch.device,
+    progress: Progress,
+    name: str,
+    validate: Callable[[], dict[str, float]] | None = None,
+) -> None:
+    """Train the objective's network in place, continuing where a killed run stopped.
+
+    Args:
+        folder: gets `metrics.jsonl` and, while the training runs, `resume.safetensors`.
+        identity: digest of everything that shapes the result; a resume file of another identity
+            is ignored.
+        validate: figures measured after each epoch, on the main process.
+
+    Raises:
+        ConfigError: batch larger than the data, or not divisible by the number of processes.
+        DataError: the loss is not finite; names the step.
+    """
+    steps_per_epoch = objective.num_samples // settings.batch_size
+    if steps_per_epoch == 0:
+        raise ConfigError(
+            f"{name}.train.batch_size is {settings.batch_size}, but there are only "
+            f"{objective.num_samples} images to train on: choose at most {objective.num_samples}"
+        )
+    total = steps_per_epoch * settings.epochs
+    network = objective.network.to(device)
+    optimizer = build_optimizer(network, settings)
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    resume_path = folder / "resume.safetensors"
+    first = _resume(resume_path, network, optimizer, identity)
+    distributed.barrier()
+    wrapped = _wrap(network, device)
+    rows = distributed.own_rows(settings.batch_size)
+    last_saved = time.monotonic()
+    save_cost = 0.0
+    network.train()
+    with (
+        _open_metrics(folder, first) as metrics,
+        progress.task(name, total, done=first) as task,
+        ThreadPoolExecutor(LOADER_THREADS) as pool,
+    ):
+        for step, batch in _batches(objective, settings, seed, first, total, rows, pool, device):
+            for group, base in zip(optimizer.param_groups, base_rates, strict=True):
+                group["lr"] = base * poly_factor(step, total, settings.poly_power)
+            set_dropout_context(network, seed, step, settings.batch_size, rows.start)
+            figures = _step(objective, wrapped, optimizer, batch, settings, device)
+            if not math.isfinite(figures["loss"]):
+                raise DataError(
+                    f"{name}: the loss is {figures['loss']} at step {step + 1}: lower "
+                    f"{name}.train.learning_rate ({settings.learning_rate:g}) or look at the data"
+                )
+            done = step + 1
+            if validate is not None and done % steps_per_epoch == 0:
+                network.eval()
+                figures |= validate()
+                network.train()
+            _record(metrics, task, done, steps_per_epoch, figures, optimizer.param_groups[0]["lr"])
+            elapsed = time.monotonic() - last_saved
+            if distributed.is_main() and elapsed > max(CHECKPOINT_SECONDS, 20 * save_cost):
+                started = time.monotonic()
+                _save_resume(resume_path, network, optimizer, identity, done)
+                last_saved = time.monotonic()
+                save_cost = last_saved - started
+    network.eval()
+
+
+def finish(folder: Path) -> None:
+    """Forget the resume file once the stage's weights are written."""
+    (folder / "resume.safetensors").unlink(missing_ok=True)
+
+
+def poly_factor(step: int, total: int, power: float) -> float:
+    """Learning-rate factor of a step counted from 0: (1 - step / total) ** power."""
+    return float((1 - step / total) ** power)
+
+
+def build_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """Optimiser with the four groups of the Ahn repositories.
+
+    Pretrained weights learn at the base rate, biases at twice that and without decay, new layers
+    at `new_layer_factor` times these.
+    """
+    factors = {
+        "pretrained_weights": (1.0, settings.weight_decay),
+        "pretrained_biases": (2.0, 0.0),
+        "new_weights": (settings.new_layer_factor, settings.weight_decay),
+        "new_biases": (2 * settings.new_layer_factor, 0.0),
+    }
+    groups = [
+        {"params": parameters, "lr": settings.learning_rate * factor, "weight_decay": decay}
+        for key, parameters in parameter_groups(network).items()
+        if parameters
+        for factor, decay in [factors[key]]
+    ]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups)
+    return torch.optim.SGD(groups, momentum=settings.momentum)
+
+
+def _wrap(network: nn.Module, device: torch.device) -> nn.Module:
+    if distributed.world_size() == 1:
+        return network
+    ids = [device.index] if device.type == "cuda" else None
+    # static_graph: layers beyond the last tap of a backbone stay unused in every step.
+    return DistributedDataParallel(
+        network, device_ids=ids, broadcast_buffers=False, static_graph=True
+    )
+
+
+def _step(
+    objective: Objective,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    settings: TrainSettings,
+    device: torch.device,
+) -> dict[str, float]:
+    optimizer.zero_grad(set_to_none=True)
+    with autocast(settings.precision, device):
+        sums, counts = objective.terms(network, batch)
+    sums = sums.float()
+    counts = distributed.sum_over_processes(counts)
+    # DDP averages gradients over the processes; the loss is a sum over them.
+    loss = objective.loss(sums, counts) * distributed.world_size()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    total_sums = distributed.sum_over_processes(sums)
+    values = (total_sums / counts.clamp(min=1)).tolist()
+    figures = dict(zip(objective.names, values, strict=True))
+    return {"loss": float(objective.loss(total_sums, counts)), **figures}
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Mixed precision context: bfloat16 where asked for, or on a GPU by default."""
+    if precision == "bfloat16" or (precision == "auto" and device.type == "cuda"):
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def _batches(
+    objective: Objective,
+    settings: TrainSettings,
+    seed: int,
+    first: int,
+    total: int,
+    rows: slice,
+    pool: ThreadPoolExecutor,
+    device: torch.device,
+) -> Iterator[tuple[int, Batch]]:
+    """Batches from step `first` on, prepared two steps ahead by threads."""
+    pending: list[list[Future[Sample]]] = []
+    upcoming = iter(range(first, total))
+    for step in range(first, total):
+        while len(pending) < 3 and (ahead := next(upcoming, None)) is not None:
+            indices = _step_samples(objective.num_samples, settings.batch_size, seed, ahead)
+            pending.append(
+                [
+                    pool.submit(objective.sample, int(indices[row]), _generator(seed, ahead, row))
+                    for row in range(rows.start, rows.stop)
+                ]
+            )
+        samples = [future.result() for future in pending.pop(0)]
+        yield step, _collate(samples, device)
+
+
+def _step_samples(num_samples: int, batch_size: int, seed: int, step: int) -> NDArray[np.int64]:
+    """Sample indices of a step: its slice of the epoch's permutation, the remainder dropped."""
+    epoch, position = divmod(step, num_samples // batch_size)
+    order = np.random.default_rng([seed, 1, epoch]).permutation(num_samples)
+    return order[position * batch_size : (position + 1) * batch_size]
+
+
+def _generator(seed: int, step: int, row: int) -> np.random.Generator:
+    return np.random.default_rng([seed, 2, step, row])
+
+
+def _collate(samples: list[Sample], device: torch.device) -> Batch:
+    return {
+        key: torch.from_numpy(np.stack([sample[key] for sample in samples])).to(device)
+        for key in samples[0]
+    }
+
+
+def _open_metrics(folder: Path, first: int) -> AbstractContextManager[MetricsWriter | None]:
+    return MetricsWriter(folder, first) if distributed.is_main() else nullcontext()
+
+
+def _record(
+    metrics: MetricsWriter | None,
+    task: ProgressTask,
+    done: int,
+    steps_per_epoch: int,
+    figures: dict[str, float],
+    learning_rate: float,
+) -> None:
+    task.advance(loss=figures["loss"])
+    if metrics is not None:
+        epoch = done / steps_per_epoch
+        metrics.write(done, epoch=epoch, learning_rate=learning_rate, **figures)
+
+
+def _save_resume(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, identity: str, step: int
+) -> None:
+    tensors = {f"network/{key}": value for key, value in network.state_dict().items()}
+    tensors |= pack_optimizer(optimizer)
+    save_checkpoint(path, tensors, {"identity": identity, "step": step})
+
+
+def _resume(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, identity: str
+) -> int:
+    """Load the resume file if it belongs to this training; returns the step to go on from."""
+    if not path.is_file():
+        return 0
+    try:
+        tensors, header = load_checkpoint(path)
+    except ArtifactError:
+        return 0
+    if header.get("identity") != identity:
+        return 0
+    weights = {
+        key.removeprefix("network/"): value
+        for key, value in tensors.items()
+        if key.startswith("network/")
+    }
+    load_into(network, weights, path)
+    unpack_optimizer(
+        optimizer, {key: value for key, value in tensors.items() if key.startswith("optimizer/")}
+    )
+    return int(header["step"])

@@ -1,0 +1,84 @@
+"""What `wsss eval` does: find out what was given, and measure it by one evaluator."""
+
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from ..errors import ArtifactError, ConfigError
+from ..runtime.geometry import Align
+from ..runtime.progress import SILENT, Progress
+from .data.image_set import ImageSet
+from .evaluation import EvalReport, FolderPredictions, Predictions, evaluate
+from .pipeline import choose_device
+from .predictor import PredictionKind, RunPredictions, RunPredictor
+from .recipe import Recipe, load_recipe
+
+
+def measure(
+    path: Path,
+    images: ImageSet,
+    *,
+    split: str | None = None,
+    stage: str = "segmenter",
+    use_image_labels: bool = True,
+    threshold: float | None = None,
+    sweep: bool = False,
+    align: Literal["reference", "corners"] | str | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> EvalReport:
+    """Measure a run (its networks on a list) or a folder of stored predictions.
+
+    Args:
+        split: list of the image set; default: the recipe's validation list for a run, all
+            images for a folder.
+        stage: of a run: cam, walk, labels or segmenter.
+        threshold, align: defaults come from the run's recipe, also for folders inside a run.
+
+    Raises:
+        ArtifactError, ConfigError, DataError: see `evaluate`.
+    """
+    recipe = _recipe_of(path)
+    predictions: Predictions
+    if (path / "recipe.toml").is_file():
+        if stage not in get_args(PredictionKind):
+            choices = ", ".join(get_args(PredictionKind))
+            raise ConfigError(f"unknown stage '{stage}': choose of {choices}")
+        predictor = RunPredictor(path, choose_device(device))
+        if predictor.classes != images.classes:
+            raise ArtifactError(
+                f"run '{path}' knows the classes {', '.join(predictor.classes)}; the image set has "
+                f"{', '.join(images.classes)}"
+            )
+        kind = cast(PredictionKind, stage)
+        predictions = RunPredictions(predictor, kind, use_image_labels=use_image_labels)
+        split = split or predictor.recipe.data.val_split
+    else:
+        folder = FolderPredictions(path, images.select(split), True if recipe else None)
+        predictions, path = folder, folder.folder
+    if threshold is None:
+        threshold = _default_threshold(path, stage, recipe)
+    return evaluate(
+        predictions,
+        images.select(split),
+        split or "all",
+        threshold=threshold,
+        sweep=sweep,
+        align=cast(Align, align or (recipe.cam.align if recipe else "reference")),
+        progress=progress,
+    )
+
+
+def _recipe_of(path: Path) -> Recipe | None:
+    """The recipe of the run that the path is or lies in."""
+    for folder in (path, path.parent, path.parent.parent):
+        if (folder / "recipe.toml").is_file():
+            return load_recipe(folder / "recipe.toml")
+    return None
+
+
+def _default_threshold(path: Path, stage: str, recipe: Recipe | None) -> float:
+    if recipe is None:
+        return 0.2
+    is_run = (path / "recipe.toml").is_file()
+    walked = stage in ("walk", "labels") if is_run else path.parent.name == "labels"
+    return recipe.walk.threshold if walked else recipe.cam.threshold

@@ -1,0 +1,223 @@
+"""What every backbone has in common: input normalisation, named taps, strides, frozen parts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ArtifactError, ConfigError, ShapeError
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """How pixels become network input; belongs to the weights, not to the architecture.
+
+    Input = (pixel * scale - mean) / std, with `mean` and `std` in the order of `channel_order`.
+    """
+
+    scale: float
+    mean: Triple
+    std: Triple
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+
+    def apply(self, image: Tensor) -> Tensor:
+        """Normalise images.
+
+        Args:
+            image: (B, 3, H, W) RGB in 0..255, usually uint8.
+
+        Returns:
+            (B, 3, H, W) float32.
+
+        Raises:
+            ShapeError: not four dimensions, or not three channels.
+        """
+        if image.dim() != 4 or image.shape[1] != 3:
+            raise ShapeError(f"image tensor is {tuple(image.shape)}, expected (B, 3, H, W) RGB")
+        if self.channel_order == "bgr":
+            image = image.flip(1)
+        mean = torch.tensor(self.mean, device=image.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=image.device).view(1, 3, 1, 1)
+        return (image.float() * self.scale - mean) / std
+
+    def mean_colour(self) -> tuple[int, int, int]:
+        """RGB pixel in 0..255 nearest to an input of zero: what padding should look like."""
+        colour = tuple(round(value / self.scale) for value in self.mean)
+        first, second, third = colour if self.channel_order == "rgb" else colour[::-1]
+        return first, second, third
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-compatible form for `from_dict`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Normalisation":
+        """Inverse of `to_dict`.
+
+        Raises:
+            ArtifactError: a field is missing, of the wrong type or out of range.
+        """
+        try:
+            mean, std = (_triple(values[key]) for key in ("mean", "std"))
+            scale, order = float(values["scale"]), values["channel_order"]
+        except (KeyError, TypeError, ValueError):
+            raise ArtifactError(
+                f"normalisation is {dict(values)!r}, expected `scale`, `channel_order` and three "
+                "numbers each for `mean` and `std`"
+            ) from None
+        if order not in ("rgb", "bgr") or scale <= 0 or min(std) <= 0:
+            raise ArtifactError(
+                f"normalisation is {dict(values)!r}: `channel_order` must be 'rgb' or 'bgr', "
+                "`scale` and `std` positive"
+            )
+        return cls(scale, mean, std, order)
+
+
+def _triple(values: Sequence[Any]) -> Triple:
+    first, second, third = (float(value) for value in values)
+    return first, second, third
+
+
+IMAGENET = Normalisation(1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""torchvision's classification weights, and ResNet38."""
+SYMMETRIC = Normalisation(1 / 127.5, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))
+"""Pixels to [-1, 1], as networks converted from TensorFlow expect."""
+CAFFE_BGR = Normalisation(1.0, (104.008, 116.669, 122.675), (1.0, 1.0, 1.0), "bgr")
+"""VGG16 and DeepLab of the Caffe era."""
+CAFFE_RGB = Normalisation(1.0, (122.99925, 116.9991, 103.9992), (1.0, 1.0, 1.0))
+"""torchvision's `VGG16_Weights.IMAGENET1K_FEATURES`: Caffe weights with the channels turned."""
+
+
+class Tap(NamedTuple):
+    """A feature map that a backbone hands out."""
+
+    channels: int
+    stride: int
+
+
+class StageGeometry(NamedTuple):
+    """Stride and dilation of one stage; its first unit keeps the dilation of the stage before."""
+
+    stride: int
+    first_dilation: int
+    dilation: int
+    total_stride: int
+
+
+def stage_geometry(
+    strides: Sequence[int], output_stride: int, *, stem_stride: int
+) -> list[StageGeometry]:
+    """Turn the strides beyond `output_stride` into dilation (Yu et al., CVPR 2017; torchvision)."""
+    stages = []
+    total, dilation = stem_stride, 1
+    for stride in strides:
+        first_dilation = dilation
+        if total * stride > output_stride:
+            dilation *= stride
+            stride = 1
+        total *= stride
+        stages.append(StageGeometry(stride, first_dilation, dilation, total))
+    return stages
+
+
+class Backbone(nn.Module):
+    """A network from normalised images to named feature maps.
+
+    A map of stride s has ceil(H / s) x ceil(W / s) cells.
+
+    Attributes:
+        output_strides: strides of the last map that `__init__` takes, the default first.
+        default_frozen: layers the papers do not train, as prefixes of parameter names.
+        affinity_taps: the three taps AffinityNet reads, from fine to coarse.
+        cam_square_root: whether the method takes the square root of this network's CAMs.
+        normalisation: what its current weights expect; loading weights replaces it.
+    """
+
+    name: str
+    output_strides: tuple[int, ...]
+    default_frozen: tuple[str, ...]
+    affinity_taps: tuple[str, str, str]
+    cam_square_root = False
+    normalisation: Normalisation
+    memory_format: torch.memory_format = torch.contiguous_format
+
+    def __init__(self, output_stride: int | None) -> None:
+        super().__init__()
+        if output_stride is None:
+            output_stride = self.output_strides[0]
+        if output_stride not in self.output_strides:
+            choices = ", ".join(map(str, sorted(self.output_strides)))
+            raise ConfigError(
+                f"backbone `{self.name}` has no output stride {output_stride}: choose of {choices}"
+            )
+        self.output_stride = output_stride
+        self.tap_channels: dict[str, int] = {}
+        self.tap_strides: dict[str, int] = {}
+
+    @property
+    def final_tap(self) -> str:
+        """Name of the last and deepest feature map."""
+        return list(self.tap_channels)[-1]
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the last feature map."""
+        return self.tap_channels[self.final_tap]
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Feature maps of normalised images.
+
+        Args:
+            x: (B, 3, H, W) as `normalisation.apply` returns it.
+
+        Returns:
+            Tap name -> (B, tap_channels, ceil(H / tap_stride), ceil(W / tap_stride)).
+        """
+        return self.compute_taps(x.contiguous(memory_format=self.memory_format))
+
+    def compute_taps(self, x: Tensor) -> dict[str, Tensor]:
+        """What an architecture implements: `forward` behind the choice of memory layout."""
+        raise NotImplementedError
+
+    def freeze(self, prefixes: Sequence[str] | None = None) -> None:
+        """Exclude layers from training.
+
+        Args:
+            prefixes: dotted beginnings of parameter names; by default `default_frozen`.
+
+        Raises:
+            ConfigError: a prefix that no parameter has.
+        """
+        for prefix in self.default_frozen if prefixes is None else prefixes:
+            frozen = [
+                parameter
+                for name, parameter in self.named_parameters()
+                if f"{name}.".startswith(f"{prefix}.")
+            ]
+            if not frozen:
+                parts = ", ".join(f"`{name}`" for name, _ in self.named_children())
+                raise ConfigError(
+                    f"backbone `{self.name}` has no layer `{prefix}` to freeze, its parts: {parts}"
+                )
+            for parameter in frozen:
+                parameter.requires_grad_(False)
+
+    def set_field_of_view(self, dilation_at_stride_8: int) -> None:
+        """Set how far the last layers look; only VGG16-LargeFOV has such a setting."""
+
+    def _declare_taps(self, taps: Mapping[str, Tap]) -> None:
+        self.tap_channels = {name: tap.channels for name, tap in taps.items()}
+        self.tap_strides = {name: tap.stride for name, tap in taps.items()}
+
+
+def initialise_convolutions(module: nn.Module) -> None:
+    """He initialisation for networks of ReLUs (He et al., ICCV 2015), biases zero."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)

@@ -1,0 +1,34 @@
+"""Backbones by name."""
+
+from collections.abc import Callable
+
+from ...errors import ConfigError
+from .backbone import Backbone
+from .mobilenetv2 import MobileNetV2
+from .resnet import ResNet50, ResNet101
+from .resnet38 import ResNet38
+from .vgg16 import Vgg16
+
+BACKBONES: dict[str, Callable[[int | None], Backbone]] = {
+    "resnet38": ResNet38,
+    "vgg16": Vgg16,
+    "resnet50": ResNet50,
+    "resnet101": ResNet101,
+    "mobilenetv2": MobileNetV2,
+}
+
+
+def build_backbone(name: str, output_stride: int | None = None) -> Backbone:
+    """A backbone with random weights, all layers trainable.
+
+    Args:
+        name: key of `BACKBONES`.
+        output_stride: pixels per cell of the last feature map; None is the architecture's own
+            default (8 for ResNet38 and VGG16, 16 for the others).
+
+    Raises:
+        ConfigError: unknown name, or a stride that the architecture cannot have.
+    """
+    if name not in BACKBONES:
+        raise ConfigError(f"unknown backbone '{name}': choose one of {', '.join(BACKBONES)}")
+    return BACKBONES[name](output_stride)

@@ -1,0 +1,148 @@
+"""Building the three networks of a run, and opening them again from their checkpoints."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ArtifactError, ConfigError
+from ..runtime.geometry import Align
+from .checkpoint import load_checkpoint, load_into, save_checkpoint
+from .models.affinitynet import AffinityNet
+from .models.backbone import Backbone, Normalisation
+from .models.build import build_backbone
+from .models.classifier import CamClassifier
+from .models.foreign_weights import load_backbone_weights
+from .models.segmenter import Segmenter
+from .recipe import Recipe
+
+Network = CamClassifier | AffinityNet | Segmenter
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What it takes to build a network again; stands in the header of its checkpoint."""
+
+    kind: str
+    backbone: str
+    output_stride: int
+    num_classes: int
+    head: str
+    align: Align
+
+    def build(self) -> Network:
+        """The network with fresh weights."""
+        backbone = build_backbone(self.backbone, self.output_stride)
+        if self.kind == "classifier":
+            return CamClassifier(backbone, self.num_classes)
+        if self.kind == "affinitynet":
+            return AffinityNet(backbone, align_corners=self.align == "corners")
+        if self.kind == "segmenter":
+            return Segmenter(backbone, self.num_classes, head=self.head)
+        raise ArtifactError(f"unknown kind of network '{self.kind}'")
+
+
+def classifier_architecture(recipe: Recipe, num_classes: int) -> Architecture:
+    """The CAM classifier of a recipe."""
+    backbone = recipe.backbone
+    return Architecture(
+        "classifier", backbone.name, backbone.output_stride, num_classes, "", recipe.cam.align
+    )
+
+
+def affinitynet_architecture(recipe: Recipe) -> Architecture:
+    """The AffinityNet of a recipe."""
+    stride = recipe.affinity.output_stride or recipe.backbone.output_stride
+    return Architecture("affinitynet", recipe.backbone.name, stride, 0, "", recipe.cam.align)
+
+
+def segmenter_architecture(recipe: Recipe, num_classes: int) -> Architecture:
+    """The segmenter of a recipe."""
+    section = recipe.segmenter
+    stride = section.output_stride or recipe.backbone.output_stride
+    return Architecture(
+        "segmenter", recipe.backbone.name, stride, num_classes, section.head, recipe.cam.align
+    )
+
+
+def start_network(
+    architecture: Architecture,
+    *,
+    seed: int,
+    weights_path: Path | None,
+    classifier_path: Path | None = None,
+) -> Network:
+    """A network at the start of its training.
+
+    Args:
+        weights_path: foreign weights of the backbone; None for random ones.
+        classifier_path: checkpoint whose backbone is taken over instead.
+
+    Raises:
+        ArtifactError: weights that cannot be read or do not fit.
+    """
+    torch.manual_seed(seed)
+    network = architecture.build()
+    if classifier_path is not None:
+        tensors, header = load_checkpoint(classifier_path)
+        prefix = "backbone."
+        own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        load_into(network.backbone, own, classifier_path)
+        network.backbone.normalisation = Normalisation.from_dict(header["normalisation"])
+        network.backbone.mark_pretrained()
+    elif weights_path is not None:
+        load_backbone_weights(network.backbone, weights_path)
+    return network
+
+
+def save_network(
+    path: Path, network: Network, architecture: Architecture, classes: Sequence[str], method: str
+) -> None:
+    """Write a trained network with all that is needed to use it elsewhere."""
+    header = {
+        "method": method,
+        "architecture": vars(architecture),
+        "classes": list(classes),
+        "normalisation": network.backbone.normalisation.to_dict(),
+    }
+    save_checkpoint(path, network.state_dict(), header)
+
+
+def open_network(path: Path, device: torch.device) -> tuple[Network, Architecture, tuple[str, ...]]:
+    """Read a network that `save_network` wrote; in evaluation mode.
+
+    Returns:
+        The network, its architecture and the class names.
+
+    Raises:
+        ArtifactError: not a checkpoint of ours, or damaged.
+    """
+    tensors, header = load_checkpoint(path)
+    architecture, classes = _read_header(header, path)
+    network = architecture.build()
+    load_into(network, tensors, path)
+    network.backbone.normalisation = Normalisation.from_dict(header["normalisation"])
+    return network.to(device).eval(), architecture, classes
+
+
+def _read_header(header: dict[str, Any], path: Path) -> tuple[Architecture, tuple[str, ...]]:
+    try:
+        architecture = Architecture(**header["architecture"])
+        classes = tuple(str(name) for name in header["classes"])
+        counts_fit = architecture.num_classes in (0, len(classes)) and len(classes) < 255
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"checkpoint '{path}' has a damaged header: {error}") from None
+    if not counts_fit:
+        raise ArtifactError(f"checkpoint '{path}': class list and network do not fit")
+    return architecture, classes
+
+
+def normalise(network: nn.Module, pixels: Tensor) -> Tensor:
+    """(B, 3, H, W) RGB in 0..255 -> what the network's backbone expects."""
+    backbone = network.backbone
+    if not isinstance(backbone, Backbone):
+        raise ConfigError("the network has no backbone")
+    return backbone.normalisation.apply(pixels)

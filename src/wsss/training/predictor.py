@@ -1,0 +1,144 @@
+"""The trained networks of a run, applied to any image."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..errors import ArtifactError, DataError
+from ..runtime.cam import normalise_cam
+from ..runtime.image_io import read_image
+from ..runtime.pseudo_labels import label_from_scores
+from ..runtime.score_maps import ScoreMaps
+from .data.image_set import Sample
+from .evaluation import Prediction
+from .models.affinitynet import AffinityNet
+from .models.classifier import CamClassifier
+from .models.segmenter import Segmenter
+from .networks import Network, open_network
+from .recipe import load_recipe
+from .stages.cam import class_probabilities, image_activation
+from .stages.labels import walked_scores
+from .stages.segmenter import segment_image
+
+PredictionKind = Literal["cam", "walk", "labels", "segmenter"]
+"""cam: maps alone; walk: after the random walk; labels: with the recipe's dense CRF."""
+
+
+class RunPredictor:
+    """Opens the networks of a run when they are first needed.
+
+    Attributes:
+        classes: class names without background.
+    """
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        """Raises ArtifactError where the folder is no run or its stages are unfinished."""
+        if not (folder / "recipe.toml").is_file():
+            raise ArtifactError(f"'{folder}' is no run: expected a folder with recipe.toml in it")
+        self.folder = folder
+        self.recipe = load_recipe(folder / "recipe.toml")
+        self.device = device
+        self._networks: dict[str, Network] = {}
+        self.classes: tuple[str, ...] = ()
+        for stage in ("cam", "affinity", "segmenter"):
+            if self.has(stage):
+                self._network(stage)
+                break
+        if not self.classes:
+            raise ArtifactError(f"run '{folder}' has no trained network yet: finish `wsss train`")
+
+    def has(self, stage: str) -> bool:
+        """Whether a stage has left a trained network."""
+        return (self.folder / stage / "weights.safetensors").is_file()
+
+    def score_maps(
+        self, image: NDArray[np.uint8], labels: Sequence[int] | None, kind: PredictionKind
+    ) -> ScoreMaps:
+        """CAMs, or CAMs after the walk.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            labels: classes in the image; None: those the classifier finds.
+        """
+        classifier = self._network("cam")
+        if not isinstance(classifier, CamClassifier):
+            raise ArtifactError(f"'{self.folder / 'cam'}' holds no classifier")
+        if labels is None:
+            labels = self.find_classes(image)
+        activation = image_activation(classifier, image, self.recipe.cam, self.device)
+        maps = normalise_cam(activation, labels, (image.shape[0], image.shape[1]))
+        if kind == "cam":
+            return maps
+        affinity = self._network("affinity")
+        if not isinstance(affinity, AffinityNet):
+            raise ArtifactError(f"'{self.folder / 'affinity'}' holds no AffinityNet")
+        return walked_scores(affinity, image, maps, self.recipe, self.device)
+
+    @torch.no_grad()
+    def find_classes(self, image: NDArray[np.uint8], threshold: float = 0.5) -> list[int]:
+        """Classes whose probability reaches the threshold, by the classifier alone."""
+        classifier = self._network("cam")
+        if not isinstance(classifier, CamClassifier):
+            raise ArtifactError(f"'{self.folder / 'cam'}' holds no classifier")
+        probabilities = class_probabilities(classifier, image, self.recipe.cam, self.device)
+        return [int(index) for index in np.flatnonzero(probabilities >= threshold)]
+
+    def label(
+        self, image: NDArray[np.uint8], labels: Sequence[int] | None, kind: PredictionKind
+    ) -> NDArray[np.uint8]:
+        """(H, W) label map by one of the run's ways to make it."""
+        if kind == "segmenter":
+            segmenter = self._network("segmenter")
+            if not isinstance(segmenter, Segmenter):
+                raise ArtifactError(f"'{self.folder / 'segmenter'}' holds no segmenter")
+            return segment_image(
+                segmenter, image, self.recipe.segmenter, self.recipe.cam.align, self.device
+            )
+        recipe = self.recipe
+        return label_from_scores(
+            self.score_maps(image, labels, kind),
+            threshold=recipe.cam.threshold if kind == "cam" else recipe.walk.threshold,
+            align=recipe.cam.align,
+            image=image,
+            crf=recipe.walk.crf.settings() if kind == "labels" else None,
+            device=self.device,
+        )
+
+    def _network(self, stage: str) -> Network:
+        if stage not in self._networks:
+            path = self.folder / stage / "weights.safetensors"
+            if not path.is_file():
+                raise ArtifactError(
+                    f"run '{self.folder}' has no trained '{stage}' network: run that stage by "
+                    f"`wsss train --stages {stage}`"
+                )
+            network, _, classes = open_network(path, self.device)
+            if self.classes and classes != self.classes:
+                raise ArtifactError(f"'{path}' was trained on other classes than the rest of the run")
+            self._networks[stage], self.classes = network, classes
+        return self._networks[stage]
+
+
+class RunPredictions:
+    """A run's networks as something to be measured."""
+
+    def __init__(
+        self, predictor: RunPredictor, kind: PredictionKind, *, use_image_labels: bool
+    ) -> None:
+        self.predictor, self.kind = predictor, kind
+        self.image_labels_used = use_image_labels and kind != "segmenter"
+        self.description = f"{kind} of run {predictor.folder}"
+
+    def predict(self, sample: Sample) -> Prediction:
+        """Score maps (cam, walk) or a label map (labels, segmenter)."""
+        labels = sample.labels if self.image_labels_used else None
+        if self.image_labels_used and labels is None:
+            raise DataError(f"image '{sample.name}' has no image-level labels")
+        image = read_image(sample.image_path)
+        if self.kind in ("cam", "walk"):
+            return self.predictor.score_maps(image, labels, self.kind)
+        return self.predictor.label(image, labels, self.kind)

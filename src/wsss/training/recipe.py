@@ -1,0 +1,350 @@
+"""Recipes: every hyper-parameter of every stage, checked as a whole before any work starts.
+
+A recipe is a TOML file; the sections are the stages in the order of the method. Shipped recipes
+live in `wsss/recipes` and are taken by name. Defaults are the published settings of AffinityNet
+(Ahn and Kwak, CVPR 2018, and its released code).
+"""
+
+import json
+import tomllib
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import ConfigError
+from ..runtime.dense_crf import CrfSettings
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Scales = Annotated[tuple[Annotated[float, Field(ge=0.1, le=4)], ...], Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are faults, values never change after loading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class CrfSection(Section):
+    """Dense CRF with a smoothness and an appearance kernel."""
+
+    iterations: Annotated[int, Field(ge=0, le=100)] = 10
+    """0 switches the CRF off."""
+    gaussian_sxy: Positive = 3.0
+    """Reach of the smoothness kernel in pixels."""
+    gaussian_compat: NonNegative = 3.0
+    bilateral_sxy: Positive = 80.0
+    """Reach of the appearance kernel in pixels."""
+    bilateral_srgb: Positive = 13.0
+    """Reach of the appearance kernel in colour steps of 0..255."""
+    bilateral_compat: NonNegative = 10.0
+
+    def settings(self) -> CrfSettings | None:
+        """What the runtime takes; None where the CRF is off."""
+        return CrfSettings(**self.model_dump()) if self.iterations else None
+
+
+NO_CRF = CrfSection(iterations=0)
+
+
+class BackboneSection(Section):
+    """The network that all stages start from."""
+
+    name: Literal["resnet38", "vgg16", "resnet50", "resnet101", "mobilenetv2", "small"]
+    output_stride: Literal[8, 16, 32] = 8
+    """Pixels per cell of the last feature map."""
+    from_scratch: bool = False
+    """Start from random weights; otherwise `--weights` is required."""
+
+
+class DataSection(Section):
+    """Which lists of the image set are used."""
+
+    train_split: str = "train"
+    """List that every stage learns from and that gets pseudo labels."""
+    val_split: str = "val"
+    """List that measures the classifier and the segmenter; never learnt from."""
+    figures_split: str = "train"
+    """List on which CAMs, seeds and pseudo labels are measured, where it has masks."""
+
+
+class Augmentation(Section):
+    """Random changes of one training image; the order is resize, flip, jitter, crop."""
+
+    crop_size: Annotated[int, Field(ge=32, le=2048)] = 448
+    """Side of the square crop in pixels; smaller images are padded with the mean colour."""
+    long_side: tuple[int, int] | None = None
+    """Longer side drawn uniformly from this range in pixels."""
+    scale: tuple[Positive, Positive] | None = None
+    """Or: the image is scaled by a factor drawn uniformly from this range."""
+    flip: bool = True
+    jitter: tuple[Fraction, Fraction, Fraction, Annotated[float, Field(ge=0, le=0.5)]] = (
+        0.3,
+        0.3,
+        0.3,
+        0.1,
+    )
+    """Strength of brightness, contrast, saturation and hue changes."""
+
+    @model_validator(mode="after")
+    def _ranges_make_sense(self) -> "Augmentation":
+        if self.long_side and self.scale:
+            raise ValueError("`long_side` and `scale` exclude each other")
+        for name in ("long_side", "scale"):
+            bounds = getattr(self, name)
+            if bounds and bounds[0] > bounds[1]:
+                raise ValueError(f"`{name}` is {list(bounds)}, must go from small to large")
+        return self
+
+
+class TrainSettings(Section):
+    """One training: schedule, optimiser and augmentation."""
+
+    epochs: Count
+    batch_size: Count
+    """Images of one optimiser step, over all processes together."""
+    learning_rate: Positive
+    """Of pretrained weights; new layers and biases get multiples of it."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """0 by default: the released code passes its momentum by position and so uses none."""
+    weight_decay: NonNegative = 5e-4
+    new_layer_factor: Positive = 10.0
+    """Learning rate of new layers as a multiple of `learning_rate`."""
+    poly_power: Positive = 0.9
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 autocast on a GPU, float32 on a CPU."""
+    frozen: tuple[str, ...] | None = None
+    """Name prefixes of backbone layers that do not learn; default: those of the paper."""
+    augmentation: Augmentation = Augmentation()
+
+
+class HeadWarmup(Section):
+    """Train the classification head alone on frozen features before the network as a whole.
+
+    On a few hundred images this decides whether fine-tuning works at all.
+    """
+
+    epochs: Annotated[int, Field(ge=0)] = 0
+    learning_rate: Positive = 1e-3
+    weight_decay: NonNegative = 1e-4
+    image_sizes: tuple[Annotated[int, Field(ge=32, le=1024)], ...] = (321,)
+    """Features are computed once for every image and its mirror, resized to these squares."""
+
+
+class CamSection(Section):
+    """Classifier training and multi-scale class activation maps."""
+
+    warmup: HeadWarmup = HeadWarmup()
+    train: TrainSettings
+    skip_training: bool = False
+    """Keep the classifier as the warm-up left it."""
+    scales: Scales = (1.0, 0.5, 1.5, 2.0)
+    flip: bool = True
+    map_stride: Literal[1, 4, 8] = 4
+    """Pixels per cell of the stored maps."""
+    align: Literal["reference", "corners"] = "reference"
+    """How grid cells lie on pixels: stretched as in the released code, or cell i at pixel
+    i * stride, which is where zero-padded convolutions put it."""
+    threshold: Fraction = 0.2
+    """Background constant used when CAMs alone are measured or drawn."""
+
+
+class SeedsSection(Section):
+    """Confident foreground and background; what lies between is ignored."""
+
+    rule: Literal["power", "constant"] = "power"
+    """power: background (1 - max CAM) ** alpha; constant: a plane of one value."""
+    foreground: Positive = 4.0
+    """alpha_low (power) or threshold (constant) of the confident foreground labelling."""
+    background: Positive = 32.0
+    """alpha_high (power) or threshold (constant) of the confident background labelling."""
+    unary: Literal["scores", "labels"] = "scores"
+    """What the dense CRF starts from: the score maps, or their argmax with `certainty`."""
+    certainty: Annotated[float, Field(gt=0, lt=1)] = 0.7
+    crf: CrfSection = CrfSection()
+
+    @model_validator(mode="after")
+    def _background_is_stricter(self) -> "SeedsSection":
+        if self.rule == "power" and self.foreground > self.background:
+            raise ValueError(
+                f"`foreground` is {self.foreground:g}, must be at most `background` "
+                f"({self.background:g}) under the power rule"
+            )
+        if self.rule == "constant" and not self.background <= self.foreground <= 1:
+            raise ValueError(
+                f"`background` is {self.background:g} and `foreground` {self.foreground:g}, "
+                "must satisfy background <= foreground <= 1 under the constant rule"
+            )
+        return self
+
+
+class AffinitySection(Section):
+    """AffinityNet training on pairs of grid cells."""
+
+    train: TrainSettings
+    radius: Annotated[int, Field(ge=2, le=16)] = 5
+    """Pairs lie less than this many grid cells apart."""
+    output_stride: Literal[8, 16, 32] | None = None
+    """Backbone stride of this stage; default: that of the backbone section."""
+    borders: Literal["reference", "full"] = "reference"
+    """reference: cells near three borders have no pairs of their own, as in the code."""
+    start: Literal["weights", "classifier"] = "weights"
+    """Backbone starts from the foreign weights or from the trained classifier."""
+
+
+class WalkSection(Section):
+    """Random walk on the CAMs and the pseudo labels made from it."""
+
+    beta: Annotated[float, Field(ge=1, le=256)] = 8.0
+    steps: Annotated[int, Field(ge=0, le=65536)] = 256
+    radius: Annotated[int, Field(ge=2, le=16)] = 5
+    borders: Literal["reference", "full"] = "reference"
+    tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-4
+    """Largest error of a walked score against the exact walk."""
+    background: Literal["power", "constant"] = "power"
+    """power: (1 - max CAM) ** alpha walks along; constant: competes after the walk."""
+    alpha: Positive = 16.0
+    threshold: Fraction = 0.25
+    """Background constant after the walk, each image's walked scores divided by their maximum."""
+    scales: Scales = (1.0,)
+    """Image scales whose features are averaged before affinities are taken."""
+    crf: CrfSection = NO_CRF
+    """Dense CRF on the walked scores before they become labels."""
+
+
+class SegmenterSection(Section):
+    """The network that is trained on the pseudo labels."""
+
+    train: TrainSettings
+    head: Literal["largefov", "resnet38"] = "largefov"
+    output_stride: Literal[8, 16, 32] | None = None
+    start: Literal["weights", "classifier"] = "weights"
+    label_stride: Literal[1, 2, 4, 8, 16] = 8
+    """Pixels per cell at which logits meet labels in the loss."""
+    scales: Scales = (1.0,)
+    """Test scales; logits are averaged."""
+    flip: bool = True
+    crf: CrfSection = NO_CRF
+
+
+class Recipe(Section):
+    """A whole AffinityNet run; see `docs/recipes.md` for every key."""
+
+    method: Literal["affinitynet"]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: DataSection = DataSection()
+    backbone: BackboneSection
+    cam: CamSection
+    seeds: SeedsSection = SeedsSection()
+    affinity: AffinitySection
+    walk: WalkSection = WalkSection()
+    segmenter: SegmenterSection
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("wsss") / "recipes"
+    return sorted(item.name[:-5] for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, apply overrides and check it as a whole.
+
+    Args:
+        name_or_path: name of a shipped recipe, or path of a TOML file.
+        overrides: `stage.key=value` strings; the value is read as TOML, else as a bare string.
+
+    Raises:
+        ConfigError: no such recipe, broken TOML, or any fault; all faults are in one message.
+    """
+    label, text = _read_recipe_text(str(name_or_path))
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"recipe '{label}' is no valid TOML: {error}") from None
+    for override in overrides:
+        _apply_override(values, override)
+    return parse_recipe(values, label)
+
+
+def parse_recipe(values: dict[str, Any], label: str) -> Recipe:
+    """Check parsed values; raises ConfigError with every fault, see `load_recipe`."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(_describe_faults(error))
+        raise ConfigError(f"recipe '{label}': {faults}") from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as TOML, every default written out; `load_recipe` reads it back."""
+    return _dump_table(recipe.model_dump(mode="json", exclude_none=True), ())
+
+
+def _read_recipe_text(name_or_path: str) -> tuple[str, str]:
+    if name_or_path in shipped_recipes():
+        file = resources.files("wsss") / "recipes" / f"{name_or_path}.toml"
+        return f"{name_or_path}.toml", file.read_text(encoding="utf-8")
+    path = Path(name_or_path)
+    if path.suffix != ".toml" or not path.is_file():
+        names = ", ".join(shipped_recipes())
+        raise ConfigError(
+            f"no recipe '{name_or_path}': expected a path to a .toml file or one of {names}"
+        )
+    if path.stat().st_size > 1_000_000:
+        raise ConfigError(f"recipe '{path}' is larger than 1 MB: that is no recipe")
+    try:
+        return str(path), path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe '{path}' cannot be read as UTF-8 text: {error}") from None
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, separator, raw = override.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise ConfigError(f"override '{override}' must look like stage.key=value")
+    try:
+        value = tomllib.loads(f"value = {raw.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw.strip()
+    table = values
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"override '{override}': `{part}` is a value, not a section")
+    table[parts[-1]] = value
+
+
+def _describe_faults(error: ValidationError) -> Iterable[str]:
+    for fault in error.errors():
+        place = ".".join(str(part) for part in fault["loc"]) or "recipe"
+        message = fault["msg"].removeprefix("Value error, ")
+        message = message[0].lower() + message[1:]
+        if fault["type"] == "extra_forbidden":
+            yield f"{place} is no key of this recipe"
+        elif fault["type"] == "missing":
+            yield f"{place} is missing"
+        elif fault["type"] == "value_error":
+            yield f"{place}: {message}"
+        else:
+            yield f"{place} is {fault['input']!r}, {message.replace('input should', 'must')}"
+
+
+def _dump_table(table: dict[str, Any], path: tuple[str, ...]) -> str:
+    lines = [f"[{'.'.join(path)}]"] if path else []
+    lines += [
+        f"{key} = {json.dumps(value)}" for key, value in table.items() if not isinstance(value, dict)
+    ]
+    blocks = ["\n".join(lines) + "\n"] if lines else []
+    for key, value in table.items():
+        if isinstance(value, dict):
+            blocks.append(_dump_table(value, (*path, key)))
+    return "\n".join(blocks)

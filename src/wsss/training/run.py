@@ -1,0 +1,243 @@
+"""A run on disk: its folder, what a stage gets to work with, and when a stage is up to date."""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from ..errors import ArtifactError
+from ..runtime.image_io import atomic_write_bytes
+from ..runtime.progress import Progress
+from . import distributed
+from .data.image_set import ImageSet, Sample
+from .recipe import Recipe, dump_recipe
+
+STAGE_FORMAT = 1
+"""Raised when a stage of the same settings would now give another result."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a stage may use.
+
+    Attributes:
+        folder: the run's folder; each stage owns `folder / stage`.
+        images: the whole image set; `train_set` and `val_set` select the recipe's lists.
+        weights_path: foreign backbone weights, or None.
+        cams_path, seeds_path: folders that take the place of the CAM or the seed stage.
+    """
+
+    folder: Path
+    recipe: Recipe
+    images: ImageSet
+    weights_path: Path | None
+    cams_path: Path | None
+    seeds_path: Path | None
+    device: torch.device
+    progress: Progress
+
+    @property
+    def train_set(self) -> ImageSet:
+        """Images that are learnt from and that get labels."""
+        return self.images.select(self.recipe.data.train_split)
+
+    @property
+    def val_set(self) -> ImageSet | None:
+        """Images that measure; None where the set has no such list."""
+        split = self.recipe.data.val_split
+        known = {name for sample in self.images.samples for name in sample.splits}
+        return self.images.select(split) if split in known else None
+
+    @property
+    def figures_set(self) -> ImageSet | None:
+        """Images with masks on which CAMs and labels are measured; None where there are none."""
+        split = self.recipe.data.figures_split
+        known = {name for sample in self.images.samples for name in sample.splits}
+        subset = self.images.select(split) if split in known else self.train_set
+        trained = {sample.name for sample in self.train_set.samples}
+        usable = tuple(s for s in subset.samples if s.mask is not None and s.name in trained)
+        return ImageSet(subset.root, subset.layout, subset.classes, usable) if usable else None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One box of the method's figure.
+
+    Attributes:
+        settings: the recipe sections that shape the result.
+        needs: stages whose result goes in.
+        work: does it, inside `run.folder / name`; returns figures.
+    """
+
+    name: str
+    settings: tuple[str, ...]
+    needs: tuple[str, ...]
+    work: Callable[[Run, Path, str], dict[str, float]]
+
+
+def claim_folder(run: Run, overwrite: bool) -> None:
+    """Make the run's folder ours, or refuse one that holds something else.
+
+    Raises:
+        ArtifactError: the folder is not empty and not a run of this recipe, classes and images.
+    """
+    folder, identity_path = run.folder, run.folder / "run.json"
+    identity = {
+        "method": run.recipe.method,
+        "recipe": run.recipe.name,
+        "data": run.images.root.name,
+        "classes": list(run.images.classes),
+    }
+    if overwrite and distributed.is_main() and identity_path.is_file():
+        shutil.rmtree(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError(f"'{folder}' is a file: give --out a folder")
+    if identity_path.is_file():
+        try:
+            found = json.loads(identity_path.read_text(encoding="utf-8"))
+        except ValueError:
+            found = None
+        if found != identity:
+            what = [k for k, v in identity.items() if not found or found.get(k) != v]
+            raise ArtifactError(
+                f"'{folder}' holds another run (different {', '.join(what)}): "
+                "choose another --out, or --overwrite it"
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise ArtifactError(
+            f"'{folder}' is not empty and holds no run: choose a new or empty folder for --out"
+        )
+    distributed.barrier()
+    if distributed.is_main():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ArtifactError(f"cannot make '{folder}': {error.strerror}") from None
+        atomic_write_bytes(identity_path, json.dumps(identity, indent=2).encode())
+        atomic_write_bytes(folder / "recipe.toml", dump_recipe(run.recipe).encode())
+    distributed.barrier()
+
+
+def run_stage(run: Run, stage: Stage, inputs: dict[str, str]) -> str:
+    """Do a stage unless its result is there already; returns the digest of what it depends on.
+
+    Args:
+        inputs: digests of the stages it needs and of the files it reads.
+    """
+    folder = run.folder / stage.name
+    digest = _stage_digest(run, stage, inputs)
+    if read_stage(folder).get("digest") == digest:
+        run.progress.note(f"{stage.name}: up to date")
+        return digest
+    if distributed.is_main():
+        _prepare(folder, digest)
+    distributed.barrier()
+    started = time.monotonic()
+    figures = stage.work(run, folder, digest)
+    distributed.barrier()
+    if distributed.is_main():
+        record = {
+            "stage": stage.name,
+            "digest": digest,
+            "inputs": inputs,
+            "settings": _settings(run, stage),
+            "figures": figures,
+            "seconds": round(time.monotonic() - started, 1),
+            "device": str(run.device),
+            "processes": distributed.world_size(),
+        }
+        atomic_write_bytes(folder / "stage.json", json.dumps(record, indent=2).encode())
+    distributed.barrier()
+    return digest
+
+
+def read_stage(folder: Path) -> dict[str, Any]:
+    """The record of a finished stage; {} where it has not finished."""
+    try:
+        record = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _settings(run: Run, stage: Stage) -> dict[str, Any]:
+    return run.recipe.model_dump(mode="json", include={*stage.settings, "method", "seed"})
+
+
+def _stage_digest(run: Run, stage: Stage, inputs: dict[str, str]) -> str:
+    content = {
+        "format": STAGE_FORMAT,
+        "stage": stage.name,
+        "settings": _settings(run, stage),
+        "inputs": inputs,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _prepare(folder: Path, digest: str) -> None:
+    """Keep the unfinished work of the same digest; remove any other."""
+    mark = folder / "unfinished"
+    if folder.is_dir() and not (mark.is_file() and mark.read_text() == digest):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write_bytes(mark, digest.encode())
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of a folder of npz and png files."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        digest.update(str(file.relative_to(path)).encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def make_files(
+    run: Run,
+    name: str,
+    samples: Sequence[Sample],
+    target: Callable[[Sample], Path],
+    load: Callable[[Sample], Result],
+    make: Callable[[Sample, Result, Path], None],
+) -> None:
+    """Write one file a sample, each once: finished ones are kept, processes share the rest.
+
+    Args:
+        load: reads what the sample needs; runs ahead in a thread.
+        make: computes the result and writes it atomically.
+    """
+    todo = [sample for sample in samples if not target(sample).is_file()]
+    share = distributed.own_share(todo)
+    done = len(samples) - len(todo)
+    with run.progress.task(name, len(share) + done, done=done) as task:
+        for sample, loaded in _ahead(share, load):
+            path = target(sample)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            make(sample, loaded, path)
+            task.advance()
+    distributed.barrier()
+
+
+def _ahead(
+    samples: Sequence[Sample], load: Callable[[Sample], Result]
+) -> Iterator[tuple[Sample, Result]]:
+    pending: list[tuple[Sample, Future[Result]]] = []
+    with ThreadPoolExecutor(1) as pool:
+        for sample in samples:
+            pending.append((sample, pool.submit(load, sample)))
+            if len(pending) > 3:
+                first, future = pending.pop(0)
+                yield first, future.result()
+        for first, future in pending:
+            yield first, future.result()

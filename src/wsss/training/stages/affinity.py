@@ -1,0 +1,127 @@
+"""Stage 3: AffinityNet, trained on pairs of nearby cells that the seeds call alike or different."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ...runtime.affinity import pair_distances, pair_labels
+from ...runtime.geometry import Align, image_tensor, resize, scaled_size
+from ...runtime.image_io import read_image, read_label_map
+from ..data.transforms import augment
+from ..loop import Batch, Objective, finish, train
+from ..losses import affinity_loss, affinity_loss_sums
+from ..models.affinitynet import AffinityNet
+from ..networks import affinitynet_architecture, normalise, save_network, start_network
+from ..run import Run
+from .crops import crop_arrays, network_input, vote_labels
+
+
+def train_affinity(run: Run, folder: Path, digest: str) -> dict[str, float]:
+    """Train AffinityNet; writes `weights.safetensors`."""
+    recipe = run.recipe
+    section = recipe.affinity
+    architecture = affinitynet_architecture(recipe)
+    network = start_network(
+        architecture,
+        seed=recipe.seed,
+        weights_path=run.weights_path,
+        classifier_path=_classifier_path(run, section.start),
+    )
+    if not isinstance(network, AffinityNet):
+        raise TypeError("the architecture is no AffinityNet")
+    network.backbone.freeze(section.train.frozen)
+    train(
+        affinity_objective(run, network),
+        section.train,
+        folder,
+        seed=recipe.seed,
+        identity=digest,
+        device=run.device,
+        progress=run.progress,
+        name="affinity",
+    )
+    classes = run.train_set.classes
+    save_network(folder / "weights.safetensors", network, architecture, classes, recipe.method)
+    finish(folder)
+    return {}
+
+
+def affinity_objective(run: Run, network: AffinityNet) -> Objective:
+    """Pairs of grid cells in augmented crops, labelled by the seeds."""
+    section = run.recipe.affinity
+    settings = section.train.augmentation
+    samples = run.train_set.samples
+    seeds = run.folder / "seeds"
+    stride = network.feature_stride
+    corners = run.recipe.cam.align == "corners"
+    cells = -(-settings.crop_size // stride)
+
+    def sample(index: int, generator: np.random.Generator) -> dict[str, NDArray[np.generic]]:
+        chosen = samples[index]
+        seed = read_label_map(seeds / f"{chosen.name}.png")
+        crop = augment(read_image(chosen.image_path), seed, settings, generator)
+        arrays = crop_arrays(crop)
+        label_map = np.asarray(arrays.pop("label_map"), np.uint8)
+        return arrays | {"labels": vote_labels(label_map, stride, (cells, cells), corners=corners)}
+
+    def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        features = model(network_input(network, batch)).float()
+        pairs = {"radius": section.radius, "borders": section.borders}
+        distances = pair_distances(features, **pairs)
+        return affinity_loss_sums(torch.exp(-distances), pair_labels(batch["labels"], **pairs))
+
+    return Objective(
+        network,
+        len(samples),
+        sample,
+        terms,
+        affinity_loss,
+        ("background_pairs", "foreground_pairs", "negative_pairs"),
+    )
+
+
+def _classifier_path(run: Run, start: str) -> Path | None:
+    return run.folder / "cam" / "weights.safetensors" if start == "classifier" else None
+
+
+@torch.no_grad()
+def image_features(
+    network: AffinityNet,
+    image: NDArray[np.uint8],
+    *,
+    scales: tuple[float, ...],
+    align: Align,
+    device: torch.device,
+) -> Tensor:
+    """(1, C, h, w) AffinityNet features of an image.
+
+    Under `reference` the image is padded with the mean colour to a multiple of the stride, as in
+    the released code; further scales are resized to the grid of scale 1 and averaged.
+    """
+    size = (image.shape[0], image.shape[1])
+    stride = network.feature_stride
+    pixels = image_tensor(image, device)
+    multiple = network.backbone.output_stride if align == "corners" else stride
+    base = (scaled_size(size, 1.0, align, stride) if align == "corners" else size)
+    grid: tuple[int, int] | None = None
+    total: Tensor | None = None
+    for scale in (1.0, *(value for value in scales if value != 1.0)):
+        target = scaled_size(base, scale, align, multiple)
+        features = network(_padded(normalise(network, resize(pixels, target, align)), stride, align))
+        grid = grid or (features.shape[-2], features.shape[-1])
+        if scale in scales:
+            resized = resize(features.float(), grid, align)
+            total = resized if total is None else total + resized
+    if total is None:
+        raise ValueError("at least one scale is needed")
+    return total / len(scales)
+
+
+def _padded(pixels: Tensor, stride: int, align: Align) -> Tensor:
+    if align == "corners":
+        return pixels
+    height, width = pixels.shape[-2:]
+    return nn.functional.pad(pixels, (0, -width % stride, 0, -height % stride))

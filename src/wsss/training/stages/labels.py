@@ -1,0 +1,111 @@
+"""Stage 4: the random walk turns CAMs into pseudo labels."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...errors import DataError
+from ...runtime.image_io import read_image, write_label_map
+from ...runtime.pseudo_labels import WalkSettings, label_from_scores, walk_scores
+from ...runtime.score_maps import ScoreMaps, load_score_maps, save_score_maps
+from ..data.image_set import Sample
+from ..evaluation import FolderPredictions, evaluate
+from ..models.affinitynet import AffinityNet
+from ..networks import open_network
+from ..recipe import Recipe
+from ..run import Run, make_files
+from .affinity import image_features
+from .cam import measure_scores
+
+
+def walk_settings(recipe: Recipe) -> WalkSettings:
+    """The recipe's walk as the runtime takes it."""
+    section = recipe.walk
+    return WalkSettings(
+        beta=section.beta,
+        steps=section.steps,
+        radius=section.radius,
+        borders=section.borders,
+        tolerance=section.tolerance,
+        background=section.background,
+        alpha=section.alpha,
+        threshold=section.threshold,
+        align=recipe.cam.align,
+    )
+
+
+def make_labels(run: Run, folder: Path, digest: str) -> dict[str, float]:
+    """Write walked score maps (`scores/NAME.npz`) and pseudo labels (`NAME.png`)."""
+    network, _, _ = open_network(run.folder / "affinity" / "weights.safetensors", run.device)
+    if not isinstance(network, AffinityNet):
+        raise DataError(f"'{run.folder / 'affinity'}' holds no AffinityNet")
+    _walk(run, network, folder / "scores")
+    _write_labels(run, folder)
+    walked = measure_scores(run, folder / "scores", run.recipe.walk.threshold)
+    figures = {f"walk_{key}": value for key, value in walked.items()}
+    subset = run.figures_set
+    if subset is not None:
+        report = evaluate(
+            FolderPredictions(folder, subset, image_labels_used=True),
+            subset,
+            run.recipe.data.figures_split,
+        )
+        figures |= {"miou": report.miou, "images": report.images}
+    return figures
+
+
+def walked_scores(
+    network: AffinityNet,
+    image: NDArray[np.uint8],
+    maps: ScoreMaps,
+    recipe: Recipe,
+    device: torch.device,
+) -> ScoreMaps:
+    """CAMs of one image after the random walk."""
+    features = image_features(
+        network, image, scales=recipe.walk.scales, align=recipe.cam.align, device=device
+    )
+    return walk_scores(maps, features, walk_settings(recipe))
+
+
+def _walk(run: Run, network: AffinityNet, folder: Path) -> None:
+    cams = run.folder / "cam" / "scores"
+
+    def make(sample: Sample, image: NDArray[np.uint8], path: Path) -> None:
+        maps = load_score_maps(cams / f"{sample.name}.npz")
+        save_score_maps(path, walked_scores(network, image, maps, run.recipe, run.device))
+
+    make_files(
+        run,
+        "walk",
+        run.train_set.samples,
+        lambda sample: folder / f"{sample.name}.npz",
+        lambda sample: read_image(sample.image_path),
+        make,
+    )
+
+
+def _write_labels(run: Run, folder: Path) -> None:
+    section = run.recipe.walk
+
+    def make(sample: Sample, image: NDArray[np.uint8], path: Path) -> None:
+        labels = label_from_scores(
+            load_score_maps(folder / "scores" / f"{sample.name}.npz"),
+            threshold=section.threshold,
+            align=run.recipe.cam.align,
+            image=image,
+            crf=section.crf.settings(),
+            device=run.device,
+        )
+        write_label_map(path, labels)
+
+    make_files(
+        run,
+        "labels",
+        run.train_set.samples,
+        lambda sample: folder / f"{sample.name}.png",
+        lambda sample: read_image(sample.image_path),
+        make,
+    )

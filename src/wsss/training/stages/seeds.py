@@ -1,0 +1,118 @@
+"""Stage 2: seeds, the confident first labels from which affinities are learnt."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import DataError
+from ...runtime.image_io import read_image, read_label_map, write_label_map
+from ...runtime.palette import IGNORE_INDEX
+from ...runtime.score_maps import load_score_maps
+from ...runtime.seeds import make_seed
+from ..data.image_set import ImageSet, Sample
+from ..evaluation import ConfusionMatrix
+from ..run import Run, make_files
+
+
+def make_seeds(run: Run, folder: Path, digest: str) -> dict[str, float]:
+    """Write `NAME.png` (label map with 255 = undecided) for every training image."""
+    if run.seeds_path is None:
+        _from_cams(run, folder)
+    else:
+        _take_seeds(run, folder)
+    return measure_seeds(run.figures_set, folder)
+
+
+def _from_cams(run: Run, folder: Path) -> None:
+    section = run.recipe.seeds
+    scores = run.folder / "cam" / "scores"
+
+    def make(sample: Sample, image: NDArray[np.uint8], path: Path) -> None:
+        seed = make_seed(
+            image,
+            load_score_maps(scores / f"{sample.name}.npz"),
+            rule=section.rule,
+            foreground=section.foreground,
+            background=section.background,
+            unary=section.unary,
+            certainty=section.certainty,
+            crf=section.crf.settings(),
+            align=run.recipe.cam.align,
+            device=run.device,
+        )
+        write_label_map(path, seed)
+
+    make_files(
+        run,
+        "seeds",
+        run.train_set.samples,
+        lambda sample: folder / f"{sample.name}.png",
+        lambda sample: read_image(sample.image_path),
+        make,
+    )
+
+
+def _take_seeds(run: Run, folder: Path) -> None:
+    """Seeds of another method take the place of ours."""
+    source = run.seeds_path
+    if source is None:
+        return
+    names = [sample.name for sample in run.train_set.samples]
+    missing = [name for name in names if not (source / f"{name}.png").is_file()]
+    if missing:
+        raise DataError(
+            f"'{source}' lacks seeds for {len(missing)} of {len(names)} images, "
+            f"for example '{missing[0]}.png'"
+        )
+    highest = len(run.train_set.classes)
+
+    def load(sample: Sample) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        image = read_image(sample.image_path)
+        return read_label_map(source / f"{sample.name}.png"), (image.shape[0], image.shape[1])
+
+    def make(
+        sample: Sample, loaded: tuple[NDArray[np.uint8], tuple[int, int]], path: Path
+    ) -> None:
+        seed, size = loaded
+        wrong = seed[(seed > highest) & (seed != IGNORE_INDEX)]
+        if len(wrong):
+            raise DataError(
+                f"seed '{sample.name}.png' holds label {wrong[0]}, expected 0..{highest} or 255"
+            )
+        if seed.shape != size:
+            raise DataError(
+                f"seed '{sample.name}.png' is {seed.shape[0]} x {seed.shape[1]}, its image "
+                f"{size[0]} x {size[1]}: seeds must have the image's size"
+            )
+        write_label_map(path, seed)
+
+    make_files(
+        run,
+        "import of seeds",
+        run.train_set.samples,
+        lambda sample: folder / f"{sample.name}.png",
+        load,
+        make,
+    )
+
+
+def measure_seeds(subset: ImageSet | None, folder: Path) -> dict[str, float]:
+    """Share of decided pixels, and mIoU and accuracy among them, in per cent."""
+    if subset is None:
+        return {}
+    matrix = ConfusionMatrix(len(subset.classes))
+    decided = counted = 0
+    for sample in subset.samples:
+        seed, truth = read_label_map(folder / f"{sample.name}.png"), sample.load_mask().copy()
+        counted += int((truth != IGNORE_INDEX).sum())
+        truth[seed == IGNORE_INDEX] = IGNORE_INDEX
+        decided += int((truth != IGNORE_INDEX).sum())
+        matrix.add(seed, truth)
+    right = float(np.diag(matrix.counts).sum())
+    return {
+        "decided": round(100 * decided / max(counted, 1), 3),
+        "miou": round(100 * matrix.miou(), 3),
+        "accuracy": round(100 * right / max(decided, 1), 3),
+        "images": len(subset.samples),
+    }

@@ -1,0 +1,149 @@
+"""Stage 5: a segmenter trained on the pseudo labels; it needs no image-level labels to predict."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ...runtime.dense_crf import DenseCrf, unary_from_logits
+from ...runtime.geometry import Align, image_tensor, resize, scaled_size
+from ...runtime.image_io import read_image, read_label_map
+from ..data.image_set import Sample
+from ..data.transforms import augment
+from ..evaluation import evaluate
+from ..loop import Batch, Objective, finish, train
+from ..losses import segmentation_loss_sums
+from ..models.segmenter import Segmenter
+from ..networks import normalise, open_network, save_network, segmenter_architecture, start_network
+from ..recipe import SegmenterSection
+from ..run import Run
+from .affinity import _classifier_path
+from .crops import crop_arrays, nearest_labels, network_input
+
+
+def train_segmenter(run: Run, folder: Path, digest: str) -> dict[str, float]:
+    """Train the segmenter; writes `weights.safetensors`; measures it on the validation list."""
+    recipe = run.recipe
+    section = recipe.segmenter
+    path = folder / "weights.safetensors"
+    if not path.is_file():
+        architecture = segmenter_architecture(recipe, len(run.train_set.classes))
+        network = start_network(
+            architecture,
+            seed=recipe.seed,
+            weights_path=run.weights_path,
+            classifier_path=_classifier_path(run, section.start),
+        )
+        if not isinstance(network, Segmenter):
+            raise TypeError("the architecture is no segmenter")
+        network.backbone.freeze(section.train.frozen)
+        train(
+            segmentation_objective(run, network),
+            section.train,
+            folder,
+            seed=recipe.seed,
+            identity=digest,
+            device=run.device,
+            progress=run.progress,
+            name="segmenter",
+        )
+        save_network(path, network, architecture, run.train_set.classes, recipe.method)
+        finish(folder)
+    return _measure(run, path)
+
+
+def segmentation_objective(run: Run, network: Segmenter) -> Objective:
+    """Cross entropy of augmented crops against the pseudo labels."""
+    section = run.recipe.segmenter
+    settings = section.train.augmentation
+    samples = run.train_set.samples
+    labels = run.folder / "labels"
+    align = run.recipe.cam.align
+
+    def sample(index: int, generator: np.random.Generator) -> dict[str, NDArray[np.generic]]:
+        chosen = samples[index]
+        label_map = read_label_map(labels / f"{chosen.name}.png")
+        crop = augment(read_image(chosen.image_path), label_map, settings, generator)
+        arrays = crop_arrays(crop)
+        full = np.asarray(arrays.pop("label_map"), np.uint8)
+        return arrays | {"labels": nearest_labels(full, section.label_stride)}
+
+    def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = model(network_input(network, batch)).float()
+        target = (batch["labels"].shape[-2], batch["labels"].shape[-1])
+        total, count = segmentation_loss_sums(resize(logits, target, align), batch["labels"])
+        return total[None], count[None]
+
+    def loss(sums: Tensor, counts: Tensor) -> Tensor:
+        return (sums / counts.clamp(min=1)).sum()
+
+    return Objective(network, len(samples), sample, terms, loss, ("cross_entropy",))
+
+
+@torch.no_grad()
+def segment_image(
+    network: Segmenter,
+    image: NDArray[np.uint8],
+    section: SegmenterSection,
+    align: Align,
+    device: torch.device,
+) -> NDArray[np.uint8]:
+    """(H, W) label map; logits averaged over scales and mirrors, then the optional dense CRF."""
+    size = (image.shape[0], image.shape[1])
+    pixels = image_tensor(image, device)
+    total: Tensor | None = None
+    for scale in section.scales:
+        target = scaled_size(size, scale, align, network.backbone.output_stride)
+        scaled = resize(pixels, target, align)
+        batch = torch.cat([scaled, scaled.flip(-1)]) if section.flip else scaled
+        logits = network(normalise(network, batch)).float()
+        if section.flip:
+            logits = (logits[:1] + logits[1:].flip(-1)) / 2
+        full = resize(logits, size, align)[0]
+        total = full if total is None else total + full
+    if total is None:
+        raise ValueError("at least one scale is needed")
+    crf = section.crf.settings()
+    if crf is not None:
+        total = DenseCrf(image, crf, device=device).refine(
+            unary_from_logits(total / len(section.scales))
+        )
+    return total.argmax(0).to(torch.uint8).cpu().numpy()
+
+
+class SegmenterPredictions:
+    """A segmenter as something to be measured; it sees no image-level labels."""
+
+    image_labels_used = False
+
+    def __init__(
+        self, network: Segmenter, section: SegmenterSection, align: Align, device: torch.device
+    ) -> None:
+        self.network, self.section, self.align, self.device = network, section, align, device
+        scales = ", ".join(f"{scale:g}" for scale in section.scales)
+        flip = " and mirrors" if section.flip else ""
+        crf = ", dense CRF" if section.crf.iterations else ""
+        self.description = f"segmenter, scales {scales}{flip}{crf}"
+
+    def predict(self, sample: Sample) -> NDArray[np.uint8]:
+        """Label map of a sample's image."""
+        image = read_image(sample.image_path)
+        return segment_image(self.network, image, self.section, self.align, self.device)
+
+
+def _measure(run: Run, path: Path) -> dict[str, float]:
+    val_set = run.val_set
+    if val_set is None or any(sample.mask is None for sample in val_set.samples):
+        return {}
+    network, _, _ = open_network(path, run.device)
+    if not isinstance(network, Segmenter):
+        raise TypeError("the checkpoint holds no segmenter")
+    predictions = SegmenterPredictions(
+        network, run.recipe.segmenter, run.recipe.cam.align, run.device
+    )
+    report = evaluate(
+        predictions, val_set, run.recipe.data.val_split, progress=run.progress
+    )
+    return {"miou": report.miou, "images": report.images}
