@@ -1,5 +1,49 @@
-"""Weakly supervised semantic segmentation, from image-level labels to production."""
+"""Image-level labels in, pixel-exact segmentation out.
+
+The names below are the public face; they import what they need when they are first used, so that
+`import wsss` costs nothing and `wsss.runtime` works without torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from .version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from .runtime.image_io import read_image, write_label_map
+    from .training.data.readers import read_image_set
+    from .training.measure import measure
+    from .training.pipeline import train
+    from .training.predictor import RunPredictor
+    from .training.recipe import load_recipe
+
+__all__ = [
+    "RunPredictor",
+    "__version__",
+    "load_recipe",
+    "measure",
+    "read_image",
+    "read_image_set",
+    "train",
+    "write_label_map",
+]
+
+_HOMES = {
+    "RunPredictor": ".training.predictor",
+    "load_recipe": ".training.recipe",
+    "measure": ".training.measure",
+    "read_image": ".runtime.image_io",
+    "read_image_set": ".training.data.readers",
+    "train": ".training.pipeline",
+    "write_label_map": ".runtime.image_io",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'wsss' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

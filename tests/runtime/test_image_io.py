@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from wsss.errors import ArtifactError, DataError, ShapeError
+from wsss.runtime.files import atomic_write_bytes
 from wsss.runtime.image_io import (
-    atomic_write_bytes,
     decode_image,
     image_size,
     read_image,

@@ -42,12 +42,14 @@ def evaluate_command(
     ] = False,
     align: Annotated[
         str | None,
-        typer.Option(help="How score maps lie on pixels: reference or corners (of a run's recipe)."),
+        typer.Option(
+            help="How score maps lie on pixels: reference or corners (of a run's recipe)."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure a run's networks, stored CAMs or label maps by mIoU, and say under which conditions."""
+    """Measure a run's networks, stored CAMs or label maps by mIoU, and say how it was measured."""
     from ..training.data.readers import read_image_set
     from ..training.measure import measure
 

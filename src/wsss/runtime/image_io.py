@@ -24,20 +24,8 @@ import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from ..errors import DataError, ShapeError  # noqa: E402
-from .files import IMAGE_SUFFIXES, atomic_write_bytes, open_regular, read_file  # noqa: E402
+from .files import atomic_write_bytes, open_regular, read_file  # noqa: E402
 from .palette import voc_palette  # noqa: E402
-
-__all__ = [
-    "DEFAULT_MAX_PIXELS",
-    "IMAGE_SUFFIXES",
-    "atomic_write_bytes",
-    "decode_image",
-    "image_size",
-    "read_file",
-    "read_image",
-    "read_label_map",
-    "write_label_map",
-]
 
 # What is wrong with an image is said once, by our exception, not by the decoder on stderr.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

@@ -87,8 +87,9 @@ def read_label_table(
         path: `.json`: `{"a.jpg": ["cat"]}`, `{"a.jpg": {"labels": [...], "split": ...}}` or
             `[{"file": "a.jpg", "labels": [...]}]`. Anything else is CSV with a header: a column
             `file` (or `image`, `id`, `name`) and either `labels` (or `classes`) with names
-            separated by `;`, else `|`, else `,`, else spaces, the same in the whole file; or `label`
-            (or `class`), where only `;` and `|` separate; or one column of 0 and 1 per class.
+            separated by `;`, else `|`, else `,`, else spaces, the same in the whole file; or
+            `label` (or `class`), where only `;` and `|` separate; or one column of 0 and 1 per
+            class.
             `split` and `source` are optional in all.
         classes: known names; a cell that is one of them is not taken apart at its spaces.
 

@@ -6,6 +6,7 @@ First form: one process, one image after the other; finished images are kept and
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArtifactError, ConfigError, DataError
-from .image_io import atomic_write_bytes, read_image, write_label_map
-from .image_labels import LabelTable
+from .files import IMAGE_SUFFIXES, atomic_write_bytes
+from .image_io import read_image, write_label_map
+from .image_labels import LabelTable, strip_image_suffix
 from .progress import SILENT, Progress
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 MANIFEST = "labels.json"
 
 Predict = Callable[[NDArray[np.uint8], Sequence[int] | None], NDArray[np.uint8]]
@@ -71,18 +72,15 @@ def find_images(sources: Sequence[Path]) -> list[InputImage]:
     if not found:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"no images in {', '.join(map(str, sources))}: looked for {suffixes}")
-    stems = [str(Path(name).with_suffix("")) for _, name in found]
-    shared = {stem for stem in stems if stems.count(stem) > 1} if len(set(stems)) < len(
-        stems
-    ) else set()
+    stems = [strip_image_suffix(name) for _, name in found]
+    uses = Counter(stems)
     images = [
-        InputImage(path, stem, f"{name}.png" if stem in shared else f"{stem}.png")
+        InputImage(path, stem, f"{name}.png" if uses[stem] > 1 else f"{stem}.png")
         for (path, name), stem in zip(found, stems, strict=True)
     ]
-    outputs = [image.output for image in images]
-    if len(set(outputs)) < len(outputs):
-        clash = next(name for name in outputs if outputs.count(name) > 1)
-        raise DataError(f"two inputs would both be written to '{clash}': label them apart")
+    clash, times = Counter(image.output for image in images).most_common(1)[0]
+    if times > 1:
+        raise DataError(f"{times} inputs would be written to '{clash}': label them apart")
     return images
 
 
@@ -186,5 +184,3 @@ def _write_failures(out: Path, failures: Sequence[tuple[str, str]]) -> None:
     writer.writerow(("image", "reason"))
     writer.writerows(failures)
     atomic_write_bytes(path, text.getvalue().encode("utf-8", "backslashreplace"))
-
-

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArtifactError
-from .image_io import atomic_write_bytes
+from .files import atomic_write_bytes
 
 MAX_BYTES = 2**31
 """Larger arrays in a score file are refused before they are read."""
@@ -69,7 +69,9 @@ def load_score_maps(path: Path, size: tuple[int, int] | None = None) -> ScoreMap
         with zipfile.ZipFile(path) as archive:
             num_bytes = sum(entry.file_size for entry in archive.infolist())
         if num_bytes > MAX_BYTES:
-            raise ArtifactError(f"score maps '{path}' unpack to {num_bytes} bytes, limit {MAX_BYTES}")
+            raise ArtifactError(
+                f"score maps '{path}' unpack to {num_bytes} bytes, limit {MAX_BYTES}"
+            )
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:

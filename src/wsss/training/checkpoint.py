@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..errors import ArtifactError
-from ..runtime.image_io import atomic_write_bytes
+from ..runtime.files import atomic_write_bytes
 
 FORMAT_VERSION = 1
 

@@ -292,9 +292,7 @@ class FolderPredictions:
         return read_label_map(path) if self.suffix == ".png" else load_score_maps(path)
 
 
-def _in_order(
-    function: Callable[[Item], Result], items: Iterable[Item]
-) -> Iterable[Result]:
+def _in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterable[Result]:
     """Map with two threads in bounded memory, results in order."""
     queue: list[Any] = []
     with ThreadPoolExecutor(2) as pool:

@@ -11,7 +11,6 @@ from ..errors import ConfigError
 from ..runtime.image_labels import read_label_table
 from ..runtime.labelling import LabelSummary, find_images, label_images
 from ..runtime.progress import SILENT, Progress
-from .pipeline import choose_device
 from .predictor import PredictionKind, RunPredictor
 from .run import file_digest
 
@@ -39,7 +38,7 @@ def label_by_run(
     if chosen == "segmenter" and table is not None:
         raise ConfigError("--by segmenter takes no image-level labels: leave --labels out")
     images = find_images(sources)
-    predictor = RunPredictor(run_folder, choose_device(device))
+    predictor = RunPredictor(run_folder, device)
 
     def predict(image: NDArray[np.uint8], labels: Sequence[int] | None) -> NDArray[np.uint8]:
         return predictor.label(image, labels, chosen)

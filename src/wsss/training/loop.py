@@ -279,9 +279,7 @@ def _save_resume(
     save_checkpoint(path, tensors, {"identity": identity, "step": step})
 
 
-def _resume(
-    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, identity: str
-) -> int:
+def _resume(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, identity: str) -> int:
     """Load the resume file if it belongs to this training; returns the step to go on from."""
     if not path.is_file():
         return 0

@@ -8,7 +8,6 @@ from ..runtime.geometry import Align
 from ..runtime.progress import SILENT, Progress
 from .data.image_set import ImageSet
 from .evaluation import EvalReport, FolderPredictions, Predictions, evaluate
-from .pipeline import choose_device
 from .predictor import PredictionKind, RunPredictions, RunPredictor
 from .recipe import Recipe, load_recipe
 
@@ -43,7 +42,7 @@ def measure(
         if stage not in get_args(PredictionKind):
             choices = ", ".join(get_args(PredictionKind))
             raise ConfigError(f"unknown stage '{stage}': choose of {choices}")
-        predictor = RunPredictor(path, choose_device(device))
+        predictor = RunPredictor(path, device)
         if predictor.classes != images.classes:
             raise ArtifactError(
                 f"run '{path}' knows the classes {', '.join(predictor.classes)}; the image set has "

@@ -1,6 +1,5 @@
 """Running a recipe: check everything first, then the stages in order, each only where needed."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +7,12 @@ from typing import Any
 
 import torch
 
-from ..errors import ConfigError, DataError, MissingDependencyError
+from ..errors import ConfigError, DataError
 from ..runtime.image_io import image_size
 from ..runtime.progress import SILENT, Progress
 from . import affinitynet, distributed
 from .data.image_set import ImageSet
+from .devices import choose_device
 from .networks import affinitynet_architecture, classifier_architecture, segmenter_architecture
 from .recipe import Recipe
 from .run import Run, Stage, claim_folder, file_digest, read_stage, run_stage
@@ -31,27 +31,6 @@ class TrainResult:
     def to_json(self) -> dict[str, Any]:
         """JSON-compatible."""
         return {"run": str(self.folder), "figures": self.figures, "seconds": self.seconds}
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of this process.
-
-    Args:
-        name: auto, cpu or cuda.
-
-    Raises:
-        ConfigError: cuda asked for and not there, or an unknown name.
-    """
-    if name not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"unknown device '{name}': choose auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise MissingDependencyError(
-            "--device cuda: this torch finds no CUDA device: install a CUDA build of torch, or "
-            "use --device cpu"
-        )
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def train(

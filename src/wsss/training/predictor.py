@@ -14,6 +14,7 @@ from ..runtime.image_io import read_image
 from ..runtime.pseudo_labels import label_from_scores
 from ..runtime.score_maps import ScoreMaps
 from .data.image_set import Sample
+from .devices import choose_device
 from .evaluation import Prediction
 from .models.affinitynet import AffinityNet
 from .models.classifier import CamClassifier
@@ -35,13 +36,21 @@ class RunPredictor:
         classes: class names without background.
     """
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        """Raises ArtifactError where the folder is no run or its stages are unfinished."""
+    def __init__(self, folder: str | Path, device: str = "auto") -> None:
+        """Look at a run.
+
+        Args:
+            device: auto, cpu or cuda.
+
+        Raises:
+            ArtifactError: the folder is no run, or none of its networks is trained yet.
+        """
+        folder = Path(folder)
         if not (folder / "recipe.toml").is_file():
             raise ArtifactError(f"'{folder}' is no run: expected a folder with recipe.toml in it")
         self.folder = folder
         self.recipe = load_recipe(folder / "recipe.toml")
-        self.device = device
+        self.device = choose_device(device)
         self._networks: dict[str, Network] = {}
         self.classes: tuple[str, ...] = ()
         for stage in ("cam", "affinity", "segmenter"):
@@ -88,9 +97,21 @@ class RunPredictor:
         return [int(index) for index in np.flatnonzero(probabilities >= threshold)]
 
     def label(
-        self, image: NDArray[np.uint8], labels: Sequence[int] | None, kind: PredictionKind
+        self,
+        image: NDArray[np.uint8],
+        labels: Sequence[int] | None = None,
+        kind: PredictionKind = "segmenter",
     ) -> NDArray[np.uint8]:
-        """(H, W) label map by one of the run's ways to make it."""
+        """Label map of an image: 0 background, class index + 1.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            labels: classes in the image, not used by the segmenter; None: those the classifier
+                finds.
+
+        Returns:
+            (H, W) uint8.
+        """
         if kind == "segmenter":
             segmenter = self._network("segmenter")
             if not isinstance(segmenter, Segmenter):
@@ -118,7 +139,9 @@ class RunPredictor:
                 )
             network, _, classes = open_network(path, self.device)
             if self.classes and classes != self.classes:
-                raise ArtifactError(f"'{path}' was trained on other classes than the rest of the run")
+                raise ArtifactError(
+                    f"'{path}' was trained on other classes than the rest of the run"
+                )
             self._networks[stage], self.classes = network, classes
         return self._networks[stage]
 

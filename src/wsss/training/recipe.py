@@ -341,7 +341,9 @@ def _describe_faults(error: ValidationError) -> Iterable[str]:
 def _dump_table(table: dict[str, Any], path: tuple[str, ...]) -> str:
     lines = [f"[{'.'.join(path)}]"] if path else []
     lines += [
-        f"{key} = {json.dumps(value)}" for key, value in table.items() if not isinstance(value, dict)
+        f"{key} = {json.dumps(value)}"
+        for key, value in table.items()
+        if not isinstance(value, dict)
     ]
     blocks = ["\n".join(lines) + "\n"] if lines else []
     for key, value in table.items():

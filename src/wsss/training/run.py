@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from ..errors import ArtifactError
-from ..runtime.image_io import atomic_write_bytes
+from ..runtime.files import atomic_write_bytes
 from ..runtime.progress import Progress
 from . import distributed
 from .data.image_set import ImageSet, Sample

@@ -105,12 +105,14 @@ def image_features(
     stride = network.feature_stride
     pixels = image_tensor(image, device)
     multiple = network.backbone.output_stride if align == "corners" else stride
-    base = (scaled_size(size, 1.0, align, stride) if align == "corners" else size)
+    base = scaled_size(size, 1.0, align, stride) if align == "corners" else size
     grid: tuple[int, int] | None = None
     total: Tensor | None = None
     for scale in (1.0, *(value for value in scales if value != 1.0)):
         target = scaled_size(base, scale, align, multiple)
-        features = network(_padded(normalise(network, resize(pixels, target, align)), stride, align))
+        features = network(
+            _padded(normalise(network, resize(pixels, target, align)), stride, align)
+        )
         grid = grid or (features.shape[-2], features.shape[-1])
         if scale in scales:
             resized = resize(features.float(), grid, align)

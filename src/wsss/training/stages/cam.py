@@ -155,9 +155,7 @@ def class_probabilities(
     return _logits(network, image, section, device)[0].sigmoid().numpy()
 
 
-def mean_average_precision(
-    scores: NDArray[np.float32], labels: NDArray[np.float32]
-) -> float:
+def mean_average_precision(scores: NDArray[np.float32], labels: NDArray[np.float32]) -> float:
     """Mean over the classes that occur of the area under precision at each hit, in [0, 1].
 
     Args:
@@ -229,9 +227,10 @@ def _take_cams(run: Run, folder: Path) -> None:
         return load_score_maps(source / f"{sample.name}.npz", size)
 
     def make(sample: Sample, maps: ScoreMaps, path: Path) -> None:
-        if maps.classes.max(initial=-1) >= len(run.train_set.classes) or maps.classes.min(
-            initial=0
-        ) < 0:
+        if (
+            maps.classes.max(initial=-1) >= len(run.train_set.classes)
+            or maps.classes.min(initial=0) < 0
+        ):
             raise DataError(
                 f"score maps of '{sample.name}' name class {maps.classes.max()}, the class list "
                 f"has 0..{len(run.train_set.classes) - 1}"

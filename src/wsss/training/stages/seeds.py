@@ -71,9 +71,7 @@ def _take_seeds(run: Run, folder: Path) -> None:
         image = read_image(sample.image_path)
         return read_label_map(source / f"{sample.name}.png"), (image.shape[0], image.shape[1])
 
-    def make(
-        sample: Sample, loaded: tuple[NDArray[np.uint8], tuple[int, int]], path: Path
-    ) -> None:
+    def make(sample: Sample, loaded: tuple[NDArray[np.uint8], tuple[int, int]], path: Path) -> None:
         seed, size = loaded
         wrong = seed[(seed > highest) & (seed != IGNORE_INDEX)]
         if len(wrong):

@@ -143,7 +143,5 @@ def _measure(run: Run, path: Path) -> dict[str, float]:
     predictions = SegmenterPredictions(
         network, run.recipe.segmenter, run.recipe.cam.align, run.device
     )
-    report = evaluate(
-        predictions, val_set, run.recipe.data.val_split, progress=run.progress
-    )
+    report = evaluate(predictions, val_set, run.recipe.data.val_split, progress=run.progress)
     return {"miou": report.miou, "images": report.images}
