@@ -1,0 +1,156 @@
+"""An image set: images, the classes in each, the lists they belong to, and masks to measure by.
+
+The class list belongs to the set and is never assumed. Class indices count from 0 without the
+background; a mask holds index + 1, 0 for background and 255 for pixels that do not count.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import DataError
+from ...runtime.image_io import image_size, read_label_map
+from ...runtime.palette import IGNORE_INDEX
+from .findings import Finding
+
+MAX_CLASSES = 254
+"""A mask is uint8, 0 is the background and 255 is nothing."""
+
+
+class MaskSource(Protocol):
+    """Where the mask of an image comes from."""
+
+    def load(self) -> NDArray[np.uint8]:
+        """(H, W) uint8: 0 background, class index + 1, or 255.
+
+        Raises:
+            DataError: unreadable, or a label beyond the class list.
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """Short text that differs where the mask differs, without reading pixels."""
+        ...
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A PNG of class indices (see `read_label_map`) for a set of `num_classes` classes."""
+
+    path: Path
+    num_classes: int
+
+    def load(self) -> NDArray[np.uint8]:
+        """See `MaskSource.load`."""
+        mask = read_label_map(self.path)
+        highest = int(np.where(mask == IGNORE_INDEX, 0, mask).max())
+        if highest > self.num_classes:
+            raise DataError(
+                f"mask '{self.path}' holds index {highest}, expected 0..{self.num_classes} or 255: "
+                "add the missing names to classes.txt, or mend the mask"
+            )
+        return mask
+
+    def fingerprint(self) -> str:
+        """See `MaskSource.fingerprint`: the size of the file."""
+        return str(_num_bytes(self.path))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a set.
+
+    Attributes:
+        name: unique in the set; the path below the images' folder without extension, with `/`.
+            What is made of the image is called `NAME.png`, `NAME.npz`.
+        labels: class indices in ascending order; () is background alone, None is not known.
+        splits: names of the lists that hold it.
+        source: collection that the image comes from, where the set says so; measured apart.
+    """
+
+    name: str
+    image_path: Path
+    labels: tuple[int, ...] | None
+    splits: tuple[str, ...] = ()
+    mask: MaskSource | None = None
+    source: str | None = None
+
+    def load_mask(self) -> NDArray[np.uint8]:
+        """(H, W) uint8 mask, of the image's displayed size.
+
+        Raises:
+            DataError: there is no mask, it does not fit its image, or holds an unknown label.
+        """
+        if self.mask is None:
+            raise DataError(f"image '{self.name}' has no mask")
+        mask = self.mask.load()
+        height, width = image_size(self.image_path)
+        if mask.shape != (height, width):
+            raise DataError(
+                f"mask of image '{self.name}' is {mask.shape[0]} x {mask.shape[1]}, its image "
+                f"'{self.image_path}' is {height} x {width}: they must have the same size"
+            )
+        return mask
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images that share a class list.
+
+    Attributes:
+        root: the folder that was given.
+        layout: how the folder was understood, in words.
+        classes: names; the index in this tuple is the class index.
+        findings: what a reader that was not strict found wrong.
+    """
+
+    root: Path
+    layout: str
+    classes: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the lists, sorted."""
+        return tuple(sorted({split for sample in self.samples for split in sample.splits}))
+
+    def select(self, split: str | None) -> "ImageSet":
+        """The images of a list; None means all.
+
+        Raises:
+            DataError: no such list, or no images.
+        """
+        if split is None:
+            samples = self.samples
+        else:
+            samples = tuple(sample for sample in self.samples if split in sample.splits)
+        if samples:
+            return replace(self, samples=samples)
+        if split is None:
+            raise DataError(f"image set '{self.root}' has no images")
+        known = ", ".join(f"'{name}'" for name in self.splits) or "none"
+        raise DataError(
+            f"image set '{self.root}' has no images in a list '{split}', its lists are: {known}"
+        )
+
+    def digest(self) -> str:
+        """Hex digest of what the set says and of the sizes of its files; the place is left out."""
+        state = hashlib.sha256(json.dumps(self.classes).encode())
+        for sample in self.samples:
+            mask = None if sample.mask is None else sample.mask.fingerprint()
+            line = (sample.name, sample.labels, sample.splits, sample.source, mask)
+            state.update(json.dumps((*line, _num_bytes(sample.image_path))).encode())
+        return state.hexdigest()
+
+
+def _num_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError(f"cannot read '{path}': {error.strerror}") from None
