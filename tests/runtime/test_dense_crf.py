@@ -1,0 +1,447 @@
+import itertools
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from pytest import approx, importorskip, mark, raises, skip
+
+from wsss.errors import ConfigError, DataError, ShapeError
+from wsss.runtime import dense_crf
+from wsss.runtime.dense_crf import (
+    CrfSettings,
+    DenseCrf,
+    unary_from_labels,
+    unary_from_logits,
+    unary_from_scores,
+)
+from wsss.runtime.image_io import read_image
+from wsss.runtime.permutohedral import Lattice
+
+SIZES = [(1, 1), (1, 7), (5, 1), (3, 4), (7, 5)]
+PUBLISHED = {
+    "affinity labels": CrfSettings(10, 3, 3, 80, 13, 10),
+    "seeds from labels": CrfSettings(10, 3, 3, 50, 5, 10),
+    "logits": CrfSettings(5, 3, 3, 80, 13, 10),
+    "deeplab": CrfSettings(10, 1, 3, 67, 3, 4),
+    "largefov": CrfSettings(1, 3, 3, 32, 13, 10),
+}
+
+
+def simplex(feature):
+    """Vertices around a point, coordinates without the last, and their weights, by remainder."""
+    size = len(feature) + 1
+    scaled = [
+        value * math.sqrt(2 / 3) * size / math.sqrt((axis + 1) * (axis + 2))
+        for axis, value in enumerate(feature)
+    ]
+    elevated = [
+        sum(scaled[axis:]) - (axis * scaled[axis - 1] if axis else 0) for axis in range(size)
+    ]
+    origin = [size * round(value / size) for value in elevated]
+    offset = [value - start for value, start in zip(elevated, origin, strict=True)]
+    order = sorted(range(size), key=lambda axis: (-offset[axis], axis))
+    excess = sum(origin) // size
+    rank = [order.index(axis) + excess for axis in range(size)]
+    for axis in range(size):
+        step = size * ((rank[axis] < 0) - (rank[axis] >= size))
+        rank[axis] += step
+        origin[axis] += step
+    by_rank = {rank[axis]: (elevated[axis] - origin[axis]) / size for axis in range(size)}
+    weights = [1 + by_rank[size - 1] - by_rank[0]]
+    weights += [by_rank[size - 1 - r] - by_rank[size - r] for r in range(1, size)]
+    vertices = [
+        tuple(origin[axis] + r - size * (rank[axis] + r >= size) for axis in range(size - 1))
+        for r in range(size)
+    ]
+    return vertices, weights
+
+
+def dense_filter(features):
+    """(N, d) -> (N, N) float64: slice @ blur @ splat on a lattice of dictionaries."""
+    num_points, num_axes = features.shape
+    filled = [list(map(float, feature)) for feature in features]
+    filled += [[0.0] * num_axes] * (-num_points % 4)
+    simplices = [simplex(feature) for feature in filled]
+    number = {}
+    for vertex in itertools.chain.from_iterable(vertices for vertices, _ in simplices):
+        number.setdefault(vertex, len(number))
+    splat = np.zeros((len(number), num_points))
+    for point, (vertices, weights) in enumerate(simplices[:num_points]):
+        for vertex, weight in zip(vertices, weights, strict=True):
+            splat[number[vertex], point] += weight
+    result = splat
+    for axis in range(num_axes + 1):
+        blur = np.eye(len(number))
+        for vertex, row in number.items():
+            for sign in (-1, 1):
+                near = [value + sign for value in vertex]
+                if axis < num_axes:
+                    near[axis] -= sign * (num_axes + 1)
+                if tuple(near) in number:
+                    blur[row, number[tuple(near)]] += 0.5
+        result = blur @ result
+    return splat.T @ result / (1 + 2.0**-num_axes)
+
+
+def dense_mean_field(image, unary, settings):
+    """Mean field with N x N float64 kernels; features are rounded as float32 like everywhere."""
+    height, width = image.shape[:2]
+    rows, columns = np.mgrid[:height, :width].reshape(2, -1).astype(np.float32)
+    near = np.stack([columns, rows], 1)
+    alike = np.concatenate(
+        [
+            near / np.float32(settings.bilateral_sxy),
+            image.reshape(-1, 3).astype(np.float32) / np.float32(settings.bilateral_srgb),
+        ],
+        axis=1,
+    )
+    message = np.zeros((height * width, height * width))
+    for features, compat in (
+        (near / np.float32(settings.gaussian_sxy), settings.gaussian_compat),
+        (alike, settings.bilateral_compat),
+    ):
+        kernel = dense_filter(features)
+        scale = 1 / np.sqrt(kernel.sum(1) + 1e-20)
+        message += compat * scale[:, None] * kernel * scale
+
+    def softmax(energy):
+        powers = np.exp(energy - energy.max(0))
+        return powers / powers.sum(0)
+
+    flat = unary.double().numpy().reshape(len(unary), -1)
+    probabilities = softmax(-flat)
+    for _ in range(settings.iterations):
+        probabilities = softmax(-flat + probabilities @ message.T)
+    return torch.from_numpy(probabilities.reshape(unary.shape))
+
+
+def random_features(num_points, num_axes, spread=2.0):
+    generator = torch.Generator().manual_seed(num_points * 10 + num_axes)
+    return torch.randn(num_points, num_axes, generator=generator) * spread
+
+
+def random_image(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def random_unary(labels, height, width, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return unary_from_scores(torch.rand(labels, height, width, generator=generator))
+
+
+def smooth_scores(labels, height, width, seed=2):
+    """Blobs in [0, 1] about 40 pixels wide, like class activation maps at full size."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, labels, height // 20 + 2, width // 20 + 2, generator=generator) ** 2
+    fine = torch.nn.functional.interpolate(
+        coarse, size=(height, width), mode="bicubic", align_corners=False
+    )
+    return fine[0].clamp(0, 1)
+
+
+def drawn_photograph(height, width):
+    """Shaded ellipses on a gradient, with sensor noise."""
+    rng = np.random.default_rng(3)
+    rows, columns = np.mgrid[:height, :width]
+    image = np.stack([60 + rows / 4, 90 + columns / 5, 140 - rows / 5], -1)
+    for _ in range(6):
+        centre, radii = rng.uniform(0, (height, width)), rng.uniform(20, 70, 2)
+        inside = ((rows - centre[0]) / radii[0]) ** 2 + ((columns - centre[1]) / radii[1]) ** 2 < 1
+        image[inside] = rng.uniform(30, 220, 3) + (rows[inside, None] - centre[0]) / 3
+    return (image + rng.normal(0, 4, image.shape)).clip(0, 255).astype(np.uint8)
+
+
+@mark.parametrize("num_axes", [1, 2, 3, 5])
+@mark.parametrize("num_points", [1, 2, 3, 4, 5, 40])
+def test_filter_equals_the_dense_lattice(num_points, num_axes):
+    features = random_features(num_points, num_axes, spread=0.7)
+    expected = dense_filter(features.numpy())
+    values = random_features(num_points, 3)
+    filtered = Lattice(features).filter(values)
+    torch.testing.assert_close(
+        filtered.double(), torch.from_numpy(expected) @ values.double(), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_wide_lattices_are_numbered_with_64_bits():
+    # Five axes of several hundred cells each do not fit 32 bits.
+    features = random_features(40, 5, spread=200)
+    features[20:] = features[:20] + 0.1
+    expected = torch.from_numpy(dense_filter(features.numpy()))
+    filtered = Lattice(features).filter(torch.eye(40))
+    torch.testing.assert_close(filtered.double(), expected, rtol=0, atol=1e-4)
+
+
+@mark.parametrize("num_points", [4, 256, 260, 2000])
+def test_equal_points_add_up(num_points):
+    # 256 is where the sum at a vertex is split.
+    feature = random_features(1, 5).expand(num_points, 5)
+    filtered = Lattice(feature).filter(torch.ones(num_points, 1))
+    single = Lattice(feature[:4]).filter(torch.ones(4, 1))[0] / 4
+    torch.testing.assert_close(
+        filtered, (single * num_points).expand_as(filtered), rtol=1e-5, atol=0
+    )
+
+
+def test_normalised_filter_keeps_the_root_of_its_row_sums():
+    features = random_features(90, 3)
+    sums = Lattice(features).filter(torch.ones(90, 1))
+    lattice = Lattice(features)
+    lattice.normalise()
+    torch.testing.assert_close(lattice.filter(sums.sqrt()), sums.sqrt())
+
+
+def test_filter_resembles_a_gaussian():
+    grid = torch.linspace(-6, 6, 61)
+    features = torch.cartesian_prod(grid, grid)
+    impulse = (features.abs() < 0.01).all(1, keepdim=True).float()
+    response = Lattice(features).filter(impulse)[:, 0]
+    gaussian = (-features.square().sum(1) / 2).exp()
+    assert float(torch.cosine_similarity(response, gaussian, dim=0)) == approx(1, abs=0.005)
+
+
+@mark.parametrize("spread", [1e4, 1e9, math.inf])
+def test_points_too_far_apart_are_refused(spread):
+    features = torch.eye(5) * spread
+    with raises(ConfigError, match="cells of the filter's lattice"):
+        Lattice(features)
+
+
+@mark.parametrize("shape", [(0, 2), (3, 0), (3,)])
+def test_lattice_needs_points(shape):
+    with raises(ShapeError, match="expected \\(N, d\\)"):
+        Lattice(torch.zeros(shape))
+
+
+@mark.parametrize("labels", [1, 2, 5, 17])
+@mark.parametrize("size", SIZES)
+def test_mean_field_equals_the_dense_kernels(size, labels):
+    settings = CrfSettings(3, 1.5, 2.0, 6.0, 40.0, 5.0)
+    image, unary = random_image(*size), random_unary(labels, *size)
+    refined = DenseCrf(image, settings).refine(unary)
+    assert refined.dtype == torch.float32
+    expected = dense_mean_field(image, unary, settings)
+    torch.testing.assert_close(refined.double(), expected, rtol=0, atol=1e-5)
+
+
+@mark.parametrize("settings", PUBLISHED.values(), ids=PUBLISHED)
+def test_published_settings_equal_the_dense_kernels(settings):
+    image, unary = drawn_photograph(9, 13), random_unary(3, 9, 13)
+    refined = DenseCrf(image, settings).refine(unary)
+    expected = dense_mean_field(image, unary, settings)
+    torch.testing.assert_close(refined.double(), expected, rtol=0, atol=1e-4)
+
+
+def test_without_kernels_only_the_softmax_is_left():
+    image, unary = random_image(3, 5), random_unary(4, 3, 5)
+    expected = (-unary).softmax(0)
+    for settings in (CrfSettings(iterations=0), CrfSettings(4, 3, 0, 80, 13, 0)):
+        torch.testing.assert_close(DenseCrf(image, settings).refine(unary), expected)
+
+
+def test_labels_stop_at_an_edge_in_colour():
+    # Left half black, right half white; a weak unary with one wrong column on each side.
+    image = np.zeros((12, 20, 3), np.uint8)
+    image[:, 10:] = 255
+    score = torch.full((12, 20), 0.4)
+    score[:, 10:] = 0.6
+    score[:, 3], score[:, 15] = 0.55, 0.45
+    refined = DenseCrf(image, CrfSettings()).refine(
+        unary_from_scores(torch.stack([1 - score, score]))
+    )
+    expected = torch.arange(20).ge(10).long().expand(12, 20)
+    assert torch.equal(refined.argmax(0), expected)
+
+
+@mark.parametrize("values", [1, 2**22])
+@mark.parametrize("counts", [[2], [3, 3], [1, 4, 2], [18, 2, 18]])
+def test_refine_many_equals_one_by_one(counts, values, monkeypatch):
+    monkeypatch.setattr(dense_crf, "_CPU_VALUES", values)
+    crf = DenseCrf(random_image(11, 14), CrfSettings(bilateral_srgb=60))
+    unaries = [random_unary(count, 11, 14, seed) for seed, count in enumerate(counts)]
+    together = crf.refine_many(unaries)
+    assert [len(planes) for planes in together] == counts
+    for planes, unary in zip(together, unaries, strict=True):
+        torch.testing.assert_close(planes, crf.refine(unary), rtol=0, atol=1e-6)
+
+
+def test_refine_many_of_nothing_is_nothing():
+    assert DenseCrf(random_image(2, 2), CrfSettings()).refine_many([]) == []
+
+
+def test_results_repeat_bit_by_bit_and_leave_the_unary_alone():
+    image, unary = drawn_photograph(40, 50), random_unary(3, 40, 50)
+    before = unary.clone()
+    first = DenseCrf(image, CrfSettings()).refine(unary)
+    dense_crf._smoothness_lattice.cache_clear()
+    assert torch.equal(DenseCrf(image, CrfSettings()).refine(unary), first)
+    assert torch.equal(unary, before)
+    torch.testing.assert_close(first.sum(0), torch.ones(40, 50))
+
+
+@mark.gpu
+def test_cuda_equals_cpu():
+    if not torch.cuda.is_available():
+        skip("no CUDA device")
+    image = drawn_photograph(121, 187)
+    unaries = [unary_from_scores(smooth_scores(count, 121, 187)) for count in (3, 3, 21)]
+    crf = DenseCrf(image, CrfSettings(), device="cuda")
+    refined = crf.refine_many(unaries)
+    for planes, repeated in zip(refined, crf.refine_many(unaries), strict=True):
+        assert torch.equal(planes, repeated)
+    for planes, expected in zip(
+        refined, DenseCrf(image, CrfSettings()).refine_many(unaries), strict=True
+    ):
+        assert same_labels(planes.cpu(), expected) >= 0.9995
+
+
+def test_unary_from_scores_is_the_clipped_logarithm():
+    scores = torch.tensor([0.0, 1e-7, 1e-5, 0.3, 1.0, 1.5]).view(1, 2, 3)
+    unary = unary_from_scores(scores)
+    for value, score in zip(unary.flatten().tolist(), scores.flatten().tolist(), strict=True):
+        assert value == approx(-math.log(min(max(score, 1e-5), 1)), abs=1e-6)
+
+
+@mark.parametrize("num_labels", [1, 2, 5])
+def test_unary_from_labels_shares_the_doubt(num_labels):
+    labels = torch.arange(6).view(2, 3) % num_labels
+    unary = unary_from_labels(labels, num_labels, 0.7)
+    assert unary.shape == (num_labels, 2, 3)
+    for label, row, column in itertools.product(range(num_labels), range(2), range(3)):
+        given = labels[row, column] == label
+        share = 0.7 if given else 0.3 / (num_labels - 1)
+        assert float(unary[label, row, column]) == approx(-math.log(share))
+
+
+def test_unary_from_logits_changes_the_sign():
+    logits = torch.tensor([-1.5, 0.0, 2.0]).view(3, 1, 1)
+    assert torch.equal(unary_from_logits(logits).flatten(), torch.tensor([1.5, 0.0, -2.0]))
+
+
+@mark.parametrize("certainty", [0.0, 1.0, -0.1, math.nan])
+def test_certainty_lies_between_0_and_1(certainty):
+    with raises(ConfigError, match="`certainty` is"):
+        unary_from_labels(torch.zeros(1, 1, dtype=torch.int64), 2, certainty)
+
+
+@mark.parametrize("label", [-1, 2, 255])
+def test_labels_without_a_plane_are_refused(label):
+    with raises(DataError, match="expected 0 to 1"):
+        unary_from_labels(torch.tensor([[0, label]]), 2, 0.7)
+
+
+@mark.parametrize(
+    ("name", "value"),
+    [
+        ("iterations", -1),
+        ("gaussian_sxy", 0.0),
+        ("bilateral_sxy", -1.0),
+        ("bilateral_srgb", math.nan),
+        ("gaussian_compat", -3.0),
+        ("bilateral_compat", math.nan),
+    ],
+)
+def test_settings_are_checked(name, value):
+    with raises(ConfigError, match=f"`{name}` is"):
+        CrfSettings(**{name: value})
+
+
+@mark.parametrize("shape", [(4, 5), (4, 5, 4), (0, 5, 3)])
+def test_images_have_three_planes(shape):
+    with raises(ShapeError, match="expected \\(H, W, 3\\)"):
+        DenseCrf(np.zeros(shape, np.uint8), CrfSettings())
+
+
+def test_images_are_uint8():
+    with raises(DataError, match="float32, expected uint8"):
+        DenseCrf(np.zeros((2, 2, 3), np.float32), CrfSettings())
+
+
+def test_kernels_too_narrow_for_the_image_are_refused():
+    with raises(ConfigError, match="take a wider kernel"):
+        DenseCrf(random_image(2, 9), CrfSettings(bilateral_sxy=1e-5))
+
+
+@mark.parametrize("shape", [(2, 4, 4), (0, 4, 5), (4, 5)])
+def test_unaries_fit_the_image(shape):
+    crf = DenseCrf(random_image(4, 5), CrfSettings())
+    with raises(ShapeError, match="expected \\(L, 4, 5\\)"):
+        crf.refine(torch.zeros(shape))
+
+
+@mark.parametrize("value", [math.nan, math.inf])
+def test_unaries_are_finite(value):
+    crf = DenseCrf(random_image(1, 2), CrfSettings())
+    with raises(DataError, match="NaN or infinity"):
+        crf.refine(torch.tensor([[[0.0, value]]]))
+
+
+def same_labels(planes, expected):
+    """Share of pixels with the same argmax."""
+    return float((planes.argmax(0) == expected.argmax(0)).double().mean())
+
+
+def published_crf(image, unary, settings):
+    """The published package, from PyPI as pydensecrf2; it takes the width first."""
+    package = importorskip("pydensecrf.densecrf", reason="pydensecrf2 is not installed")
+    height, width = image.shape[:2]
+    crf = package.DenseCRF2D(width, height, len(unary))
+    crf.setUnaryEnergy(np.ascontiguousarray(unary.flatten(1).numpy()))
+    crf.addPairwiseGaussian(sxy=settings.gaussian_sxy, compat=settings.gaussian_compat)
+    crf.addPairwiseBilateral(
+        sxy=settings.bilateral_sxy,
+        srgb=settings.bilateral_srgb,
+        rgbim=np.ascontiguousarray(image),
+        compat=settings.bilateral_compat,
+    )
+    refined = np.array(crf.inference(settings.iterations))
+    return torch.from_numpy(refined).view(unary.shape)
+
+
+@mark.oracle
+@mark.parametrize("labels", [1, 2, 3, 21])
+@mark.parametrize("size", SIZES)
+def test_small_images_equal_the_published_package(size, labels):
+    # Sizes that are no multiple of four leave the padding of the package in its lattice.
+    image, unary = random_image(*size), random_unary(labels, *size)
+    expected = published_crf(image, unary, CrfSettings())
+    refined = DenseCrf(image, CrfSettings()).refine(unary)
+    torch.testing.assert_close(refined, expected, rtol=0, atol=1e-5)
+
+
+@mark.oracle
+@mark.parametrize("labels", [2, 4, 21])
+@mark.parametrize("name", PUBLISHED)
+def test_drawn_photograph_agrees_with_the_published_package(name, labels):
+    image = drawn_photograph(141, 187)
+    check_agreement(image, name, labels)
+
+
+@mark.oracle
+@mark.parametrize("labels", [3, 21])
+@mark.parametrize("name", PUBLISHED)
+def test_photographs_agree_with_the_published_package(name, labels):
+    default = Path(__file__).parents[2].parent / "shared"
+    folder = Path(os.environ.get("WSSS_SHARED", default)) / "data/voc_mini/VOC2012/JPEGImages"
+    paths = sorted(folder.glob("*.jpg"))
+    if not paths:
+        skip(f"no photographs in {folder}: set WSSS_SHARED to the folder with data/voc_mini")
+    image = read_image(paths[labels % len(paths)])
+    check_agreement(image, name, labels)
+
+
+def check_agreement(image, name, labels):
+    settings = PUBLISHED[name]
+    scores = smooth_scores(labels, *image.shape[:2])
+    unary = unary_from_scores(scores)
+    if name == "seeds from labels":
+        unary = unary_from_labels(scores.argmax(0), labels, 0.7)
+    elif name == "logits":
+        unary = unary_from_logits(8 * scores)
+    refined = DenseCrf(image, settings).refine(unary)
+    expected = published_crf(image, unary, settings)
+    assert same_labels(refined, expected) >= 0.9995
+    # Labels that change show that the comparison is not one of unaries.
+    assert same_labels(refined, -unary) < 0.9995
