@@ -121,23 +121,26 @@ def open_network(path: Path, device: torch.device) -> tuple[Network, Architectur
         ArtifactError: not a checkpoint of ours, or damaged.
     """
     tensors, header = load_checkpoint(path)
-    architecture, classes = _read_header(header, path)
+    architecture, classes, normalisation = _read_header(header, path)
     network = architecture.build()
     load_into(network, tensors, path)
-    network.backbone.normalisation = Normalisation.from_dict(header["normalisation"])
+    network.backbone.normalisation = normalisation
     return network.to(device).eval(), architecture, classes
 
 
-def _read_header(header: dict[str, Any], path: Path) -> tuple[Architecture, tuple[str, ...]]:
+def _read_header(
+    header: dict[str, Any], path: Path
+) -> tuple[Architecture, tuple[str, ...], Normalisation]:
     try:
         architecture = Architecture(**header["architecture"])
         classes = tuple(str(name) for name in header["classes"])
+        normalisation = Normalisation.from_dict(header["normalisation"])
         counts_fit = architecture.num_classes in (0, len(classes)) and len(classes) < 255
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"checkpoint '{path}' has a damaged header: {error}") from None
     if not counts_fit:
         raise ArtifactError(f"checkpoint '{path}': class list and network do not fit")
-    return architecture, classes
+    return architecture, classes, normalisation
 
 
 def normalise(network: nn.Module, pixels: Tensor) -> Tensor:

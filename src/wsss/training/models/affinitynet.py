@@ -19,15 +19,20 @@ class AffinityNet(nn.Module):
     have all three at stride 8, so nothing is resized there). Where the backbone is VGG16 the
     heads have group normalisation, because its activations are not normalised.
 
+    Args:
+        align_corners: how taps of unlike stride are brought to one grid: corner cells on corner
+            cells (`corners` alignment), or stretched over the same area (`reference`).
+
     Attributes:
         feature_stride: pixels per cell of the features.
 
     Source: Ahn and Kwak, CVPR 2018, widths of the released code (the paper's are larger).
     """
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, align_corners: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
+        self.align_corners = align_corners
         backbone.set_field_of_view(FIELD_OF_VIEW)
         self.taps = backbone.affinity_taps
         self.feature_stride = min(backbone.tap_strides[tap] for tap in self.taps)
@@ -47,7 +52,7 @@ class AffinityNet(nn.Module):
         parts = [head(maps[tap]) for head, tap in zip(self.heads, self.taps, strict=True)]
         finest = min(range(len(parts)), key=lambda i: self.backbone.tap_strides[self.taps[i]])
         grid = parts[finest].shape[-2:]
-        parts = [_resize(part, grid) for part in parts]
+        parts = [_resize(part, grid, self.align_corners) for part in parts]
         return F.elu(self.mix(torch.cat(parts, dim=1)))
 
 
@@ -59,7 +64,7 @@ def _head(in_channels: int, out_channels: int, normalise: bool) -> nn.Sequential
     return nn.Sequential(convolution, *norm, nn.ELU())
 
 
-def _resize(features: Tensor, grid: torch.Size) -> Tensor:
+def _resize(features: Tensor, grid: torch.Size, align_corners: bool) -> Tensor:
     if features.shape[-2:] == grid:
         return features
-    return F.interpolate(features, size=grid, mode="bilinear", align_corners=False)
+    return F.interpolate(features, size=grid, mode="bilinear", align_corners=align_corners)

@@ -1,5 +1,6 @@
 """What every backbone has in common: input normalisation, named taps, strides, frozen parts."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ArtifactError, ConfigError, ShapeError
+from .parameters import mark_new
 
 Triple = tuple[float, float, float]
 
@@ -66,13 +68,14 @@ class Normalisation:
             scale, order = float(values["scale"]), values["channel_order"]
         except (KeyError, TypeError, ValueError):
             raise ArtifactError(
-                f"normalisation is {dict(values)!r}, expected `scale`, `channel_order` and three "
+                f"normalisation is {values!r}, expected `scale`, `channel_order` and three "
                 "numbers each for `mean` and `std`"
             ) from None
-        if order not in ("rgb", "bgr") or scale <= 0 or min(std) <= 0:
+        finite = all(map(math.isfinite, (scale, *mean, *std)))
+        if order not in ("rgb", "bgr") or not finite or scale <= 0 or min(std) <= 0:
             raise ArtifactError(
-                f"normalisation is {dict(values)!r}: `channel_order` must be 'rgb' or 'bgr', "
-                "`scale` and `std` positive"
+                f"normalisation is {values!r}: `channel_order` must be 'rgb' or 'bgr', "
+                "`scale` and `std` positive, all numbers finite"
             )
         return cls(scale, mean, std, order)
 
@@ -187,7 +190,8 @@ class Backbone(nn.Module):
         """Exclude layers from training.
 
         Args:
-            prefixes: dotted beginnings of parameter names; by default `default_frozen`.
+            prefixes: dotted beginnings of parameter names, none if empty; None stands for
+                `default_frozen`.
 
         Raises:
             ConfigError: a prefix that no parameter has.
@@ -205,6 +209,12 @@ class Backbone(nn.Module):
                 )
             for parameter in frozen:
                 parameter.requires_grad_(False)
+
+    def mark_pretrained(self, layers_still_new: Sequence[str] = ()) -> None:
+        """Declare that the layers hold trained weights, except those named."""
+        mark_new(self, False)
+        for name in layers_still_new:
+            mark_new(self.get_submodule(name))
 
     def set_field_of_view(self, dilation_at_stride_8: int) -> None:
         """Set how far the last layers look; only VGG16-LargeFOV has such a setting."""

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from ...errors import ConfigError
 from .backbone import Backbone
 from .mobilenetv2 import MobileNetV2
+from .parameters import mark_new
 from .resnet import ResNet50, ResNet101
 from .resnet38 import ResNet38
+from .small import SmallNet
 from .vgg16 import Vgg16
 
 BACKBONES: dict[str, Callable[[int | None], Backbone]] = {
@@ -15,20 +17,23 @@ BACKBONES: dict[str, Callable[[int | None], Backbone]] = {
     "resnet50": ResNet50,
     "resnet101": ResNet101,
     "mobilenetv2": MobileNetV2,
+    "small": SmallNet,
 }
 
 
 def build_backbone(name: str, output_stride: int | None = None) -> Backbone:
-    """A backbone with random weights, all layers trainable.
+    """A backbone with random weights, all layers trainable and marked as new.
 
     Args:
         name: key of `BACKBONES`.
         output_stride: pixels per cell of the last feature map; None is the architecture's own
-            default (8 for ResNet38 and VGG16, 16 for the others).
+            default (8 for ResNet38, VGG16 and the small network, 16 for the others).
 
     Raises:
         ConfigError: unknown name, or a stride that the architecture cannot have.
     """
     if name not in BACKBONES:
         raise ConfigError(f"unknown backbone '{name}': choose one of {', '.join(BACKBONES)}")
-    return BACKBONES[name](output_stride)
+    backbone = BACKBONES[name](output_stride)
+    mark_new(backbone)
+    return backbone

@@ -1,9 +1,10 @@
 """MobileNetV2 1.0 (Sandler et al., CVPR 2018) with torchvision's parameter names."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .backbone import SYMMETRIC, Backbone, Tap, initialise_convolutions, stage_geometry
+from .backbone import IMAGENET, Backbone, Tap, initialise_convolutions, stage_geometry
 from .frozen_norm import FrozenBatchNorm2d, convolve_normalised
 
 # (expansion, channels, units, stride) of each stage, table 2 of the paper.
@@ -84,7 +85,9 @@ class MobileNetV2(Backbone):
     output_strides = (16, 8, 32)
     default_frozen = ("features.0", "features.1", "features.2", "features.3")
     affinity_taps = ("stride8", "stride16", "features18")
-    normalisation = SYMMETRIC
+    normalisation = IMAGENET
+    # On CPUs depthwise convolutions run about twice as fast in this layout.
+    memory_format = torch.channels_last
 
     def __init__(self, output_stride: int | None = None) -> None:
         super().__init__(output_stride)

@@ -18,7 +18,7 @@ HIDDEN_CHANNELS = 512
 HEADS = ("largefov", "resnet38")
 
 
-class LargeFovSegmenter(nn.Module):
+class Segmenter(nn.Module):
     """Backbone and a head with a large field of view.
 
     - `largefov` on VGG16: its own fc6 (3x3, dilation 12) and fc7, dropout 0.5, 1x1 to C + 1, as

@@ -29,7 +29,7 @@ def warm_up_head(run: Run, network: CamClassifier, settings: HeadWarmup) -> None
     network.to(run.device).eval()
     features, labels = pooled_features(run, network, run.train_set, settings)
     torch.manual_seed(run.recipe.seed)
-    head = network.head
+    head = network.classifier
     optimizer = torch.optim.AdamW(
         head.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
