@@ -7,6 +7,7 @@ import pytest
 
 from wsss.errors import ConfigError
 from wsss.runtime.image_io import read_image, read_label_map
+from wsss.training.data.readers import read_image_set
 from wsss.training.demo_figures import FIGURES
 from wsss.training.demo_scenes import DEMO_CLASSES, MIN_VISIBLE, draw_scene, write_demo_scenes
 
@@ -70,6 +71,20 @@ def test_layout_labels_and_masks_agree(tmp_path: Path) -> None:
         assert set().union(*(rows[f"{name}.png"] for name in names)) == set(DEMO_CLASSES)
 
 
+def test_the_set_is_read_without_complaint(tmp_path: Path) -> None:
+    write_demo_scenes(tmp_path, train=6, val=2, seed=0, size=SIZE)
+    images = read_image_set(tmp_path)
+    assert images.classes == DEMO_CLASSES
+    assert images.splits == ("train", "val")
+    assert len(images.samples) == 8
+    assert images.findings == ()
+    rows = _label_rows(tmp_path)
+    for sample in images.samples:
+        names = {DEMO_CLASSES[label] for label in sample.labels or ()}
+        assert names == rows[f"{sample.name}.png"]
+        assert sample.load_mask().shape == SIZE
+
+
 def test_one_to_three_objects_with_background_left() -> None:
     counts = []
     for index in range(30):
@@ -80,8 +95,8 @@ def test_one_to_three_objects_with_background_left() -> None:
     assert set(counts) == {1, 2, 3}
 
 
-def test_bodies_share_colours_and_heads_do_not() -> None:
-    """The mean colour of a class over many images says little; its head's two colours repeat."""
+def test_bodies_share_colours_and_markings_do_not() -> None:
+    """Class by class, the mean colour varies more between images than between classes."""
     means = {label: [] for label in range(len(FIGURES))}
     for index in range(60):
         label = index % len(FIGURES)
@@ -90,7 +105,7 @@ def test_bodies_share_colours_and_heads_do_not() -> None:
     within = np.mean([np.std(colours, axis=0).mean() for colours in means.values()])
     between = np.std([np.mean(colours, axis=0) for colours in means.values()], axis=0).mean()
     assert within > between
-    assert len({figure.colours for figure in FIGURES}) == len(FIGURES)
+    assert len({figure.colour for figure in FIGURES}) == len(FIGURES)
 
 
 @pytest.mark.parametrize(

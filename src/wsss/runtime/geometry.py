@@ -8,8 +8,10 @@ k * stride + 1 and keeps maps from drifting by half a cell.
 import math
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 Align = Literal["reference", "corners"]
@@ -52,9 +54,9 @@ def to_full_size(maps: Tensor, size: tuple[int, int], align: Align) -> Tensor:
     return resize(maps[None], covered, align)[0][:, : size[0], : size[1]]
 
 
-def image_tensor(image: object, device: torch.device | str = "cpu") -> Tensor:
+def image_tensor(image: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
     """(H, W, 3) uint8 array as (1, 3, H, W) float32 in 0..255."""
-    tensor = torch.from_numpy(image).to(device)  # type: ignore[arg-type]
+    tensor = torch.from_numpy(image).to(device)
     return tensor.permute(2, 0, 1).unsqueeze(0).float()
 
 

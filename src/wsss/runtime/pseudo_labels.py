@@ -121,4 +121,4 @@ def score_stack(maps: ScoreMaps, threshold: float, align: Align) -> Tensor:
 def label_from_stack(stack: Tensor, classes: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Argmax of (1 + n, H, W) planes as label map; ties go to the background."""
     label_of = np.concatenate([[0], classes + 1]).astype(np.uint8)
-    return label_of[stack.argmax(0).numpy()]
+    return np.asarray(label_of[stack.argmax(0).numpy()], np.uint8)

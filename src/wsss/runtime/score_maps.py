@@ -7,6 +7,7 @@ import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ class ScoreMaps:
 
 def save_score_maps(path: Path, maps: ScoreMaps) -> None:
     """Write maps as compressed npz with float16 scores, atomically."""
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "classes": maps.classes,
         "scores": maps.scores.astype(np.float16),
         "size": np.asarray(maps.size, np.int64),
@@ -105,7 +106,7 @@ def _check(
         raise ArtifactError(f"score maps '{path}' hold NaN, infinite or negative scores")
     order = np.argsort(classes)
     if "size" in arrays:
-        size = (int(arrays["size"][0]), int(arrays["size"][1]))  # type: ignore[call-overload]
+        size = (int(arrays["size"][0]), int(arrays["size"][1]))
     background = arrays.get("background")
     return ScoreMaps(
         classes[order].astype(np.int64),

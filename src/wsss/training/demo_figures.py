@@ -1,7 +1,7 @@
 """The things that demo scenes are drawn from: outlines and patterns in a unit square.
 
-Every class is a plain body, whose colours and textures it shares with all others, and a small head
-with a pattern of its own. A classifier needs only the head, so class activation maps come out as
+Every class is a plain body, whose colours and textures it shares with all others, with markings of
+its own on the head. A classifier needs only the markings, so class activation maps come out as
 incomplete as on photographs, while edges and colour tell a random walk how far the body reaches.
 """
 
@@ -15,7 +15,7 @@ Points = NDArray[np.float64]
 """(n, 2) corners (x, y) in [-1, 1]; y points down."""
 Plane = NDArray[np.float32]
 Pattern = Callable[[Plane, Plane], NDArray[np.bool_]]
-"""Local coordinates of pixels -> which of two colours each gets."""
+"""Local coordinates of pixels -> which of them are marked."""
 Colour = tuple[int, int, int]
 
 
@@ -26,15 +26,15 @@ class Figure:
     Attributes:
         parts: outlines whose union is the body.
         holes: outlines cut out of it.
-        head: (x, y, radius) of the disc that carries the pattern; belongs to the object.
-        colours: RGB of the head's two colours.
+        head: (x, y, radius) of the disc in which the body carries the pattern.
+        colour: RGB of the markings; between them the body's own colour shows.
     """
 
     name: str
     parts: tuple[Points, ...]
     head: tuple[float, float, float]
     pattern: Pattern
-    colours: tuple[Colour, Colour]
+    colour: Colour
     holes: tuple[Points, ...] = ()
 
 
@@ -92,20 +92,21 @@ FIGURES = (
     Figure(
         "fish",
         (ellipse(0.15, 0, 0.82, 0.5), polygon((-0.5, 0), (-1, -0.55), (-0.85, 0), (-1, 0.55))),
-        (0.62, -0.05, 0.3),
+        (0.55, -0.05, 0.45),
         rings,
-        ((235, 235, 225), (205, 35, 45)),
+        (235, 20, 30),
     ),
     Figure(
         "tortoise",
         (
             ellipse(-0.1, 0.25, 0.85, 0.8, 180, 360),
+            ellipse(0.75, 0.05, 0.3, 0.3),
             polygon((-0.75, 0.2), (-0.4, 0.2), (-0.45, 0.6), (-0.75, 0.6)),
             polygon((0.15, 0.2), (0.5, 0.2), (0.5, 0.6), (0.2, 0.6)),
         ),
-        (0.75, 0.05, 0.3),
+        (0.7, 0.0, 0.42),
         checks,
-        ((245, 205, 40), (20, 105, 60)),
+        (255, 225, 20),
     ),
     Figure(
         "rocket",
@@ -114,30 +115,30 @@ FIGURES = (
             polygon((-0.3, -0.28), (-0.95, -0.75), (-0.75, -0.28)),
             polygon((-0.3, 0.28), (-0.95, 0.75), (-0.75, 0.28)),
         ),
-        (0.6, 0, 0.32),
+        (0.5, 0, 0.45),
         stripes,
-        ((240, 240, 245), (30, 60, 190)),
+        (20, 60, 255),
     ),
     Figure(
         "kite",
         (polygon((0, -0.95), (0.65, -0.2), (0, 1), (-0.65, -0.2)),),
-        (0, -0.5, 0.28),
+        (0, -0.35, 0.42),
         cross,
-        ((250, 150, 30), (25, 25, 35)),
+        (255, 130, 0),
     ),
     Figure(
         "starfish",
         (star(5, 0.48),),
-        (0, 0, 0.3),
+        (0, 0, 0.42),
         dots,
-        ((40, 225, 225), (125, 20, 120)),
+        (20, 235, 235),
     ),
     Figure(
         "bridge",
         (polygon((-1, -0.55), (1, -0.55), (1, 0.65), (-1, 0.65)),),
-        (0, -0.4, 0.32),
+        (0, -0.3, 0.45),
         chevrons,
-        ((245, 130, 190), (20, 90, 95)),
+        (255, 90, 200),
         holes=(
             np.concatenate([ellipse(0, 0.4, 0.55, 0.45, 180, 360), [[0.55, 0.7], [-0.55, 0.7]]]),
         ),
@@ -157,23 +158,23 @@ DISTRACTORS: tuple[tuple[Points, ...], ...] = (
 """Outlines of things that belong to no class; coloured like bodies."""
 
 BODY_COLOURS: tuple[Colour, ...] = (
-    (200, 60, 55),
-    (220, 140, 50),
-    (205, 190, 70),
-    (70, 150, 75),
-    (60, 150, 165),
-    (65, 90, 185),
-    (145, 80, 170),
-    (205, 105, 150),
+    (125, 65, 55),
+    (130, 100, 55),
+    (70, 105, 65),
+    (55, 100, 110),
+    (70, 80, 130),
+    (110, 70, 115),
+    (85, 85, 90),
+    (145, 105, 95),
 )
-"""RGB of bodies and distractors, whatever the class."""
+"""RGB of bodies and distractors, whatever the class: duller than heads, darker than backgrounds."""
 
 BACKGROUND_COLOURS: tuple[Colour, ...] = (
-    (150, 145, 135),
-    (175, 180, 185),
-    (120, 130, 120),
-    (190, 180, 160),
-    (105, 110, 125),
-    (165, 150, 150),
+    (180, 175, 165),
+    (190, 195, 200),
+    (165, 178, 165),
+    (205, 195, 172),
+    (160, 168, 185),
+    (190, 172, 170),
 )
-"""RGB of muted backgrounds."""
+"""RGB of pale backgrounds."""

@@ -126,7 +126,7 @@ def draw_scene(generator: np.random.Generator, size: tuple[int, int], first_clas
         outline = DISTRACTORS[generator.integers(len(DISTRACTORS))]
         pose = _random_pose(generator, size, (0.1, 0.2))
         _paint_body(generator, canvas, _fill(outline, pose, size), pose)
-    others = generator.integers(0, len(FIGURES), generator.choice([0, 1, 2], p=[0.35, 0.4, 0.25]))
+    others = generator.integers(0, len(FIGURES), generator.choice([0, 1, 2], p=[0.45, 0.4, 0.15]))
     objects: list[_Object] = []
     for label in (first_class, *others.tolist()):
         _add_object(generator, canvas, mask, objects, label)
@@ -146,9 +146,9 @@ def _add_object(
     """Draw one object where it hides no earlier one too much; left out where there is no room."""
     figure, size = FIGURES[label], (mask.shape[0], mask.shape[1])
     for _ in range(_ATTEMPTS):
-        pose = _random_pose(generator, size, (0.22, 0.36))
-        head = _head(figure, pose, size)
-        shape = (_fill(figure.parts, pose, size) & ~_fill(figure.holes, pose, size)) | head
+        pose = _random_pose(generator, size, (0.26, 0.4))
+        shape = _fill(figure.parts, pose, size) & ~_fill(figure.holes, pose, size)
+        head = _head(figure, pose, size) & shape
         if not any(other.is_hidden_by(shape) for other in objects):
             break
     else:
@@ -213,13 +213,12 @@ def _paint_head(
 ) -> None:
     x, y = pose.to_unit((head.shape[0], head.shape[1]))
     centre_x, centre_y, radius = figure.head
-    chosen = figure.pattern((x - centre_x) / radius, (y - centre_y) / radius)
-    first, second = (_vary(generator, (colour,), 12) for colour in figure.colours)
-    canvas[head] = np.where(chosen[..., None], first, second)[head]
+    marked = head & figure.pattern((x - centre_x) / radius, (y - centre_y) / radius)
+    canvas[marked] = _vary(generator, (figure.colour,), 12)
 
 
 def _vary(
-    generator: np.random.Generator, colours: Sequence[Colour], amount: float = 18
+    generator: np.random.Generator, colours: Sequence[Colour], amount: float = 15
 ) -> NDArray[np.float32]:
     chosen = np.asarray(colours[int(generator.integers(len(colours)))], np.float32)
     return (chosen + generator.uniform(-amount, amount, 3)).astype(np.float32)

@@ -79,10 +79,13 @@ class ConfusionMatrix:
 class Predictions(Protocol):
     """Something to be measured."""
 
-    description: str
-    """What was measured, for the report."""
-    image_labels_used: bool | None
-    """Whether image-level labels helped; None where that is not known."""
+    @property
+    def description(self) -> str:
+        """What was measured, for the report."""
+
+    @property
+    def image_labels_used(self) -> bool | None:
+        """Whether image-level labels helped; None where that is not known."""
 
     def predict(self, sample: Sample) -> Prediction:
         """Score maps, or a (H, W) label map."""
@@ -108,7 +111,7 @@ class EvalReport:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-compatible; classes that do not occur are null."""
-        return _without_nan(asdict(self))
+        return {key: _without_nan(value) for key, value in asdict(self).items()}
 
 
 def evaluate(

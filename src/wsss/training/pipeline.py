@@ -101,11 +101,15 @@ def check(run: Run, stages: Sequence[str]) -> None:
     if not train_set.classes:
         raise DataError(f"image set '{train_set.root}' has no classes")
     _check_start(run, stages)
-    learning = {"cam": recipe.cam, "affinity": recipe.affinity, "segmenter": recipe.segmenter}
-    for name, section in learning.items():
+    learning = {
+        "cam": recipe.cam.train,
+        "affinity": recipe.affinity.train,
+        "segmenter": recipe.segmenter.train,
+    }
+    for name, settings in learning.items():
         if name not in stages or (name == "cam" and run.cams_path is not None):
             continue
-        batch_size = section.train.batch_size
+        batch_size = settings.batch_size
         distributed.own_rows(batch_size)
         if batch_size > len(train_set.samples):
             raise ConfigError(

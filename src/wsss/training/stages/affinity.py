@@ -69,9 +69,10 @@ def affinity_objective(run: Run, network: AffinityNet) -> Objective:
 
     def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         features = model(network_input(network, batch)).float()
-        pairs = {"radius": section.radius, "borders": section.borders}
-        distances = pair_distances(features, **pairs)
-        return affinity_loss_sums(torch.exp(-distances), pair_labels(batch["labels"], **pairs))
+        radius, borders = section.radius, section.borders
+        distances = pair_distances(features, radius=radius, borders=borders)
+        kinds = pair_labels(batch["labels"], radius=radius, borders=borders)
+        return affinity_loss_sums(torch.exp(-distances), kinds)
 
     return Objective(
         network,

@@ -144,7 +144,8 @@ def _logits(
     """(1, C) logits of the whole image, resized to a square of the crop size."""
     side = section.train.augmentation.crop_size
     pixels = resize(image_tensor(image, device), (side, side), "reference")
-    return network(normalise(network, pixels)).float().cpu()
+    logits: Tensor = network(normalise(network, pixels))
+    return logits.float().cpu()
 
 
 @torch.no_grad()
@@ -239,7 +240,7 @@ def _take_cams(run: Run, folder: Path) -> None:
             maps = maps.select(np.asarray(sample.labels, np.int64))
         peak = maps.scores.max(axis=(1, 2), keepdims=True, initial=0)
         scaled = maps.scores / np.where(peak > 1, peak, 1)
-        save_score_maps(path, ScoreMaps(maps.classes, scaled, maps.size))
+        save_score_maps(path, ScoreMaps(maps.classes, scaled.astype(np.float32), maps.size))
 
     make_files(
         run,

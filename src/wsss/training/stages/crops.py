@@ -30,7 +30,8 @@ def network_input(network: nn.Module, batch: Batch) -> Tensor:
     top, left, bottom, right = batch["inside"].T[..., None]
     in_rows = (rows >= top) & (rows < bottom)
     in_columns = (columns >= left) & (columns < right)
-    return pixels * (in_rows[:, None, :, None] & in_columns[:, None, None, :])
+    inside = in_rows[:, None, :, None] & in_columns[:, None, None, :]
+    return pixels.masked_fill(~inside, 0.0)
 
 
 def vote_labels(

@@ -1,0 +1,149 @@
+"""Contact sheet of a run: what each stage makes of a fixed sample of images."""
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..runtime.image_io import read_image, read_label_map
+from ..runtime.palette import voc_palette
+from ..runtime.pictures import Picture, draw_heat, draw_labels, shrink, shrink_labels
+from ..runtime.pseudo_labels import label_from_scores
+from ..runtime.score_maps import ScoreMaps, load_score_maps
+from .data.image_set import Sample
+from .predictor import RunPredictor
+from .report import Sheet, SheetRow
+from .run import Run
+
+NUM_PICTURES = 8
+PICTURE_SIDE = 224
+"""Longer side of a picture in pixels."""
+
+
+def make_sheet(run: Run, finished: Collection[str], predictor: RunPredictor | None) -> Sheet:
+    """Pictures of validation images where the classifier can be applied, else of training images.
+
+    Args:
+        finished: names of the stages that have run.
+        predictor: the run's networks, None where there are none.
+    """
+    painter = _Painter(run, finished, predictor)
+    chosen, split = run.train_set, run.recipe.data.train_split
+    if run.val_set is not None and painter.can_apply("cam"):
+        chosen, split = run.val_set, run.recipe.data.val_split
+    samples = evenly(chosen.samples, NUM_PICTURES)
+    rows = []
+    with run.progress.task("pictures", len(samples)) as task:
+        for sample in samples:
+            rows.append(painter.row(sample))
+            task.advance()
+    palette = voc_palette()
+    return Sheet(
+        text=f"{len(samples)} of the {len(chosen.samples)} images in list '{split}'. CAM, walk and "
+        "pseudo label are told which classes are in the image; the segmenter is not.",
+        columns=[
+            ("photo", ""),
+            ("truth", "mask"),
+            ("CAM", "score"),
+            ("walk", "score"),
+            ("pseudo label", "from the walk"),
+            ("segmenter", "from the photo alone"),
+        ],
+        rows=rows,
+        legend=[
+            (name, (int(red), int(green), int(blue)))
+            for name, (red, green, blue) in zip(run.images.classes, palette[1:], strict=False)
+        ],
+    )
+
+
+class _Painter:
+    """Pictures of an image: stored results where there are any, else the networks are applied."""
+
+    def __init__(self, run: Run, finished: Collection[str], predictor: RunPredictor | None) -> None:
+        self.run, self.finished, self.predictor = run, finished, predictor
+
+    def can_apply(self, stage: str) -> bool:
+        return stage in self.finished and self.predictor is not None and self.predictor.has(stage)
+
+    def row(self, sample: Sample) -> SheetRow:
+        image = read_image(sample.image_path)
+        cam = self._cam(sample, image)
+        walk = self._walk(sample, image)
+        truth = sample.load_mask() if sample.mask is not None else None
+        cells = (
+            shrink(image, PICTURE_SIDE),
+            _labels_cell(image, truth, "no mask"),
+            _heat_cell(image, cam),
+            _heat_cell(image, walk),
+            _labels_cell(image, self._pseudo_label(sample, image, walk), "not run"),
+            _labels_cell(image, self._segment(image), "not run"),
+        )
+        classes = [self.run.images.classes[index] for index in sample.labels or ()]
+        unknown = "labels not known" if sample.labels is None else "no class"
+        return SheetRow(sample.name, ", ".join(classes) or unknown, cells)
+
+    def _cam(self, sample: Sample, image: Picture) -> ScoreMaps | None:
+        path = self.run.folder / "cam" / "scores" / f"{sample.name}.npz"
+        if "cam" in self.finished and path.is_file():
+            return load_score_maps(path)
+        if self.predictor is None or not self.can_apply("cam"):
+            return None
+        return self.predictor.score_maps(image, sample.labels, "cam")
+
+    def _walk(self, sample: Sample, image: Picture) -> ScoreMaps | None:
+        if "labels" not in self.finished:
+            return None
+        path = self.run.folder / "labels" / "scores" / f"{sample.name}.npz"
+        if path.is_file():
+            return load_score_maps(path)
+        if self.predictor is None or not (self.can_apply("cam") and self.can_apply("affinity")):
+            return None
+        return self.predictor.score_maps(image, sample.labels, "walk")
+
+    def _pseudo_label(
+        self, sample: Sample, image: Picture, walk: ScoreMaps | None
+    ) -> NDArray[np.uint8] | None:
+        path = self.run.folder / "labels" / f"{sample.name}.png"
+        if walk is None:
+            return None
+        if path.is_file():
+            return read_label_map(path)
+        section = self.run.recipe.walk
+        return label_from_scores(
+            walk,
+            threshold=section.threshold,
+            align=self.run.recipe.cam.align,
+            image=image,
+            crf=section.crf.settings(),
+            device=self.run.device,
+        )
+
+    def _segment(self, image: Picture) -> NDArray[np.uint8] | None:
+        if self.predictor is None or not self.can_apply("segmenter"):
+            return None
+        return self.predictor.label(image, None, "segmenter")
+
+
+def _labels_cell(image: Picture, labels: NDArray[np.uint8] | None, absent: str) -> Picture | str:
+    if labels is None:
+        return absent
+    return draw_labels(shrink(image, PICTURE_SIDE), shrink_labels(labels, PICTURE_SIDE))
+
+
+def _heat_cell(image: Picture, maps: ScoreMaps | None) -> Picture | str:
+    if maps is None:
+        return "not run"
+    scores = maps.scores
+    if maps.background is not None:
+        # Beside a walked background the absolute height says little, the share of it does.
+        total = scores.sum(0) + maps.background
+        scores = scores / np.maximum(total, 1e-6)
+    return draw_heat(shrink(image, PICTURE_SIDE), scores)
+
+
+def evenly(samples: Sequence[Sample], count: int) -> tuple[Sample, ...]:
+    """At most `count` samples, spread over the whole list, in its order."""
+    if len(samples) <= count:
+        return tuple(samples)
+    return tuple(samples[index * len(samples) // count] for index in range(count))
