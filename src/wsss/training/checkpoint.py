@@ -39,8 +39,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"checkpoint '{path}' cannot be read: {error}") from None
     try:
-        header = json.loads(metadata["wsss"])
-    except (KeyError, ValueError):
+        header = dict(json.loads(metadata["wsss"]))
+    except (KeyError, TypeError, ValueError):
         raise ArtifactError(
             f"checkpoint '{path}' was not written by wsss: give foreign weights by --weights"
         ) from None

@@ -38,6 +38,8 @@ Batch = dict[str, Tensor]
 Sample = Mapping[str, NDArray[np.generic]]
 
 CHECKPOINT_SECONDS = 30.0
+MAX_SAVE_SHARE = 0.05
+"""Share of the time that resume files may take where they are slow to write."""
 LOADER_THREADS = 4
 
 
@@ -122,13 +124,15 @@ def train(
                     f"{name}.train.learning_rate ({settings.learning_rate:g}) or look at the data"
                 )
             done = step + 1
-            if validate is not None and done % steps_per_epoch == 0:
+            if validate is not None and distributed.is_main() and done % steps_per_epoch == 0:
                 network.eval()
                 figures |= validate()
                 network.train()
             _record(metrics, task, done, steps_per_epoch, figures, optimizer.param_groups[0]["lr"])
             elapsed = time.monotonic() - last_saved
-            if distributed.is_main() and elapsed > max(CHECKPOINT_SECONDS, 20 * save_cost):
+            if distributed.is_main() and elapsed > max(
+                CHECKPOINT_SECONDS, save_cost / MAX_SAVE_SHARE
+            ):
                 started = time.monotonic()
                 _save_resume(resume_path, network, optimizer, identity, done)
                 last_saved = time.monotonic()

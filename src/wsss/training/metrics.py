@@ -6,6 +6,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ..runtime.files import atomic_write_bytes
+
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """All whole lines of a metrics file; [] where there is none."""
@@ -27,9 +29,8 @@ class MetricsWriter:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
         kept = [row for row in read_metrics(path) if row.get("step", 0) <= resume_step]
-        self._file = path.open("w", encoding="utf-8")
-        for row in kept:
-            self._write_line(row)
+        atomic_write_bytes(path, "".join(f"{json.dumps(row)}\n" for row in kept).encode())
+        self._file = path.open("a", encoding="utf-8")
         self._events = _open_events(folder, resume_step)
 
     def __enter__(self) -> "MetricsWriter":

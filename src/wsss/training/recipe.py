@@ -38,11 +38,13 @@ class CrfSection(Section):
     gaussian_sxy: Positive = 3.0
     """Reach of the smoothness kernel in pixels."""
     gaussian_compat: NonNegative = 3.0
+    """Weight of the smoothness kernel."""
     bilateral_sxy: Positive = 80.0
     """Reach of the appearance kernel in pixels."""
     bilateral_srgb: Positive = 13.0
     """Reach of the appearance kernel in colour steps of 0..255."""
     bilateral_compat: NonNegative = 10.0
+    """Weight of the appearance kernel."""
 
     def settings(self) -> CrfSettings | None:
         """What the runtime takes; None where the CRF is off."""
@@ -56,6 +58,7 @@ class BackboneSection(Section):
     """The network that all stages start from."""
 
     name: Literal["resnet38", "vgg16", "resnet50", "resnet101", "mobilenetv2", "small"]
+    """Architecture; `small` is for training from scratch on small images."""
     output_stride: Literal[8, 16, 32] = 8
     """Pixels per cell of the last feature map."""
     from_scratch: bool = False
@@ -83,6 +86,7 @@ class Augmentation(Section):
     scale: tuple[Positive, Positive] | None = None
     """Or: the image is scaled by a factor drawn uniformly from this range."""
     flip: bool = True
+    """Mirror every second image."""
     jitter: tuple[Fraction, Fraction, Fraction, Annotated[float, Field(ge=0, le=0.5)]] = (
         0.3,
         0.3,
@@ -106,6 +110,7 @@ class TrainSettings(Section):
     """One training: schedule, optimiser and augmentation."""
 
     epochs: Count
+    """Passes over the training list; the last incomplete batch of each is dropped."""
     batch_size: Count
     """Images of one optimiser step, over all processes together."""
     learning_rate: Positive
@@ -113,10 +118,13 @@ class TrainSettings(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """0 by default: the released code passes its momentum by position and so uses none."""
     weight_decay: NonNegative = 5e-4
+    """Of weights; biases have none."""
     new_layer_factor: Positive = 10.0
     """Learning rate of new layers as a multiple of `learning_rate`."""
     poly_power: Positive = 0.9
+    """Rates shrink by (1 - step / steps) ** poly_power."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd as published, or adamw."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 autocast on a GPU, float32 on a CPU."""
     frozen: tuple[str, ...] | None = None
@@ -131,8 +139,11 @@ class HeadWarmup(Section):
     """
 
     epochs: Annotated[int, Field(ge=0)] = 0
+    """Full-batch steps; 0 leaves the warm-up out."""
     learning_rate: Positive = 1e-3
+    """Of AdamW."""
     weight_decay: NonNegative = 1e-4
+    """Of AdamW."""
     image_sizes: tuple[Annotated[int, Field(ge=32, le=1024)], ...] = (321,)
     """Features are computed once for every image and its mirror, resized to these squares."""
 
@@ -145,7 +156,9 @@ class CamSection(Section):
     skip_training: bool = False
     """Keep the classifier as the warm-up left it."""
     scales: Scales = (1.0, 0.5, 1.5, 2.0)
+    """Image scales whose maps are summed."""
     flip: bool = True
+    """Add the maps of the mirrored image at every scale."""
     map_stride: Literal[1, 4, 8] = 4
     """Pixels per cell of the stored maps."""
     align: Literal["reference", "corners"] = "reference"
@@ -167,6 +180,7 @@ class SeedsSection(Section):
     unary: Literal["scores", "labels"] = "scores"
     """What the dense CRF starts from: the score maps, or their argmax with `certainty`."""
     certainty: Annotated[float, Field(gt=0, lt=1)] = 0.7
+    """Probability of the given label, where the unary comes from labels."""
     crf: CrfSection = CrfSection()
 
     @model_validator(mode="after")
@@ -202,14 +216,19 @@ class WalkSection(Section):
     """Random walk on the CAMs and the pseudo labels made from it."""
 
     beta: Annotated[float, Field(ge=1, le=256)] = 8.0
+    """Exponent of affinities; larger keeps the walk closer to home."""
     steps: Annotated[int, Field(ge=0, le=65536)] = 256
+    """Steps of the walk; the published code squares the matrix 8 times."""
     radius: Annotated[int, Field(ge=2, le=16)] = 5
+    """Partners lie less than this many grid cells apart."""
     borders: Literal["reference", "full"] = "reference"
+    """Which pairs take part, as in the affinity section."""
     tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-4
     """Largest error of a walked score against the exact walk."""
     background: Literal["power", "constant"] = "power"
     """power: (1 - max CAM) ** alpha walks along; constant: competes after the walk."""
     alpha: Positive = 16.0
+    """Exponent of the power rule."""
     threshold: Fraction = 0.25
     """Background constant after the walk, each image's walked scores divided by their maximum."""
     scales: Scales = (1.0,)
@@ -223,22 +242,30 @@ class SegmenterSection(Section):
 
     train: TrainSettings
     head: Literal["largefov", "resnet38"] = "largefov"
+    """DeepLab-LargeFOV, or the two dilated layers of the ResNet38 segmenter."""
     output_stride: Literal[8, 16, 32] | None = None
+    """Backbone stride of this stage; default: that of the backbone section."""
     start: Literal["weights", "classifier"] = "weights"
+    """Backbone starts from the foreign weights or from the trained classifier."""
     label_stride: Literal[1, 2, 4, 8, 16] = 8
     """Pixels per cell at which logits meet labels in the loss."""
     scales: Scales = (1.0,)
     """Test scales; logits are averaged."""
     flip: bool = True
+    """Average with the logits of the mirrored image."""
     crf: CrfSection = NO_CRF
+    """Dense CRF on the test-time scores."""
 
 
 class Recipe(Section):
     """A whole AffinityNet run; see `docs/recipes.md` for every key."""
 
     method: Literal["affinitynet"]
+    """The system to train."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    """What runs and messages call it."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Of initial values, order, augmentation and dropout."""
     data: DataSection = DataSection()
     backbone: BackboneSection
     cam: CamSection

@@ -99,6 +99,7 @@ def claim_folder(run: Run, overwrite: bool) -> None:
     }
     if overwrite and distributed.is_main() and identity_path.is_file():
         shutil.rmtree(folder)
+    distributed.barrier()  # nobody looks at a folder that is half removed
     if folder.exists() and not folder.is_dir():
         raise ArtifactError(f"'{folder}' is a file: give --out a folder")
     if identity_path.is_file():
@@ -112,7 +113,7 @@ def claim_folder(run: Run, overwrite: bool) -> None:
                 f"'{folder}' holds another run (different {', '.join(what)}): "
                 "choose another --out, or --overwrite it"
             )
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
         raise ArtifactError(
             f"'{folder}' is not empty and holds no run: choose a new or empty folder for --out"
         )
@@ -186,6 +187,8 @@ def _stage_digest(run: Run, stage: Stage, inputs: dict[str, str]) -> str:
 def _prepare(folder: Path, digest: str) -> None:
     """Keep the unfinished work of the same digest; remove any other."""
     mark = folder / "unfinished"
+    # First of all: a removal that is killed halfway must not leave a stage that looks finished.
+    (folder / "stage.json").unlink(missing_ok=True)
     if folder.is_dir() and not (mark.is_file() and mark.read_text() == digest):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -218,6 +221,7 @@ def make_files(
         make: computes the result and writes it atomically.
     """
     todo = [sample for sample in samples if not target(sample).is_file()]
+    distributed.barrier()  # all processes must share out the same list
     share = distributed.own_share(todo)
     done = len(samples) - len(todo)
     with run.progress.task(name, len(share) + done, done=done) as task:

@@ -1,0 +1,111 @@
+"""Trains `affinitynet_mobilenetv2` for several seeds and measures every step by `wsss eval`.
+
+    python benchmarks/affinitynet_voc_mini.py --data DIR --weights FILE --runs DIR --seeds 0 1 2
+
+Writes `benchmarks/results/affinitynet_mobilenetv2.json` and a table beside it. Finished stages are
+kept, so the command can be repeated.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+RECIPE = "affinitynet_mobilenetv2"
+RESULTS = Path(__file__).parent / "results"
+# name -> (split, arguments of `wsss eval` behind the predictions, folder below the run)
+ROWS = {
+    "train, CAM": ("train", "cam"),
+    "train, CAM + walk": ("train", "labels/scores"),
+    "train, CAM + walk + CRF": ("train", "labels"),
+    "val, CAM, labels given": ("val", "--stage cam"),
+    "val, CAM + walk, labels given": ("val", "--stage walk"),
+    "val, segmenter, no labels": ("val", "--stage segmenter"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+    results = [
+        measure_seed(seed, arguments.data, arguments.weights, arguments.runs)
+        for seed in arguments.seeds
+    ]
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{RECIPE}.json").write_text(json.dumps(results, indent=1) + "\n")
+    (RESULTS / f"{RECIPE}.md").write_text(table(results))
+    print(table(results))
+
+
+def measure_seed(seed: int, data: Path, weights: Path, runs: Path) -> dict:
+    run = runs / f"seed{seed}"
+    started = time.monotonic()
+    options = ["--data", data, "--weights", weights, "--out", run, "--set", f"seed={seed}"]
+    trained = wsss("train", RECIPE, *options)
+    minutes = (time.monotonic() - started) / 60
+    figures = {}
+    for name, (split, what) in ROWS.items():
+        is_stage = what.startswith("--stage")
+        place = [run, *what.split()] if is_stage else [run / what]
+        report = wsss("eval", *place, "--data", data, "--split", split)
+        figures[name] = {
+            "all": report["miou"],
+            **{source: values["miou"] for source, values in report["sources"].items()},
+            "images": report["images"],
+            "background": report["background"],
+        }
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    stages = {name: round(seconds) for name, seconds in trained["seconds"].items()}
+    return {
+        "seed": seed,
+        "minutes_of_this_call": round(minutes, 1),
+        "stage_seconds": stages,
+        "peak_gib": round(peak, 2),
+        "figures": figures,
+    }
+
+
+def wsss(*arguments: object) -> dict:
+    command = [sys.executable, "-m", "wsss", *map(str, arguments), "--json"]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def table(results: list[dict]) -> str:
+    groups = [
+        key for key in results[0]["figures"]["train, CAM"] if key not in ("images", "background")
+    ]
+    seeds = ", ".join(str(result["seed"]) for result in results)
+    lines = [
+        f"mIoU in per cent: mean over seeds {seeds}, in brackets the lowest and highest.",
+        "",
+        "| list and step | " + " | ".join(groups) + " |",
+        "|---|" + "---|" * len(groups),
+    ]
+    for name in ROWS:
+        cells = []
+        for group in groups:
+            values = [result["figures"][name][group] for result in results]
+            low, high = min(values), max(values)
+            cells.append(f"{statistics.mean(values):.1f} ({low:.1f} to {high:.1f})")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    seconds = [sum(result["stage_seconds"].values()) / 60 for result in results]
+    memory = max(result["peak_gib"] for result in results)
+    lines += [
+        "",
+        f"Stages took {min(seconds):.0f} to {max(seconds):.0f} minutes a seed; "
+        f"greatest memory of a process {memory:.1f} GiB.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""A whole AffinityNet run in seconds: ten drawn images of two classes, and a recipe to fit.
+
+Also what it takes to train in a process of its own that can be killed or have fellows.
+"""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsss.errors import WsssError
+from wsss.runtime.image_io import write_label_map
+from wsss.training.data.readers import read_image_set
+from wsss.training.pipeline import train
+from wsss.training.recipe import Recipe, load_recipe
+
+CLASSES = ("disc", "bar")
+COLOURS = ((220, 60, 40), (40, 80, 220))
+NUM_TRAIN, NUM_VAL = 10, 3
+TRAIN_NAMES = tuple(f"train_{index}" for index in range(NUM_TRAIN))
+NETWORKS = ("cam", "affinity", "segmenter")
+STAGES = ("cam", "seeds", "affinity", "labels", "segmenter")
+
+_START = multiprocessing.get_context("forkserver")
+_START.set_forkserver_preload([__name__])
+
+
+def write_images(root: Path) -> Path:
+    """A VOC-like folder of 40 x 48 and 45 x 37 images: a disc, a bar or both.
+
+    The last training image is background alone.
+    """
+    rows = ["file,labels"]
+    for split, count in (("train", NUM_TRAIN), ("val", NUM_VAL)):
+        names = [f"{split}_{index}" for index in range(count)]
+        for index, name in enumerate(names):
+            present = ((0,), (1,), (0, 1))[index % 3]
+            if split == "train" and index == count - 1:
+                present = ()
+            size = (45, 37) if index % 4 == 3 else (40, 48)
+            generator = np.random.default_rng([len(split), index])
+            image, mask = draw(generator, size, present)
+            path = root / "JPEGImages" / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+            write_label_map(root / "SegmentationClass" / f"{name}.png", mask)
+            rows.append(f"{name}.png,{';'.join(CLASSES[label] for label in present)}")
+        lists = root / "ImageSets" / "Segmentation"
+        lists.mkdir(parents=True, exist_ok=True)
+        (lists / f"{split}.txt").write_text("\n".join(names) + "\n")
+    (root / "labels.csv").write_text("\n".join(rows) + "\n")
+    (root / "classes.txt").write_text("\n".join(CLASSES) + "\n")
+    return root
+
+
+def draw(
+    generator: np.random.Generator, size: tuple[int, int], present: Sequence[int]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """(H, W, 3) image and (H, W) mask of the classes, class 0 to the left of class 1."""
+    height, width = size
+    image = np.clip(generator.normal(120, 12, (height, width, 3)), 0, 255).astype(np.uint8)
+    mask = np.zeros(size, np.uint8)
+    for label in present:
+        column = width // 4 + label * width // 2 + int(generator.integers(-2, 3))
+        row = height // 2 + int(generator.integers(-4, 5))
+        if label == 0:
+            cv2.circle(mask, (column, row), 8, 1, -1)
+        else:
+            cv2.rectangle(mask, (column - 5, row - 11), (column + 5, row + 11), 2, -1)
+        noise = generator.integers(-15, 16, (int((mask == label + 1).sum()), 3))
+        image[mask == label + 1] = np.clip(np.asarray(COLOURS[label]) + noise, 0, 255)
+    return image, mask
+
+
+def tiny_recipe(*overrides: str) -> Recipe:
+    """The `demo` recipe at the smallest crops and two epochs a stage."""
+    settings = ["cam.scales=[1.0]", "seeds.crf.iterations=1", "walk.steps=8", "walk.radius=3"]
+    settings += ["affinity.radius=3", "walk.threshold=0.3"]
+    for stage in NETWORKS:
+        settings += [
+            f"{stage}.train.epochs=2",
+            f"{stage}.train.batch_size=4",
+            f"{stage}.train.augmentation.crop_size=32",
+        ]
+    return load_recipe("demo", [*settings, *overrides])
+
+
+def files_of(folder: Path, *patterns: str) -> dict[str, bytes]:
+    """Content of the files that match, by their path below the folder."""
+    found = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def results_of(run: Path) -> dict[str, bytes]:
+    """Everything that a run has to reproduce to the bit."""
+    return files_of(run, "*/weights.safetensors", "*/*.png", "*/scores/*.npz", "*/metrics.jsonl")
+
+
+def copy_run(source: Path, target: Path, *, without: Sequence[str] = ()) -> Path:
+    """A copy of a run that lacks some stages."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("events"))
+    for stage in without:
+        shutil.rmtree(target / stage)
+    return target
+
+
+def start_training(
+    data: Path,
+    out: Path,
+    overrides: Sequence[str] = (),
+    *,
+    stages: Sequence[str] | None = None,
+    save_every_step: bool = False,
+    kill_at: int | None = None,
+    kill_below: str = "",
+    environment: Mapping[str, str] | None = None,
+) -> ForkServerProcess:
+    """Train the tiny recipe in a process of its own, on one thread.
+
+    Its exit code is 0, 1 for an error whose line then stands in `error.RANK.txt` beside the run,
+    or minus the signal that killed it. Each change of a file below the run is counted in
+    `changes.txt` beside it.
+
+    Args:
+        kill_at: the process gets SIGKILL just before this change of a file, counted from 1.
+        kill_below: only files below this part of the run are counted.
+    """
+    arguments = (data, out, tuple(overrides), stages, save_every_step, kill_at, kill_below)
+    process = _START.Process(target=_train, args=(*arguments, dict(environment or {})))
+    process.start()
+    return process
+
+
+def _train(
+    data: Path,
+    out: Path,
+    overrides: Sequence[str],
+    stages: Sequence[str] | None,
+    save_every_step: bool,
+    kill_at: int | None,
+    kill_below: str,
+    environment: Mapping[str, str],
+) -> None:
+    import torch
+
+    from wsss.training import loop
+
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    if save_every_step:
+        loop.CHECKPOINT_SECONDS, loop.MAX_SAVE_SHARE = 0.0, float("inf")
+    _count_changes(out / kill_below, kill_at, out.parent / "changes.txt")
+    try:
+        train(tiny_recipe(*overrides), read_image_set(data), out, stages=stages, device="cpu")
+    except WsssError as error:
+        name = f"error.{os.environ.get('RANK', '0')}.txt"
+        (out.parent / name).write_text(f"{type(error).__name__}: {error}")
+        sys.exit(1)
+
+
+def _count_changes(folder: Path, kill_at: int | None, record: Path) -> None:
+    """Count files that appear under their name or vanish, and die before number `kill_at`."""
+    prefix, count = os.fspath(folder), 0
+
+    def on_event(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal count
+        if event not in ("os.rename", "os.remove", "os.mkdir"):
+            return
+        path = arguments[1] if event == "os.rename" else arguments[0]
+        if not os.fspath(path).startswith(prefix):  # type: ignore[call-overload]
+            return
+        count += 1
+        if count == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kill_at is None:
+            record.write_text(str(count))
+
+    sys.addaudithook(on_event)
+
+
+def start_group(
+    data: Path, out: Path, overrides: Sequence[str] = (), *, stages: Sequence[str] | None = None
+) -> list[ForkServerProcess]:
+    """Two processes that train together as `torchrun` would start them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    return [
+        start_training(
+            data,
+            out,
+            overrides,
+            stages=stages,
+            environment=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
