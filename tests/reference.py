@@ -112,12 +112,12 @@ def affinity_loss(affinity, kinds):
 
 
 def segmentation_loss(logits, labels):
-    """Sum of cross-entropies over labelled pixels, and their number."""
-    total, count = 0.0, 0
+    """Sum of cross-entropies over the pixels of each label, and their number."""
+    total, count = [0.0] * logits.shape[1], [0] * logits.shape[1]
     for image, row, column in itertools.product(*map(range, labels.shape)):
         label = int(labels[image, row, column])
         if label != 255:
             scores = logits[image, :, row, column].tolist()
-            total += math.log(sum(math.exp(score) for score in scores)) - scores[label]
-            count += 1
+            total[label] += math.log(sum(math.exp(score) for score in scores)) - scores[label]
+            count[label] += 1
     return total, count

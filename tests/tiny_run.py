@@ -31,7 +31,8 @@ NETWORKS = ("cam", "affinity", "segmenter")
 STAGES = ("cam", "seeds", "affinity", "labels", "segmenter")
 
 _START = multiprocessing.get_context("forkserver")
-_START.set_forkserver_preload([__name__])
+# torch.optim imports torch._dynamo when it is first used: a second for each process.
+_START.set_forkserver_preload([__name__, "torch._dynamo"])
 
 
 def write_images(root: Path) -> Path:
@@ -84,7 +85,7 @@ def draw(
 def tiny_recipe(*overrides: str) -> Recipe:
     """The `demo` recipe at the smallest crops and two epochs a stage."""
     settings = ["cam.scales=[1.0]", "seeds.crf.iterations=1", "walk.steps=8", "walk.radius=3"]
-    settings += ["affinity.radius=3", "walk.threshold=0.3"]
+    settings += ["affinity.radius=3", "cam.threshold=0.2", "walk.threshold=0.3"]
     for stage in NETWORKS:
         settings += [
             f"{stage}.train.epochs=2",
@@ -155,6 +156,7 @@ def _train(
     from wsss.training import loop
 
     os.environ.update(environment)
+    os.fsync = lambda descriptor: None  # seconds on a busy disk; a killed process needs none
     torch.set_num_threads(1)
     if save_every_step:
         loop.CHECKPOINT_SECONDS, loop.MAX_SAVE_SHARE = 0.0, float("inf")
@@ -173,10 +175,12 @@ def _count_changes(folder: Path, kill_at: int | None, record: Path) -> None:
 
     def on_event(event: str, arguments: tuple[object, ...]) -> None:
         nonlocal count
-        if event not in ("os.rename", "os.remove", "os.mkdir"):
+        if event not in ("os.rename", "os.remove"):
             return
         path = arguments[1] if event == "os.rename" else arguments[0]
         if not os.fspath(path).startswith(prefix):  # type: ignore[call-overload]
+            return
+        if event == "os.remove" and not os.path.exists(path):  # type: ignore[arg-type]
             return
         count += 1
         if count == kill_at:

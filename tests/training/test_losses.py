@@ -8,6 +8,7 @@ from wsss.training.losses import (
     affinity_loss,
     affinity_loss_sums,
     classification_loss,
+    segmentation_loss,
     segmentation_loss_sums,
 )
 
@@ -112,17 +113,23 @@ def test_segmentation_loss_equals_naive_loops(size, dtype):
     logits = torch.randn(3, 4, *size, generator=generator(), dtype=torch.float64)
     choice = torch.randint(0, 5, (3, *size), generator=generator(1))
     labels = torch.tensor([0, 1, 2, 3, 255])[choice].to(dtype)
-    total, count = segmentation_loss_sums(logits, labels)
-    expected, expected_count = reference.segmentation_loss(logits, labels)
-    assert float(total) == approx(expected, rel=1e-12)
-    assert float(count) == expected_count
+    sums, counts = segmentation_loss_sums(logits, labels)
+    expected, expected_counts = reference.segmentation_loss(logits, labels)
+    assert sums.tolist() == approx(expected, rel=1e-12)
+    assert counts.tolist() == expected_counts
+    by_pixels = sum(expected) / max(sum(expected_counts), 1)
+    assert float(segmentation_loss(sums, counts, "pixels")) == approx(by_pixels, rel=1e-12)
+    means = [total / n for total, n in zip(expected, expected_counts, strict=True) if n]
+    by_labels = sum(means) / len(means)
+    assert float(segmentation_loss(sums, counts, "labels")) == approx(by_labels, rel=1e-12)
 
 
 def test_segmentation_loss_of_ignored_pixels_is_zero_with_zero_gradient():
     logits = torch.randn(1, 3, 4, 4, generator=generator()).requires_grad_()
-    total, count = segmentation_loss_sums(logits, torch.full((1, 4, 4), 255))
+    sums, counts = segmentation_loss_sums(logits, torch.full((1, 4, 4), 255))
+    total = segmentation_loss(sums, counts, "labels") + segmentation_loss(sums, counts, "pixels")
     total.backward()
-    assert total.item() == count.item() == 0
+    assert total.item() == counts.sum() == 0
     assert float(logits.grad.abs().max()) == 0
 
 

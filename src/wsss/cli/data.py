@@ -1,7 +1,5 @@
 """`wsss data`."""
 
-import io
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,8 +30,6 @@ def data(
     """
     from ..training.data.inspect import inspect
 
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names are bytes, not all UTF-8
     with progress() as shown:
         inspection = inspect(folder, progress=shown)
     if as_json:
@@ -43,11 +39,10 @@ def data(
 
 
 def _print_inspection(inspection: "Inspection") -> None:
-    from rich.markup import escape
     from rich.table import Table
 
-    stdout.print(inspection.root, markup=False, soft_wrap=True)
-    stdout.print(inspection.layout, markup=False, soft_wrap=True)
+    stdout.print(inspection.root, soft_wrap=True)
+    stdout.print(inspection.layout, soft_wrap=True)
     stdout.print(
         f"{inspection.images} images, {len(inspection.classes)} classes, {inspection.masks} masks, "
         f"{inspection.background_only} of background only, {inspection.unlabelled} without labels",
@@ -55,10 +50,10 @@ def _print_inspection(inspection: "Inspection") -> None:
     )
     table = Table("images with", "", box=None)
     for name in ("all", *inspection.splits):
-        table.add_column(escape(name), justify="right", overflow="fold")
+        table.add_column(name, justify="right", overflow="fold")
     for name, counts in inspection.class_images.items():
         mark = "few" if name in inspection.thin_classes else ""
-        table.add_row(escape(name), mark, *map(str, counts.values()))
+        table.add_row(name, mark, *map(str, counts.values()))
     table.add_row("any", "", str(inspection.images), *map(str, inspection.splits.values()))
     stdout.print(table)
     if inspection.thin_classes:
@@ -66,7 +61,7 @@ def _print_inspection(inspection: "Inspection") -> None:
     for kind, findings in inspection.by_kind().items():
         stdout.print(f"{kind}: {len(findings)}", soft_wrap=True)
         for finding in findings[:SHOWN]:
-            stdout.print(f"  {finding.text}", markup=False, soft_wrap=True)
+            stdout.print(f"  {finding.text}", soft_wrap=True)
         if len(findings) > SHOWN:
             stdout.print(f"  and {len(findings) - SHOWN} more, see --json")
     if not inspection.findings:

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 def evaluate_command(
     predictions: Annotated[
-        Path, typer.Argument(help="A run, or a folder of NAME.png labels or NAME.npz score maps.")
+        Path,
+        typer.Argument(
+            metavar="PREDICTIONS",
+            help="A run, or a folder of NAME.png labels or NAME.npz score maps.",
+        ),
     ],
     data: Annotated[Path, typer.Option(help="Folder of the image set, with masks.")],
     split: Annotated[
@@ -86,6 +90,7 @@ def _print_report(report: "EvalReport") -> None:
         soft_wrap=True,
     )
     table = Table("class", "IoU %", box=None)
+    table.columns[0].overflow = "fold"
     for name, value in report.iou.items():
         table.add_row(name, "-" if value != value else f"{value:.1f}")
     stdout.print(table)

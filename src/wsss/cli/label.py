@@ -11,7 +11,13 @@ from .output import print_json, progress, stdout
 
 
 def label(
-    images: Annotated[list[Path], typer.Argument(help="Images, and folders searched in depth.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGES",
+            help="Images, and folders searched in depth; --out itself is left out of the search.",
+        ),
+    ],
     model: Annotated[Path, typer.Option(help="Run that `wsss train` wrote.")],
     out: Annotated[Path, typer.Option(help="Folder for palette PNGs, mirroring the inputs.")],
     labels: Annotated[
@@ -27,7 +33,10 @@ def label(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Write again what is there already.")
+        bool,
+        typer.Option(
+            "--overwrite", help="Write again what is there, remove what another job wrote."
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

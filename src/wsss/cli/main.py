@@ -1,22 +1,17 @@
-"""The `wsss` command: registers the commands and turns errors into exit codes.
+"""The `wsss` command: registers the commands; see `exit_codes` for how they end."""
 
-0 done, 1 the user's input or environment, 2 wrong usage, 3 finished but some images failed,
-130 interrupted with all finished work kept.
-"""
-
-import os
+import io
 import sys
 from typing import Annotated
 
 import typer
 
-from ..errors import WsssError
 from ..version import __version__
 from .data import data
 from .demo import demo
 from .eval import evaluate_command
+from .exit_codes import exit_codes
 from .label import label
-from .output import print_error
 from .train import train
 
 app = typer.Typer(
@@ -25,12 +20,13 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    rich_markup_mode="markdown",
 )
-app.command()(train)
-app.command(name="eval")(evaluate_command)
-app.command()(label)
-app.command()(data)
-app.command()(demo)
+app.command(name="train")(exit_codes()(train))
+app.command(name="eval")(exit_codes()(evaluate_command))
+app.command(name="label")(exit_codes()(label))
+app.command(name="data")(exit_codes()(data))
+app.command(name="demo")(exit_codes()(demo))
 
 
 def _show_version(wanted: bool) -> None:
@@ -50,18 +46,9 @@ def _options(
 
 def main() -> None:
     """Entry point of the console script."""
-    try:
-        app()
-    except WsssError as error:
-        print_error(str(error))
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print_error("interrupted; what was finished is kept, the same command continues")
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output left (`wsss data DIR | head`): that is no error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names are bytes, not all UTF-8
+    app()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """How commands speak: results to stdout, progress and errors to stderr."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -19,21 +20,22 @@ from rich.progress import Progress as RichProgress
 
 from ..runtime.progress import Progress, ProgressTask
 
-stdout = Console(highlight=False)
-stderr = Console(stderr=True, highlight=False)
+# Names of files and classes may hold `[b]` or `:cat:` and mean just that.
+stdout = Console(highlight=False, markup=False, emoji=False)
+stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 PLAIN_SECONDS = 15.0
 """Time between two progress lines where stderr is no terminal."""
 
 
 def print_json(value: Any) -> None:
-    """The one machine-readable object of a command."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """The one machine-readable object of a command: ASCII, figures that are no number as null."""
+    sys.stdout.write(json.dumps(_without_nan(value), indent=2, allow_nan=False) + "\n")
 
 
 def print_error(text: str) -> None:
     """One line on stderr."""
-    sys.stderr.write("wsss: " + " ".join(text.split()) + "\n")
+    sys.stderr.write("wsss: " + " ".join(text.splitlines()) + "\n")
 
 
 @contextmanager
@@ -43,11 +45,11 @@ def progress() -> Iterator[Progress]:
         yield PlainProgress()
         return
     columns = (
-        TextColumn("{task.description:<16}"),
+        TextColumn("{task.description:<16}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[figures]}", markup=False),
     )
     with RichProgress(*columns, console=stderr) as bars:
         yield BarProgress(bars)
@@ -105,7 +107,7 @@ class BarProgress(Progress):
 
     def note(self, text: str) -> None:
         """See `Progress.note`."""
-        self.bars.console.print(text)
+        self.bars.console.print(text, soft_wrap=True)
 
 
 class _BarTask(ProgressTask):
@@ -115,6 +117,14 @@ class _BarTask(ProgressTask):
     def advance(self, count: int = 1, **figures: float) -> None:
         """See `ProgressTask.advance`."""
         self.bars.update(self.bar, advance=count, figures=_text(figures))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _text(figures: dict[str, float]) -> str:

@@ -9,7 +9,9 @@ from .output import print_json, progress, stdout
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a TOML file.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a TOML file.")
+    ],
     data: Annotated[Path, typer.Option(help="Folder of the image set.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; continued where it stopped.")],
     weights: Annotated[

@@ -42,6 +42,33 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         raise write_error(target, error) from error
 
 
+def append_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Adds to the end of a file, for records that are read up to the last whole one.
+
+    Raises:
+        ArtifactError: see `atomic_write_bytes`; a part of `data` may have been written.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target, "ab") as file:
+            file.write(data)
+    except OSError as error:
+        raise write_error(target, error) from error
+
+
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Makes a folder and those above it, where they are missing.
+
+    Raises:
+        ArtifactError: a file is in the way, no permission, disk full.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
 def write_error(path: str | os.PathLike[str], error: OSError) -> WsssError:
     """The one line that tells why a file could not be written, and what would help."""
     remedy = {
@@ -53,6 +80,8 @@ def write_error(path: str | os.PathLike[str], error: OSError) -> WsssError:
         errno.ENAMETOOLONG: "use a shorter name",
         errno.ENOTDIR: "one of the folders in it is a file, choose another path",
         errno.EISDIR: "a folder has this name, choose another one",
+        errno.EEXIST: "a file has the name of a folder, choose another path",
+        errno.EFBIG: "the system limits how large files may be, raise the limit",
     }.get(error.errno or 0, "check the disk or write to another folder")
     return ArtifactError(f"cannot write {os.fspath(path)!r}: {error.strerror or error}: {remedy}")
 

@@ -6,8 +6,10 @@ First form: one process, one image after the other; finished images are kept and
 import csv
 import io
 import json
+import os
+import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ArtifactError, ConfigError, DataError
-from .files import IMAGE_SUFFIXES, atomic_write_bytes
+from ..errors import ArtifactError, ConfigError, DataError, ShapeError
+from .files import IMAGE_SUFFIXES, atomic_write_bytes, make_folder, write_error
 from .image_io import read_image, write_label_map
 from .image_labels import LabelTable, strip_image_suffix
 from .progress import SILENT, Progress
@@ -29,7 +31,12 @@ Predict = Callable[[NDArray[np.uint8], Sequence[int] | None], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class InputImage:
-    """An image to label and where its label map goes, relative to the output folder."""
+    """An image to label.
+
+    Attributes:
+        name: relative to the folder that was searched, with extension.
+        output: where its label map goes, relative to the output folder.
+    """
 
     path: Path
     name: str
@@ -51,20 +58,24 @@ class LabelSummary:
         return asdict(self)
 
 
-def find_images(sources: Sequence[Path]) -> list[InputImage]:
+def find_images(sources: Sequence[Path], leave_out: Path | None = None) -> list[InputImage]:
     """Images in files and folders (recursive), in a fixed order, each with its output name.
 
     Outputs mirror the tree below each folder and end in `.png`; where two inputs would share one,
     the source's extension stays (`a.jpg.png`, `a.webp.png`).
 
+    Args:
+        leave_out: a folder that is not searched: the label maps in it are images as well.
+
     Raises:
-        DataError: a source does not exist, nothing was found, or names clash all the same.
+        DataError: a source does not exist, a folder cannot be read, nothing was found, or names
+        clash all the same.
     """
     found: list[tuple[Path, str]] = []
     for source in sources:
         if source.is_dir():
-            files = sorted(p for p in source.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-            found += [(p, p.relative_to(source).as_posix()) for p in files if p.is_file()]
+            files = sorted(_files_below(source, leave_out))
+            found += [(p, p.relative_to(source).as_posix()) for p in files]
         elif source.exists():
             found.append((source, source.name))
         else:
@@ -75,13 +86,25 @@ def find_images(sources: Sequence[Path]) -> list[InputImage]:
     stems = [strip_image_suffix(name) for _, name in found]
     uses = Counter(stems)
     images = [
-        InputImage(path, stem, f"{name}.png" if uses[stem] > 1 else f"{stem}.png")
+        InputImage(path, name, f"{name}.png" if uses[stem] > 1 else f"{stem}.png")
         for (path, name), stem in zip(found, stems, strict=True)
     ]
     clash, times = Counter(image.output for image in images).most_common(1)[0]
     if times > 1:
         raise DataError(f"{times} inputs would be written to '{clash}': label them apart")
     return images
+
+
+def _files_below(folder: Path, leave_out: Path | None) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise DataError(f"cannot read folder '{error.filename}': {error.strerror}") from error
+
+    left_out = os.path.realpath(leave_out) if leave_out is not None else None
+    for parent, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [f for f in folders if os.path.realpath(os.path.join(parent, f)) != left_out]
+        for file in files:
+            if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES:
+                yield Path(parent, file)
 
 
 def label_images(
@@ -99,30 +122,33 @@ def label_images(
 
     Args:
         provenance: what made the labels; stands in `labels.json`. A folder that another model or
-            setting wrote is refused unless `overwrite`.
+            setting wrote is refused.
         labels: image-level labels by name or relative path; every image must be in it.
+        overwrite: first remove the label maps of these images, or all that another model or
+            setting wrote. A folder with files of other origin is refused all the same.
 
     Raises:
-        ArtifactError: the folder holds labels of another model; ConfigError, DataError: the label
-        table does not fit, found before any work.
+        ArtifactError: the folder holds something else, or cannot be written; ConfigError,
+        DataError: the label table does not fit, found before any work.
     """
-    given = {image.name: _given_classes(image, labels, classes) for image in images}
+    given = [_given_classes(image, labels, classes) for image in images]
     _claim(out, {**provenance, "classes": list(classes)}, overwrite)
+    if overwrite:
+        for image in images:
+            _remove(out / image.output)
     failures: list[tuple[str, str]] = []
     kept = 0
     with progress.task("label", len(images)) as task:
-        for image in images:
+        for image, present in zip(images, given, strict=True):
             target = out / image.output
-            if target.is_file() and not overwrite:
+            if target.is_file():
                 kept += 1
             else:
                 try:
-                    pixels = read_image(image.path)
-                    label_map = predict(pixels, given[image.name])
-                except DataError as error:
+                    label_map = predict(read_image(image.path), present)
+                except (DataError, ShapeError) as error:  # others are not about this image
                     failures.append((str(image.path), str(error)))
                 else:
-                    target.parent.mkdir(parents=True, exist_ok=True)
                     write_label_map(target, label_map)
             task.advance(failed=len(failures))
     _write_failures(out, failures)
@@ -154,30 +180,48 @@ def _claim(out: Path, provenance: Mapping[str, Any], overwrite: bool) -> None:
     manifest = out / MANIFEST
     if out.exists() and not out.is_dir():
         raise ArtifactError(f"'{out}' is a file: give --out a folder")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        try:
-            found = json.loads(manifest.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise ArtifactError(
-                f"'{out}' is not empty and holds no labels of ours: choose another --out"
-            ) from None
+    if out.is_dir() and any(out.iterdir()):
+        found = _read_manifest(manifest)
         differing = [key for key in provenance if found.get(key) != provenance[key]]
-        if differing:
+        if differing and not overwrite:
             raise ArtifactError(
                 f"'{out}' holds labels made otherwise (different {', '.join(differing)}): choose "
                 "another --out, or --overwrite them"
             )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"cannot make '{out}': {error.strerror}") from None
+        if differing:
+            for path in out.iterdir():
+                if path != manifest:  # which goes last, so that a killed removal can be repeated
+                    _remove(path)
+    make_folder(out)
     atomic_write_bytes(manifest, json.dumps(provenance, indent=2, sort_keys=True).encode())
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise ArtifactError(
+            f"'{path.parent}' is not empty and holds no labels of ours: choose another --out"
+        )
+    return found
+
+
+def _remove(path: Path) -> None:
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 def _write_failures(out: Path, failures: Sequence[tuple[str, str]]) -> None:
     path = out / "failures.csv"
     if not failures:
-        path.unlink(missing_ok=True)
+        _remove(path)
         return
     text = io.StringIO()
     writer = csv.writer(text)

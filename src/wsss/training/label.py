@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,21 +32,28 @@ def label_by_run(
         labels_path: CSV or JSON of image-level labels; without it the segmenter labels, or the
             classifier finds the classes for the walk.
         kind: cam, walk, labels or segmenter; default: labels with image labels, else segmenter.
+
+    Raises:
+        ConfigError, DataError, ArtifactError: see `label_images`.
     """
     table = read_label_table(labels_path) if labels_path else None
     chosen = cast(PredictionKind, kind or ("labels" if table else "segmenter"))
+    if chosen not in get_args(PredictionKind):
+        choices = ", ".join(get_args(PredictionKind))
+        raise ConfigError(f"unknown way to label '{chosen}': choose of {choices}")
     if chosen == "segmenter" and table is not None:
         raise ConfigError("--by segmenter takes no image-level labels: leave --labels out")
-    images = find_images(sources)
+    images = find_images(sources, leave_out=out)
     predictor = RunPredictor(run_folder, device)
 
     def predict(image: NDArray[np.uint8], labels: Sequence[int] | None) -> NDArray[np.uint8]:
         return predictor.label(image, labels, chosen)
 
-    networks = ("segmenter",) if chosen == "segmenter" else ("cam", "affinity")
-    weights = [run_folder / name / "weights.safetensors" for name in networks]
+    alone = chosen in ("segmenter", "cam")
+    networks = (chosen,) if alone else ("cam", "affinity")
+    weights = [predictor.weights_path(name) for name in networks]
     provenance = {
-        "model": {path.parent.name: file_digest(path) for path in weights if path.is_file()},
+        "model": {path.parent.name: file_digest(path) for path in weights},
         "by": chosen,
         "recipe": predictor.recipe.model_dump(mode="json", include={"cam", "walk", "segmenter"}),
         "image_labels": file_digest(labels_path) if labels_path else None,

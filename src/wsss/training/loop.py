@@ -55,7 +55,7 @@ class Objective:
             summed over whatever they count (images, pairs, pixels), and those counts.
         loss: (sums, counts of the whole batch) -> scalar. It must be linear in the sums, so that
             the gradients of several processes add up to those of one.
-        names: what the terms are called in the metrics.
+        names: what the terms are called in the metrics; () where there are too many to record.
     """
 
     network: nn.Module
@@ -108,14 +108,15 @@ def train(
     last_saved = time.monotonic()
     save_cost = 0.0
     network.train()
+    metrics = MetricsWriter(folder, first) if distributed.is_main() else None
     with (
-        _open_metrics(folder, first) as metrics,
         progress.task(name, total, done=first) as task,
         ThreadPoolExecutor(LOADER_THREADS) as pool,
     ):
         for step, batch in _batches(objective, settings, seed, first, total, rows, pool, device):
+            factor = poly_factor(step, total, settings.poly_power)
             for group, base in zip(optimizer.param_groups, base_rates, strict=True):
-                group["lr"] = base * poly_factor(step, total, settings.poly_power)
+                group["lr"] = base * factor
             set_dropout_context(network, seed, step, settings.batch_size, rows.start)
             figures = _step(objective, wrapped, optimizer, batch, settings, device)
             if not math.isfinite(figures["loss"]):
@@ -128,7 +129,8 @@ def train(
                 network.eval()
                 figures |= validate()
                 network.train()
-            _record(metrics, task, done, steps_per_epoch, figures, optimizer.param_groups[0]["lr"])
+            rate = settings.learning_rate * factor
+            _record(metrics, task, done, steps_per_epoch, figures, rate)
             elapsed = time.monotonic() - last_saved
             if distributed.is_main() and elapsed > max(
                 CHECKPOINT_SECONDS, save_cost / MAX_SAVE_SHARE
@@ -202,7 +204,7 @@ def _step(
     optimizer.step()
     total_sums = distributed.sum_over_processes(sums)
     values = (total_sums / counts.clamp(min=1)).tolist()
-    figures = dict(zip(objective.names, values, strict=True))
+    figures = dict(zip(objective.names, values, strict=False))
     return {"loss": float(objective.loss(total_sums, counts)), **figures}
 
 
@@ -255,10 +257,6 @@ def _collate(samples: list[Sample], device: torch.device) -> Batch:
         key: torch.from_numpy(np.stack([sample[key] for sample in samples])).to(device)
         for key in samples[0]
     }
-
-
-def _open_metrics(folder: Path, first: int) -> AbstractContextManager[MetricsWriter | None]:
-    return MetricsWriter(folder, first) if distributed.is_main() else nullcontext()
 
 
 def _record(

@@ -6,6 +6,8 @@ then those of one process with the whole batch. Under a wrapper that averages gr
 processes, divide local sums by global counts and multiply by P.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -13,6 +15,8 @@ from torch.nn import functional
 from ..errors import DataError, ShapeError
 from ..runtime.pairs import PairKind
 from ..runtime.palette import IGNORE_INDEX
+
+Balance = Literal["pixels", "labels"]
 
 _KINDS = (PairKind.BACKGROUND, PairKind.FOREGROUND, PairKind.NEGATIVE)
 _KIND_WEIGHTS = (0.25, 0.25, 0.5)
@@ -86,15 +90,14 @@ def affinity_loss(sums: Tensor, counts: Tensor) -> Tensor:
 
 
 def segmentation_loss_sums(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed cross-entropy over labelled pixels, and their number.
+    """Summed cross-entropy over the pixels of each label, and their numbers.
 
     Args:
         logits: (B, C + 1, h, w), plane 0 background.
         labels: (B, h, w) integer; 0 background, k + 1 for class k, 255 ignore.
 
     Returns:
-        Scalar sum with gradient and scalar count without. Both are 0 where all is ignored, so
-        divide by `count.clamp(min=1)`.
+        (C + 1,) sums with gradient, (C + 1,) counts without; both are 0 for absent labels.
 
     Raises:
         ShapeError: the shapes do not fit each other.
@@ -114,8 +117,24 @@ def segmentation_loss_sums(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tens
             f" or {IGNORE_INDEX} for ignore"
         )
     logits = _at_least_float32(logits)
-    total = functional.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="sum")
-    return total, labelled.sum().to(logits.dtype)
+    each = functional.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="none")
+    kept = targets[labelled]
+    sums = logits.new_zeros(num_planes).index_add(0, kept, each[labelled])
+    return sums, torch.bincount(kept, minlength=num_planes).to(logits.dtype)
+
+
+def segmentation_loss(sums: Tensor, counts: Tensor, balance: Balance) -> Tensor:
+    """Mean cross-entropy; 0 where no pixel has a label.
+
+    Args:
+        sums: (C + 1,) of `segmentation_loss_sums`.
+        counts: (C + 1,) likewise, added over all processes.
+        balance: `pixels` weighs all labelled pixels alike; `labels` weighs alike the labels that
+            occur in the batch, so that background does not drown small and rare objects.
+    """
+    if balance == "labels":
+        return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1)
+    return sums.sum() / counts.sum().clamp(min=1)
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

@@ -79,7 +79,8 @@ def start_network(
 
     Args:
         weights_path: foreign weights of the backbone; None for random ones.
-        classifier_path: checkpoint whose backbone is taken over instead.
+        classifier_path: checkpoint whose backbone is taken over instead, and whose classifier
+            becomes the class planes of a segmenter with a linear head.
 
     Raises:
         ArtifactError: weights that cannot be read or do not fit.
@@ -93,6 +94,8 @@ def start_network(
         load_into(network.backbone, own, classifier_path)
         network.backbone.normalisation = Normalisation.from_dict(header["normalisation"])
         network.backbone.mark_pretrained()
+        if isinstance(network, Segmenter):
+            network.take_classifier(tensors["classifier.weight"])
     elif weights_path is not None:
         load_backbone_weights(network.backbone, weights_path)
     return network

@@ -64,6 +64,20 @@ class RunPredictor:
         """Whether a stage has left a trained network."""
         return (self.folder / stage / "weights.safetensors").is_file()
 
+    def weights_path(self, stage: str) -> Path:
+        """File of a trained network.
+
+        Raises:
+            ArtifactError: that stage has not been run.
+        """
+        path = self.folder / stage / "weights.safetensors"
+        if not path.is_file():
+            raise ArtifactError(
+                f"run '{self.folder}' has no trained '{stage}' network: run that stage by "
+                f"`wsss train --stages {stage}`"
+            )
+        return path
+
     def score_maps(
         self, image: NDArray[np.uint8], labels: Sequence[int] | None, kind: PredictionKind
     ) -> ScoreMaps:
@@ -131,12 +145,7 @@ class RunPredictor:
 
     def _network(self, stage: str) -> Network:
         if stage not in self._networks:
-            path = self.folder / stage / "weights.safetensors"
-            if not path.is_file():
-                raise ArtifactError(
-                    f"run '{self.folder}' has no trained '{stage}' network: run that stage by "
-                    f"`wsss train --stages {stage}`"
-                )
+            path = self.weights_path(stage)
             network, _, classes = open_network(path, self.device)
             if self.classes and classes != self.classes:
                 raise ArtifactError(

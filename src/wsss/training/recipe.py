@@ -27,7 +27,9 @@ Scales = Annotated[tuple[Annotated[float, Field(ge=0.1, le=4)], ...], Field(min_
 class Section(BaseModel):
     """Base of all sections: unknown keys are faults, values never change after loading."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class CrfSection(Section):
@@ -153,6 +155,8 @@ class CamSection(Section):
 
     warmup: HeadWarmup = HeadWarmup()
     train: TrainSettings
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Share of feature channels that a training step hides from the head."""
     skip_training: bool = False
     """Keep the classifier as the warm-up left it."""
     scales: Scales = (1.0, 0.5, 1.5, 2.0)
@@ -241,12 +245,14 @@ class SegmenterSection(Section):
     """The network that is trained on the pseudo labels."""
 
     train: TrainSettings
-    head: Literal["largefov", "resnet38"] = "largefov"
-    """DeepLab-LargeFOV, or the two dilated layers of the ResNet38 segmenter."""
+    head: Literal["largefov", "resnet38", "linear"] = "largefov"
+    """DeepLab-LargeFOV, the two dilated layers of the ResNet38 segmenter, or one 1x1 layer."""
     output_stride: Literal[8, 16, 32] | None = None
     """Backbone stride of this stage; default: that of the backbone section."""
     start: Literal["weights", "classifier"] = "weights"
-    """Backbone starts from the foreign weights or from the trained classifier."""
+    """Backbone (and class planes of a linear head) start from weights or the trained classifier."""
+    balance: Literal["pixels", "labels"] = "pixels"
+    """What weighs alike in the loss: pixels, as published, or the labels that occur in a batch."""
     label_stride: Literal[1, 2, 4, 8, 16] = 8
     """Pixels per cell at which logits meet labels in the loss."""
     scales: Scales = (1.0,)
@@ -368,7 +374,7 @@ def _describe_faults(error: ValidationError) -> Iterable[str]:
 def _dump_table(table: dict[str, Any], path: tuple[str, ...]) -> str:
     lines = [f"[{'.'.join(path)}]"] if path else []
     lines += [
-        f"{key} = {json.dumps(value)}"
+        f"{key} = {json.dumps(value, ensure_ascii=False)}"
         for key, value in table.items()
         if not isinstance(value, dict)
     ]

@@ -6,6 +6,7 @@ released code for the head of ResNet38.
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
@@ -15,7 +16,7 @@ from .parameters import mark_new
 
 DILATION_AT_STRIDE_8 = 12
 HIDDEN_CHANNELS = 512
-HEADS = ("largefov", "resnet38")
+HEADS = ("largefov", "resnet38", "linear")
 
 
 class Segmenter(nn.Module):
@@ -25,6 +26,7 @@ class Segmenter(nn.Module):
       published. On other backbones, which have no fc6 and fc7: 3x3 with dilation 12 to 512
       channels, ReLU, dropout 0.5, 1x1 to C + 1.
     - `resnet38`: 3x3 to 512 channels, ReLU, 3x3 to C + 1, both with dilation 12.
+    - `linear`: dropout 0.5, 1x1 to C + 1; its class planes can start from a CAM classifier.
 
     The dilation is meant for stride 8 and shrinks with the grid: 6 at stride 16, 3 at 32.
     Deviation: dropout drops whole channels, where DeepLab drops single cells; no normalisation
@@ -44,9 +46,23 @@ class Segmenter(nn.Module):
             raise ConfigError(f"unknown segmenter head '{head}': choose one of {', '.join(HEADS)}")
         self.backbone = backbone
         self.num_classes = num_classes
+        self.is_linear = head == "linear"
         backbone.set_field_of_view(DILATION_AT_STRIDE_8)
         self.head = nn.Sequential(*_head_layers(backbone, num_classes + 1, head))
         mark_new(self.head)
+
+    @torch.no_grad()
+    def take_classifier(self, weight: Tensor) -> None:
+        """Start the class planes of a `linear` head as the classifier's CAMs, background at 0.
+
+        Other heads have no such planes and stay as they are.
+
+        Args:
+            weight: (C, F, 1, 1) of `CamClassifier.classifier`.
+        """
+        if self.is_linear:
+            background = weight.new_zeros(1, *weight.shape[1:])
+            self.head[-1].load_state_dict({"weight": torch.cat([background, weight])}, strict=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> logits (B, C + 1, h, w), plane 0 background."""
@@ -57,7 +73,7 @@ class Segmenter(nn.Module):
 
 def _head_layers(backbone: Backbone, num_labels: int, head: str) -> Sequence[nn.Module]:
     dilation = max(1, DILATION_AT_STRIDE_8 * 8 // backbone.output_stride)
-    if head == "largefov" and backbone.name == "vgg16":
+    if head == "linear" or (head == "largefov" and backbone.name == "vgg16"):
         return BatchKeyedDropout2d(0.5), _classifier(backbone.out_channels, num_labels, 1, 1)
     hidden = nn.Conv2d(
         backbone.out_channels, HIDDEN_CHANNELS, 3, padding=dilation, dilation=dilation

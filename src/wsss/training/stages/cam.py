@@ -40,6 +40,7 @@ def make_cams(run: Run, folder: Path, digest: str) -> dict[str, float]:
     else:
         if not weights.is_file():
             train_classifier(run, folder, digest)
+        finish(folder)
         network, _, _ = open_network(weights, run.device)
         if not isinstance(network, CamClassifier):
             raise DataError(f"'{weights}' holds no classifier")
@@ -57,6 +58,7 @@ def train_classifier(run: Run, folder: Path, digest: str) -> None:
     if not isinstance(network, CamClassifier):
         raise TypeError("the architecture is no classifier")
     section = recipe.cam
+    network.dropout.probability = section.dropout
     network.backbone.freeze(section.train.frozen)
     warm_up_head(run, network, section.warmup)
     if not section.skip_training:
@@ -79,7 +81,6 @@ def train_classifier(run: Run, folder: Path, digest: str) -> None:
     save_network(
         folder / "weights.safetensors", network, architecture, train_set.classes, recipe.method
     )
-    finish(folder)
 
 
 def classification_objective(run: Run, network: CamClassifier, train_set: ImageSet) -> Objective:

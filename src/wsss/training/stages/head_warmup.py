@@ -36,7 +36,7 @@ def warm_up_head(run: Run, network: CamClassifier, settings: HeadWarmup) -> None
     with run.progress.task("head warm-up", settings.epochs) as task:
         for _ in range(settings.epochs):
             optimizer.zero_grad(set_to_none=True)
-            dropped = F.dropout(features, 0.5)
+            dropped = F.dropout(features, network.dropout.probability)
             loss = classification_loss(network.classify_pooled(dropped), labels)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

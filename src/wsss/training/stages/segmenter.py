@@ -14,7 +14,7 @@ from ..data.image_set import Sample
 from ..data.transforms import augment
 from ..evaluation import evaluate
 from ..loop import Batch, Objective, finish, train
-from ..losses import segmentation_loss_sums
+from ..losses import segmentation_loss, segmentation_loss_sums
 from ..models.segmenter import Segmenter
 from ..networks import normalise, open_network, save_network, segmenter_architecture, start_network
 from ..recipe import SegmenterSection
@@ -50,7 +50,7 @@ def train_segmenter(run: Run, folder: Path, digest: str) -> dict[str, float]:
             name="segmenter",
         )
         save_network(path, network, architecture, run.train_set.classes, recipe.method)
-        finish(folder)
+    finish(folder)
     return _measure(run, path)
 
 
@@ -73,13 +73,12 @@ def segmentation_objective(run: Run, network: Segmenter) -> Objective:
     def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         logits = model(network_input(network, batch)).float()
         target = (batch["labels"].shape[-2], batch["labels"].shape[-1])
-        total, count = segmentation_loss_sums(resize(logits, target, align), batch["labels"])
-        return total[None], count[None]
+        return segmentation_loss_sums(resize(logits, target, align), batch["labels"])
 
     def loss(sums: Tensor, counts: Tensor) -> Tensor:
-        return (sums / counts.clamp(min=1)).sum()
+        return segmentation_loss(sums, counts, section.balance)
 
-    return Objective(network, len(samples), sample, terms, loss, ("cross_entropy",))
+    return Objective(network, len(samples), sample, terms, loss, ())
 
 
 @torch.no_grad()

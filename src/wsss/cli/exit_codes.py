@@ -1,0 +1,58 @@
+"""What a command raises, as one line on stderr and an exit code.
+
+0 done, 1 the user's input or environment, 2 wrong usage (typer's), 3 finished but some images
+failed, 130 interrupted with all finished work kept.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from ..errors import WsssError
+from .output import print_error
+
+EXTRAS = {"torch": "train"}
+"""Optional packages, and the extra that installs them."""
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Around a command; must be inside of typer, which has ways of its own with some of these."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # a full disk shows here rather than when the interpreter ends
+    except WsssError as error:
+        _leave(1, str(error))
+    except KeyboardInterrupt:
+        _leave(130, "interrupted; what was finished is kept, the same command continues")
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        _leave(1, f"{package} is not installed: pip install 'wsss[{EXTRAS[package]}]'")
+    except BrokenPipeError:
+        # The reader of our output left (`wsss data DIR | head`): nobody to tell, but not done.
+        _drop_output()
+        sys.exit(1)
+    except OSError as error:
+        _drop_output()
+        place = f"'{error.filename}'" if error.filename else "output"
+        reason = error.strerror or str(error)
+        _leave(1, f"{place}: {reason}: check the disk and who may write there")
+
+
+def _leave(code: int, text: str) -> NoReturn:
+    print_error(text)
+    sys.exit(code)
+
+
+def _drop_output() -> None:
+    """Throw away what cannot be written, or the interpreter would try again and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

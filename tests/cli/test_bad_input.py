@@ -1,0 +1,452 @@
+"""Whatever is wrong with the input: one line that names it, exit code 1, and nothing lost."""
+
+import errno
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import HEIGHT, ODD_IMAGES, WIDTH, Outcome, break_file, picture, wsss
+from safetensors.torch import save_file
+from tiny_run import copy_run, files_of
+
+from wsss.runtime.image_io import read_label_map
+
+
+def train(data: Path, recipe: object, out: Path, *arguments: object) -> Outcome:
+    return wsss("train", recipe, "--data", data, "--out", out, *arguments)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two small images to label."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(2):
+        picture(number).save(folder / f"photo {number}.png")
+    return folder
+
+
+# Folders and image sets
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "data ABSENT",
+        "train demo --data ABSENT --out OUT",
+        "train demo --data DATA --out OUT --seeds ABSENT",
+        "eval RUN --data ABSENT",
+        "eval ABSENT --data DATA",
+        "label ABSENT --model RUN --out OUT",
+        "label DATA --model ABSENT --out OUT",
+        "label DATA --model RUN --labels ABSENT --out OUT",
+    ],
+)
+def test_no_such_folder(arguments: str, run: Path, tiny_data: Path, tmp_path: Path) -> None:
+    absent, out = tmp_path / "no such", tmp_path / "out"
+    places = {"ABSENT": absent, "DATA": tiny_data, "RUN": run, "OUT": out}
+    outcome = wsss(*(places.get(word, word) for word in arguments.split()))
+    assert str(absent) in outcome.line()
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("arguments", ["data SET", "train demo --data SET --out OUT"])
+@pytest.mark.parametrize("with_labels", [False, True])
+def test_empty_set(arguments: str, with_labels: bool, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    if with_labels:
+        (tmp_path / "set" / "labels.csv").write_text("file,labels\na.png,disc\n")
+    places = {"SET": tmp_path / "set", "OUT": tmp_path / "out"}
+    line = wsss(*(places.get(word, word) for word in arguments.split())).line()
+    assert "no images" in line and str(tmp_path / "set") in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_images_to_label(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    outcome = wsss("label", tmp_path / "empty", "--model", run, "--out", tmp_path / "out")
+    assert f"no images in {tmp_path / 'empty'}" in outcome.line()
+
+
+# Labels
+
+
+def test_image_without_entry_in_the_label_file(own_data: Path, run: Path, tmp_path: Path) -> None:
+    labels = own_data / "labels.csv"
+    rows = labels.read_text().splitlines()
+    labels.write_text("\n".join(row for row in rows if "train_4" not in row))
+    out = tmp_path / "out"
+    assert "'train_4" in train(own_data, "demo", out).line()
+    images = own_data / "JPEGImages"
+    outcome = wsss("label", images, "--model", run, "--labels", labels, "--out", out)
+    line = outcome.line()
+    assert "does not mention image 'train_4.png'" in line and "empty entry" in line
+    assert not out.exists()
+    assert "train_4" in wsss("data", own_data).succeeded().out
+
+
+def test_image_of_no_class_is_background(run: Path, photos: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,labels\nphoto 0.png,\nphoto 1.png,\n")
+    for way in ("cam", "walk", "labels"):
+        out = tmp_path / way
+        arguments = ("--model", run, "--labels", labels, "--out", out, "--by", way)
+        wsss("label", photos, *arguments).succeeded()
+        for number in range(2):
+            assert not read_label_map(out / f"photo {number}.png").any()
+
+
+def test_label_outside_the_class_list(own_data: Path, run: Path, tmp_path: Path) -> None:
+    labels = own_data / "labels.csv"
+    labels.write_text(labels.read_text().replace("train_1.png,bar", "train_1.png,unicorn"))
+    line = train(own_data, "demo", tmp_path / "out").line()
+    assert "'unicorn'" in line and "'train_1'" in line
+    images = own_data / "JPEGImages"
+    arguments = ("--model", run, "--labels", labels, "--out", tmp_path / "out")
+    line = wsss("label", images, *arguments).line()
+    assert "'unicorn'" in line and "'train_1.png'" in line and "disc, bar" in line
+    assert not (tmp_path / "out").exists()
+
+
+# Images
+
+
+@pytest.mark.parametrize("how", ["zero-byte", "corrupt", "truncated"])
+def test_broken_image(
+    how: str, own_data: Path, recipe_file: Path, run: Path, tmp_path: Path
+) -> None:
+    """Training stops at it, and goes on when it has been mended; labelling lists it."""
+    path = own_data / "JPEGImages" / "train_2.png"
+    whole = path.read_bytes()
+    break_file(path, how)
+    out = tmp_path / "out"
+    arguments = (own_data, recipe_file, out, "--stages", "cam")
+    assert str(path) in train(*arguments).line()
+    assert out.exists() == (how == "truncated")  # what the header tells is found before any work
+
+    assert "unreadable image: 1" in wsss("data", own_data).succeeded().out
+
+    outcome = wsss("label", path.parent, "--model", run, "--out", tmp_path / "labels")
+    assert outcome.code == 3 and "12 labelled, 0 kept, 1 failed" in outcome.out
+    assert str(path) in (tmp_path / "labels" / "failures.csv").read_text()
+
+    if how == "truncated":
+        path.write_bytes(whole)
+        train(*arguments).succeeded()
+
+
+@pytest.mark.parametrize("how", ["zero-byte", "corrupt", "truncated"])
+def test_broken_prediction(how: str, run: Path, tiny_data: Path, tmp_path: Path) -> None:
+    for suffix, place in ((".png", "labels"), (".npz", "labels/scores")):
+        folder = tmp_path / suffix[1:]
+        shutil.copytree(run / place, folder, ignore=shutil.ignore_patterns("scores"))
+        break_file(folder / f"train_3{suffix}", how)
+        line = wsss("eval", folder, "--data", tiny_data, "--split", "train").line()
+        assert str(folder / f"train_3{suffix}") in line
+
+
+@pytest.mark.parametrize("labels_given", [False, True])
+def test_odd_images_are_labelled(labels_given: bool, run: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "odd", tmp_path / "out"
+    folder.mkdir()
+    for name, write in ODD_IMAGES.items():
+        write(folder / name)
+    arguments: list[object] = ["label", folder, "--model", run, "--out", out]
+    if labels_given:
+        labels = tmp_path / "labels.csv"
+        labels.write_text("file,labels\n" + "".join(f"{name},disc;bar\n" for name in ODD_IMAGES))
+        arguments += ["--labels", labels]
+    wsss(*arguments).succeeded()
+    for name in ODD_IMAGES:
+        size = (1, 1) if name == "one_pixel" else (HEIGHT, WIDTH)
+        assert read_label_map(out / f"{name}.png").shape == size
+
+
+def test_odd_images_are_learnt_from(recipe_file: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "images").mkdir(parents=True)
+    for name, write in ODD_IMAGES.items():
+        write(data / "images" / name)
+    rows = [f"{name},{'bar' if index % 2 else 'disc'}\n" for index, name in enumerate(ODD_IMAGES)]
+    (data / "labels.csv").write_text("file,labels\n" + "".join(rows))
+    outcome = wsss("data", data).succeeded()
+    assert "unreadable image" not in outcome.out
+    train(data, recipe_file, tmp_path / "run").succeeded()
+    for name in ODD_IMAGES:
+        size = (1, 1) if name == "one_pixel" else (HEIGHT, WIDTH)
+        assert read_label_map(tmp_path / "run" / "labels" / f"{name}.png").shape == size
+
+
+# Weights, recipes
+
+
+def test_weights_of_another_architecture(
+    tiny_data: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    weights = tmp_path / "vgg16.safetensors"
+    save_file({"features.0.weight": torch.zeros(64, 3, 3, 3)}, weights)
+    changes = ("--set", "backbone.from_scratch=false", "--set", "backbone.name=mobilenetv2")
+    line = train(tiny_data, recipe_file, tmp_path / "run", *changes, "--weights", weights).line()
+    assert str(weights) in line and "mobilenetv2" in line
+
+
+class _RunsCode:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_pickle_that_runs_code(tiny_data: Path, recipe_file: Path, tmp_path: Path) -> None:
+    weights, trap = tmp_path / "weights.pth", tmp_path / "trap"
+    torch.save({"conv.weight": torch.zeros(1), "x": _RunsCode(trap)}, weights)
+    arguments = ("--set", "backbone.from_scratch=false", "--weights", weights)
+    line = train(tiny_data, recipe_file, tmp_path / "run", *arguments).line()
+    assert str(weights) in line and "could run code" in line and "mkdir" in line
+    assert not trap.exists()
+    torch.load(weights, weights_only=False)
+    assert trap.exists()  # so the file was dangerous indeed
+
+
+def test_missing_weights(tiny_data: Path, tmp_path: Path) -> None:
+    line = train(tiny_data, "affinitynet_mobilenetv2", tmp_path / "run").line()
+    assert "--weights" in line and "mobilenetv2" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_recipe_with_five_faults(tiny_data: Path, recipe_file: Path, tmp_path: Path) -> None:
+    faults = {
+        "cam.train.epochs=0": "0",
+        "cam.treshold=0.3": "no key",
+        "walk.beta=fast": "'fast'",
+        "backbone.name=resnet9": "'resnet9'",
+        "segmenter.scales=[]": "at least 1",
+    }
+    settings = [word for fault in faults for word in ("--set", fault)]
+    line = train(tiny_data, recipe_file, tmp_path / "run", *settings).line()
+    assert str(recipe_file) in line
+    for fault, shown in faults.items():
+        key = fault.split("=")[0]
+        assert key in line
+        assert shown in line.split(key)[1]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"), [("[cam\n", "line 1"), ("method = 'affinitynet'\nmethod = 'x'\n", "line 2")]
+)
+def test_recipe_that_is_no_toml(text: str, named: str, tiny_data: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "broken.toml"
+    recipe.write_text(text)
+    line = train(tiny_data, recipe, tmp_path / "run").line()
+    assert str(recipe) in line and named in line
+
+
+def test_unknown_recipe(tiny_data: Path, tmp_path: Path) -> None:
+    line = train(tiny_data, "affinitynett", tmp_path / "run").line()
+    assert "'affinitynett'" in line and "affinitynet_mobilenetv2" in line
+
+
+# Output folders
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {name: data for name, data in files_of(folder, "**/*.*").items() if data}
+
+
+def test_output_folder_of_another_run(
+    run: Path, tiny_data: Path, own_data: Path, recipe_file: Path, photos: Path, tmp_path: Path
+) -> None:
+    mine = copy_run(run, tmp_path / "mine")
+    before = everything(mine)
+    assert "different recipe" in train(tiny_data, recipe_file, mine, "--set", "name=x").line()
+    assert "different data" in train(own_data, recipe_file, mine).line()
+    assert "no labels of ours" in wsss("label", photos, "--model", run, "--out", mine).line()
+    force = ("--model", run, "--out", mine, "--overwrite")
+    assert "no labels of ours" in wsss("label", photos, *force).line()
+    assert everything(mine) == before
+
+
+def test_output_folder_of_another_labelling(
+    run: Path, tiny_data: Path, recipe_file: Path, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ("label", photos, "--model", run, "--out", out)
+    wsss(*arguments).succeeded()
+    before = everything(out)
+    assert before.keys() == {"labels.json", "photo 0.png", "photo 1.png"}
+    assert "different model, by)" in wsss(*arguments, "--by", "cam").line()
+    assert "holds no run" in train(tiny_data, recipe_file, out).line()
+    assert "holds no run" in train(tiny_data, recipe_file, out, "--overwrite").line()
+    assert everything(out) == before
+
+
+@pytest.mark.parametrize("arguments", ["train RECIPE --data DATA", "label PHOTOS --model RUN"])
+def test_output_folder_that_cannot_be(
+    arguments: str, run: Path, tiny_data: Path, recipe_file: Path, photos: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("precious")
+    places = {"RECIPE": recipe_file, "DATA": tiny_data, "PHOTOS": photos, "RUN": run}
+    words = [places.get(word, word) for word in arguments.split()]
+    for out in (file, file / "below"):
+        assert str(file) in wsss(*words, "--out", out).line()
+    assert file.read_text() == "precious"
+
+
+def test_stage_that_a_run_has_not(run: Path, tiny_data: Path, photos: Path, tmp_path: Path) -> None:
+    half = copy_run(run, tmp_path / "half", without=("affinity", "labels", "segmenter"))
+    out = tmp_path / "out"
+    for way, stage in (("segmenter", "segmenter"), ("walk", "affinity")):
+        outcome = wsss("label", photos, "--model", half, "--out", out, "--by", way)
+        assert f"no trained '{stage}' network" in outcome.line()
+        assert not out.exists()
+    wsss("label", photos, "--model", half, "--out", out, "--by", "cam").succeeded()
+    assert "no trained 'segmenter'" in wsss("eval", half, "--data", tiny_data).line()
+
+
+# Full disks
+
+
+@contextmanager
+def largest_file(num_bytes: int) -> Iterator[None]:
+    """No file grows beyond this size: what is written meets an error, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 100, 1000, 4000, 20_000])
+def test_training_that_cannot_write(
+    num_bytes: int, tiny_data: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with largest_file(num_bytes):
+        outcome = train(tiny_data, recipe_file, out, "--stages", "cam")
+    line = outcome.line()
+    assert f"cannot write '{out}" in line and os.strerror(errno.EFBIG) in line
+    assert not list(out.rglob("*.tmp"))
+    train(tiny_data, recipe_file, out, "--stages", "cam").succeeded()
+
+
+def test_labelling_that_cannot_write(run: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("label", photos, "--model", run, "--out", out)
+    wsss(*arguments).succeeded()
+    before = everything(out)
+    picture(2).resize((900, 700)).save(photos / "large.png")
+    with largest_file(len(before["photo 0.png"])):
+        line = wsss(*arguments).line()
+    assert f"cannot write '{out}" in line
+    assert everything(out) == before
+    outcome = wsss(*arguments).succeeded()
+    assert "1 labelled, 2 kept, 0 failed" in outcome.out
+
+
+def on_small_disk(folder: Path, kib: int, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    """Call the command where `folder` is a disk of this size; it is empty again afterwards."""
+    script = 'mount -t tmpfs -o size="$1k" tmpfs "$2" || exit 99; shift 2; exec "$@"'
+    command = [sys.executable, "-m", "wsss", *map(str, arguments)]
+    try:
+        done = subprocess.run(
+            ["unshare", "-rm", "sh", "-c", script, "sh", str(kib), str(folder), *command],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        pytest.skip("needs `unshare` to mount a small disk")
+    if done.returncode == 99 or "unshare:" in done.stderr:
+        pytest.skip(f"mounting a small disk is not allowed: {done.stderr.strip()}")
+    return done
+
+
+@pytest.mark.parametrize("kib", [4, 16, 1000])
+def test_full_disk(kib: int, run: Path, tiny_data: Path, recipe_file: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = on_small_disk(
+        disk, kib, "train", recipe_file, "--data", tiny_data, "--out", disk / "run"
+    )
+    line = Outcome(done.returncode, done.stdout, done.stderr).line()
+    assert f"cannot write '{disk}" in line and "No space left" in line and "free space" in line
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("form", ["--json", "table"])
+def test_results_that_cannot_be_written(form: str, tiny_data: Path) -> None:
+    command = [sys.executable, "-m", "wsss", "data", str(tiny_data)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command + [form] * (form == "--json"),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert "No space left on device" in Outcome(done.returncode, "", done.stderr).line()
+
+
+def test_reader_that_left(tiny_data: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "wsss", "data", str(tiny_data), "--json"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert done.returncode == 1
+    assert all("images:" in line for line in done.stderr.splitlines())
+
+
+# Packages
+
+
+@pytest.mark.parametrize("arguments", ["train demo --data X --out X", "eval X --data X"])
+def test_absent_torch(arguments: str, tmp_path: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from wsss.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments.split()],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    line = Outcome(done.returncode, done.stdout, done.stderr).line()
+    assert line == "wsss: torch is not installed: pip install 'wsss[train]'"
+
+
+def test_bugs_keep_their_traceback(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("wsss.training.data.inspect.inspect", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        wsss("data", tiny_data)
+
+
+def test_names_that_are_odd(own_data: Path) -> None:
+    """Markup, emoji codes, line ends and bytes that are not UTF-8 in names do no harm."""
+    folder = own_data / "JPEGImages"
+    shutil.copy(folder / "train_0.png", folder / os.fsdecode(b"[b] :cat: \xff\n.png"))
+    for name in ("labels.csv", "classes.txt"):
+        path = own_data / name
+        path.write_text(path.read_text().replace("disc", "[/red]"))
+    command = [sys.executable, "-m", "wsss", "data", str(own_data)]
+    for encoding in ("utf-8", "ascii"):
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        done = subprocess.run(command, capture_output=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert rb"[b] :cat: \udcff" in done.stdout and b"[/red]" in done.stdout
+        printed = subprocess.run([*command, "--json"], capture_output=True, env=environment)
+        assert "[/red]" in json.loads(printed.stdout)["classes"]

@@ -1,0 +1,159 @@
+"""Two processes compute what one computes: batches, normalisation over pairs, files, figures."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import (
+    NETWORKS,
+    STAGES,
+    TRAIN_NAMES,
+    copy_run,
+    results_of,
+    start_group,
+    tiny_recipe,
+)
+
+from wsss.errors import ConfigError
+from wsss.runtime.progress import SILENT
+from wsss.training import distributed
+from wsss.training.checkpoint import load_checkpoint
+from wsss.training.data.image_set import ImageSet
+from wsss.training.metrics import read_metrics
+from wsss.training.pipeline import train
+from wsss.training.run import Run, make_files
+
+# Plain SGD: Adam would blow up rounding where a gradient is almost zero.
+SGD = ("optimizer=sgd", "learning_rate=0.05", "momentum=0.5", "new_layer_factor=2")
+OVERRIDES = (
+    *(f"{stage}.train.{setting}" for stage in NETWORKS for setting in SGD),
+    "affinity.train.learning_rate=0.02",
+    "affinity.start=weights",
+    "segmenter.start=weights",
+)
+
+
+@pytest.fixture(scope="module")
+def single(tiny_images: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("single") / "run"
+    train(tiny_recipe(*OVERRIDES), tiny_images, out, device="cpu")
+    return out
+
+
+def _train_in_two(
+    data: Path, out: Path, overrides: Sequence[str], stages: Sequence[str] | None = None
+) -> list[int | None]:
+    processes = start_group(data, out, overrides, stages=stages)
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+@pytest.fixture(scope="module")
+def double(single: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The networks trained by two processes, each from what one process had made before it."""
+    out = copy_run(single, tmp_path_factory.mktemp("double") / "run", without=NETWORKS)
+    assert _train_in_two(tiny_data, out, OVERRIDES, NETWORKS) == [0, 0]
+    return out
+
+
+@pytest.mark.parametrize("stage", NETWORKS)
+def test_weights_are_those_of_one_process(single: Path, double: Path, stage: str) -> None:
+    one, two = (load_checkpoint(run / stage / "weights.safetensors")[0] for run in (single, double))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=2e-5, msg=f"{stage}: {name}")
+
+
+@pytest.mark.parametrize("stage", NETWORKS)
+def test_figures_of_each_step_are_those_of_the_whole_batch(
+    single: Path, double: Path, stage: str
+) -> None:
+    one, two = (read_metrics(run / stage / "metrics.jsonl") for run in (single, double))
+    assert len(one) == len(two) == 4
+    assert one[0]["loss"] != pytest.approx(one[-1]["loss"], rel=1e-2)  # something was learnt
+    for expected, found in zip(one, two, strict=True):
+        assert found == pytest.approx(expected, rel=2e-4)
+
+
+def test_figures_of_the_stages(single: Path, double: Path) -> None:
+    for stage in NETWORKS:
+        one, two = (
+            json.loads((run / stage / "stage.json").read_text()) for run in (single, double)
+        )
+        assert (one["processes"], two["processes"]) == (1, 2)
+        assert one["digest"] == two["digest"]
+        # A rounding may turn single pixels.
+        assert two["figures"] == pytest.approx(one["figures"], rel=1e-2)
+
+
+def test_two_processes_share_the_files_of_a_whole_run(
+    tiny_data: Path, tmp_path: Path, single: Path
+) -> None:
+    out = tmp_path / "run"
+    assert _train_in_two(tiny_data, out, OVERRIDES) == [0, 0]
+    assert results_of(out).keys() == results_of(single).keys()
+    for stage in ("seeds", "labels"):
+        assert sorted(p.stem for p in (out / stage).glob("*.png")) == sorted(TRAIN_NAMES)
+    assert all((out / stage / "stage.json").is_file() for stage in STAGES)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tiny_data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert _train_in_two(tiny_data, out, ("segmenter.train.batch_size=3",)) == [1, 1]
+    for rank in range(2):
+        message = (tmp_path / f"error.{rank}.txt").read_text()
+        assert message.startswith("ConfigError: a batch of 3 images cannot be shared by 2")
+        assert message.endswith("choose a multiple of 2")
+    assert not out.exists()
+
+
+class Fellows:
+    """Pretends to be one of several processes; writes down when it waits for the others."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, rank: int, count: int) -> None:
+        self.events: list[str] = []
+        monkeypatch.setattr(distributed, "rank", lambda: rank)
+        monkeypatch.setattr(distributed, "world_size", lambda: count)
+        monkeypatch.setattr(distributed, "barrier", lambda: self.events.append("barrier"))
+
+
+def test_rows_and_shares_cover_everything_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    shares: list[str] = []
+    for rank in range(3):
+        Fellows(monkeypatch, rank, 3)
+        rows += range(12)[distributed.own_rows(12)]
+        shares += distributed.own_share("abcdefgh")
+        assert distributed.is_main() == (rank == 0)
+    assert rows == list(range(12))
+    assert sorted(shares) == list("abcdefgh")
+    with pytest.raises(ConfigError, match="10 images cannot be shared by 3 processes"):
+        distributed.own_rows(10)
+
+
+def test_nobody_writes_before_all_have_shared_out_the_same_list(
+    tiny_images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that a faster process had made already would shift the shares of a slower one."""
+    fellows = Fellows(monkeypatch, 1, 2)
+    cpu = torch.device("cpu")
+    run = Run(tmp_path, tiny_recipe(), tiny_images, None, None, None, cpu, SILENT)
+
+    def make(sample: object, loaded: str, path: Path) -> None:
+        fellows.events.append(loaded)
+        path.touch()
+
+    samples = run.train_set.samples[:5]
+    make_files(run, "x", samples, lambda s: tmp_path / s.name, lambda s: s.name, make)
+    assert fellows.events == ["barrier", "train_1", "train_3", "barrier"]
+
+
+def test_without_torchrun_there_is_no_group() -> None:
+    assert "WORLD_SIZE" not in os.environ
+    with distributed.process_group(torch.device("cpu")):
+        assert (distributed.rank(), distributed.world_size()) == (0, 1)
+        assert not torch.distributed.is_initialized()

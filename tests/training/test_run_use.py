@@ -1,0 +1,187 @@
+"""What a finished run is good for: labels for any image, figures, and folders of labels."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from tiny_run import CLASSES, NUM_TRAIN, NUM_VAL, copy_run
+
+from wsss.errors import ArtifactError, ConfigError
+from wsss.runtime.image_io import read_image, read_label_map
+from wsss.runtime.score_maps import load_score_maps
+from wsss.training.data.image_set import ImageSet
+from wsss.training.label import label_by_run
+from wsss.training.measure import measure
+from wsss.training.predictor import PredictionKind, RunPredictor
+from wsss.training.run import read_stage
+
+
+@pytest.fixture
+def copy(finished_run: Path, tmp_path: Path) -> Path:
+    """A finished run that may be changed."""
+    return copy_run(finished_run, tmp_path / "run")
+
+
+def test_a_predictor_labels_any_image(finished_run: Path, tiny_images: ImageSet) -> None:
+    predictor = RunPredictor(finished_run, "cpu")
+    assert predictor.classes == CLASSES
+    image = read_image(tiny_images.select("val").samples[0].image_path)
+    for kind in get_args(PredictionKind):
+        for labels in (None, (1,), ()):
+            label_map = predictor.label(image, labels, kind)
+            assert (label_map.shape, label_map.dtype) == (image.shape[:2], np.uint8)
+            allowed = (
+                {0, 1, 2} if labels is None or kind == "segmenter" else {0, *(2,) * len(labels)}
+            )
+            assert set(np.unique(label_map).tolist()) <= allowed
+    found = predictor.find_classes(image, 0.0)
+    assert found == [0, 1]
+    assert predictor.find_classes(image, 1.1) == []
+    assert predictor.label(image[:1, :1]).shape == (1, 1)
+
+
+def test_a_predictor_repeats_the_run(finished_run: Path, tiny_images: ImageSet) -> None:
+    """The stored CAMs are half precision, so that labels may differ in a pixel."""
+    predictor = RunPredictor(finished_run, "cpu")
+    for sample in tiny_images.select("train").samples[:4]:
+        image = read_image(sample.image_path)
+        stored = load_score_maps(finished_run / "cam" / "scores" / f"{sample.name}.npz")
+        maps = predictor.score_maps(image, sample.labels, "cam")
+        np.testing.assert_allclose(maps.scores, stored.scores, atol=1e-3)
+        labels = read_label_map(finished_run / "labels" / f"{sample.name}.png")
+        assert (predictor.label(image, sample.labels, "labels") != labels).mean() < 0.01
+
+
+def test_a_predictor_needs_a_trained_run(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"is no run: expected a folder with recipe\.toml"):
+        RunPredictor(tmp_path)
+    shutil.rmtree(copy / "segmenter")
+    image = np.zeros((40, 48, 3), np.uint8)
+    with pytest.raises(ArtifactError, match="has no trained 'segmenter' network"):
+        RunPredictor(copy, "cpu").label(image)
+    for stage in ("cam", "affinity"):
+        shutil.rmtree(copy / stage)
+    with pytest.raises(ArtifactError, match="has no trained network yet: finish `wsss train`"):
+        RunPredictor(copy, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("stage", "other", "kind", "message"),
+    [
+        ("cam", "segmenter", "cam", "holds no classifier"),
+        ("affinity", "cam", "walk", "holds no AffinityNet"),
+        ("segmenter", "cam", "segmenter", "holds no segmenter"),
+    ],
+)
+def test_a_network_of_another_kind_is_refused(
+    copy: Path, stage: str, other: str, kind: PredictionKind, message: str
+) -> None:
+    shutil.copy(copy / other / "weights.safetensors", copy / stage / "weights.safetensors")
+    with pytest.raises(ArtifactError, match=message):
+        RunPredictor(copy, "cpu").label(np.zeros((40, 48, 3), np.uint8), (0,), kind)
+
+
+@pytest.mark.parametrize(
+    ("stage", "use_labels", "used", "background"),
+    [
+        ("cam", True, True, "threshold 0.2"),
+        ("walk", True, True, "threshold 0.3"),
+        ("labels", False, False, "in the predictions"),
+        ("segmenter", True, False, "in the predictions"),
+    ],
+)
+def test_measuring_a_run_says_what_was_measured(
+    finished_run: Path,
+    tiny_images: ImageSet,
+    stage: str,
+    use_labels: bool,
+    used: bool,
+    background: str,
+) -> None:
+    report = measure(
+        finished_run, tiny_images, stage=stage, use_image_labels=use_labels, device="cpu"
+    )
+    assert (report.list_name, report.images) == ("val", NUM_VAL)
+    assert (report.image_labels_used, report.background) == (used, background)
+    assert report.predictions == f"{stage} of run {finished_run}"
+    assert list(report.iou) == ["background", *CLASSES]
+    if stage == "segmenter":
+        assert report.miou == read_stage(finished_run / "segmenter")["figures"]["miou"]
+
+
+def test_measuring_folders_of_a_run(finished_run: Path, tiny_images: ImageSet) -> None:
+    for folder, key, background in (
+        ("cam", "miou", "threshold 0.2"),
+        ("cam/scores", "miou", "threshold 0.2"),
+        ("labels/scores", "walk_miou", "threshold 0.3"),
+        ("labels", "miou", "in the predictions"),
+    ):
+        report = measure(finished_run / folder, tiny_images, split="train")
+        assert (report.list_name, report.images) == ("train", NUM_TRAIN)
+        assert (report.image_labels_used, report.background) == (True, background)
+        figures = read_stage(finished_run / folder.split("/")[0])["figures"]
+        assert report.miou == figures[key], folder
+
+
+def test_measuring_with_another_threshold_or_a_sweep(
+    finished_run: Path, tiny_images: ImageSet
+) -> None:
+    folder = finished_run / "cam"
+    report = measure(folder, tiny_images, split="train", threshold=0.999)
+    assert report.background == "threshold 0.999"
+    swept = measure(folder, tiny_images, split="train", sweep=True)
+    assert swept.background.endswith(", best of a sweep on this list")
+    assert swept.miou == max(row["miou"] for row in swept.sweep) >= report.miou
+
+
+def test_measuring_what_is_not_there(
+    finished_run: Path, tiny_images: ImageSet, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="unknown stage 'seeds': choose of cam, walk"):
+        measure(finished_run, tiny_images, stage="seeds")
+    with pytest.raises(ArtifactError, match="knows the classes disc, bar; the image set has a"):
+        measure(finished_run, replace(tiny_images, classes=("a", "b")))
+    with pytest.raises(ArtifactError, match=r"no prediction .*make the missing ones"):
+        measure(finished_run / "labels", tiny_images)
+    with pytest.raises(ArtifactError, match="no such folder"):
+        measure(tmp_path / "none", tiny_images)
+
+
+def test_labelling_keeps_what_is_done_and_lists_what_failed(
+    finished_run: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for index in range(3):
+        shutil.copy(tiny_data / "JPEGImages" / f"val_{index}.png", photos / f"{index}.png")
+    (photos / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    first = label_by_run([photos], finished_run, out, device="cpu")
+    assert (first.images, first.labelled, first.kept, first.failed) == (4, 3, 0, 1)
+    assert str(photos / "broken.png") in (out / "failures.csv").read_text()
+    times = {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")}
+    assert sorted(times) == ["0.png", "1.png", "2.png"]
+    second = label_by_run([photos], finished_run, out, device="cpu")
+    assert (second.labelled, second.kept, second.failed) == (0, 3, 1)
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")} == times
+    with pytest.raises(ArtifactError, match="holds labels made otherwise"):
+        label_by_run([photos], finished_run, out, kind="walk", device="cpu")
+    expected = RunPredictor(finished_run, "cpu").label(read_image(photos / "0.png"))
+    assert np.array_equal(read_label_map(out / "0.png"), expected)
+
+
+def test_labelling_with_image_labels(finished_run: Path, tiny_data: Path, tmp_path: Path) -> None:
+    image, table = tiny_data / "JPEGImages" / "val_0.png", tmp_path / "labels.csv"
+    table.write_text("file,labels\nval_0.png,bar\n")
+    label_by_run([image], finished_run, tmp_path / "out", labels_path=table, device="cpu")
+    assert set(np.unique(read_label_map(tmp_path / "out" / "val_0.png")).tolist()) <= {0, 2}
+    assert json.loads((tmp_path / "out" / "labels.json").read_text())["by"] == "labels"
+    with pytest.raises(ConfigError, match="takes no image-level labels"):
+        label_by_run(
+            [image], finished_run, tmp_path / "b", labels_path=table, kind="segmenter", device="cpu"
+        )
+    with pytest.raises(ConfigError, match="unknown way to label 'magic': choose of cam, walk"):
+        label_by_run([image], finished_run, tmp_path / "b", kind="magic", device="cpu")
