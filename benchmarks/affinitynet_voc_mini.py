@@ -24,6 +24,7 @@ ROWS = {
     "train, CAM + walk + CRF": ("train", "labels"),
     "val, CAM, labels given": ("val", "--stage cam"),
     "val, CAM + walk, labels given": ("val", "--stage walk"),
+    "val, CAM, no labels": ("val", "--stage cam --no-image-labels"),
     "val, segmenter, no labels": ("val", "--stage segmenter"),
 }
 
