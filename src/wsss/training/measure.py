@@ -13,7 +13,7 @@ from .recipe import Recipe, load_recipe
 
 
 def measure(
-    path: Path,
+    path: str | Path,
     images: ImageSet,
     *,
     split: str | None = None,
@@ -36,6 +36,7 @@ def measure(
     Raises:
         ArtifactError, ConfigError, DataError: see `evaluate`.
     """
+    path = Path(path)
     recipe = _recipe_of(path)
     predictions: Predictions
     if (path / "recipe.toml").is_file():

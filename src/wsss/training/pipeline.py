@@ -36,11 +36,11 @@ class TrainResult:
 def train(
     recipe: Recipe,
     images: ImageSet,
-    out: Path,
+    out: str | Path,
     *,
-    weights_path: Path | None = None,
-    cams_path: Path | None = None,
-    seeds_path: Path | None = None,
+    weights_path: str | Path | None = None,
+    cams_path: str | Path | None = None,
+    seeds_path: str | Path | None = None,
     stages: Sequence[str] | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -59,15 +59,16 @@ def train(
     Raises:
         WsssError: anything the user can mend; all checks that need no training come first.
     """
+    out = Path(out)
     chosen_device = choose_device(device)
     with distributed.process_group(chosen_device):
         run = Run(
             out,
             recipe,
             images,
-            weights_path,
-            cams_path,
-            seeds_path,
+            _path(weights_path),
+            _path(cams_path),
+            _path(seeds_path),
             chosen_device,
             progress if distributed.is_main() else SILENT,
         )
@@ -88,6 +89,10 @@ def train(
         {name: record["figures"] for name, record in records.items() if record},
         {name: record["seconds"] for name, record in records.items() if record},
     )
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
 
 
 def check(run: Run, stages: Sequence[str]) -> None:
@@ -132,7 +137,7 @@ def _check_start(run: Run, stages: Sequence[str]) -> None:
     if not recipe.backbone.from_scratch and run.weights_path is None:
         raise ConfigError(
             f"recipe '{recipe.name}' starts from ImageNet weights of {recipe.backbone.name}: give "
-            "them by --weights FILE, or set backbone.from_scratch=true"
+            "them by --weights FILE"
         )
     for folder, option in ((run.cams_path, "--cams"), (run.seeds_path, "--seeds")):
         if folder is not None and not folder.is_dir():

@@ -64,7 +64,16 @@ class BackboneSection(Section):
     output_stride: Literal[8, 16, 32] = 8
     """Pixels per cell of the last feature map."""
     from_scratch: bool = False
-    """Start from random weights; otherwise `--weights` is required."""
+    """Start from random weights (`small` only); otherwise `--weights` is required."""
+
+    @model_validator(mode="after")
+    def _scratch_is_possible(self) -> "BackboneSection":
+        if self.from_scratch and self.name != "small":
+            raise ValueError(
+                f"`from_scratch` is true, but `{self.name}` keeps layers of its ImageNet weights "
+                "frozen: give --weights, or take the backbone `small`"
+            )
+        return self
 
 
 class DataSection(Section):

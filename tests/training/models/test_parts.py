@@ -18,7 +18,6 @@ from wsss.training.models.backbone import (
 from wsss.training.models.dropout import BatchKeyedDropout2d, set_dropout_context
 from wsss.training.models.frozen_norm import (
     FrozenBatchNorm2d,
-    calibrate_norms,
     convolve_normalised,
 )
 from wsss.training.models.parameters import mark_new, parameter_groups
@@ -127,30 +126,6 @@ def test_folded_convolution_equals_the_two_layers_forward_and_backward(convoluti
         results.append((output.detach(), convolution.weight.grad.clone()))
     for folded, separate in zip(*results, strict=True):
         torch.testing.assert_close(folded, separate, rtol=1e-4, atol=1e-4)
-
-
-def test_calibration_standardises_layer_after_layer():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.convolutions = nn.ModuleList(nn.Conv2d(8, 8, 3, bias=False) for _ in range(3))
-            self.norms = nn.ModuleList(FrozenBatchNorm2d(8) for _ in range(3))
-
-        def forward(self, x):
-            outputs = []
-            for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-                outputs.append(convolve_normalised(convolution, norm, x))
-                x = outputs[-1].relu()
-            return outputs
-
-    network = Net()
-    x = torch.randn(4, 8, 15, 15) * 100 + 7
-    calibrate_norms(network, x)
-    assert network.training
-    for output in network(x):
-        variance, mean = torch.var_mean(output, dim=(0, 2, 3), correction=0)
-        assert mean.abs().max() < 1e-3
-        torch.testing.assert_close(variance, torch.ones(8), atol=1e-3, rtol=0)
 
 
 def dropped(first_row, rows, *, step=4, global_batch=6, seed=11):

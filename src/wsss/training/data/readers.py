@@ -14,7 +14,7 @@ from .voc import find_devkit, read_voc
 
 
 def read_image_set(
-    root: Path, *, classes: Sequence[str] | None = None, strict: bool = True
+    root: str | Path, *, classes: Sequence[str] | None = None, strict: bool = True
 ) -> ImageSet:
     """Recognise the layout of a folder and read what it says; no image is opened.
 

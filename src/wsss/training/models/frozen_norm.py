@@ -25,7 +25,6 @@ class FrozenBatchNorm2d(nn.Module):
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps
-        self.measuring = False
         self.register_buffer("weight", torch.ones(num_features))
         self.register_buffer("bias", torch.zeros(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
@@ -33,8 +32,6 @@ class FrozenBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, F, h, w) -> same shape."""
-        if self.measuring:
-            self.measure(x)
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
         )
@@ -43,12 +40,6 @@ class FrozenBatchNorm2d(nn.Module):
         """The layer as x * scale + shift, each (F,)."""
         scale = self.weight * torch.rsqrt(self.running_var + self.eps)
         return scale, self.bias - self.running_mean * scale
-
-    def measure(self, x: Tensor) -> None:
-        """Take the statistics of (B, F, h, w) as the stored ones."""
-        variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
-        self.running_mean.copy_(mean)
-        self.running_var.copy_(variance)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *arguments: Any
@@ -70,8 +61,6 @@ def convolve_normalised(convolution: nn.Module, norm: nn.Module, x: Tensor) -> T
     """
     convolution = cast(nn.Conv2d, convolution)
     norm = cast(FrozenBatchNorm2d, norm)
-    if norm.measuring:
-        norm.measure(convolution(x))
     scale, shift = norm.scale_and_shift()
     return F.conv2d(
         x,
@@ -82,27 +71,3 @@ def convolve_normalised(convolution: nn.Module, norm: nn.Module, x: Tensor) -> T
         convolution.dilation,
         convolution.groups,
     )
-
-
-@torch.no_grad()
-def calibrate_norms(network: nn.Module, x: Tensor) -> None:
-    """Give a network without pretrained weights the statistics of one batch, layer after layer.
-
-    A randomly initialised deep network with frozen identity normalisation explodes; after this
-    every normalised map has mean 0 and variance 1 on the batch, and stays trainable.
-
-    Args:
-        x: (B, 3, H, W) normalised images; a few dozen are enough. Every process of a distributed
-            training must pass the same ones.
-    """
-    norms = [part for part in network.modules() if isinstance(part, FrozenBatchNorm2d)]
-    was_training = network.training
-    network.eval()
-    for norm in norms:
-        norm.measuring = True
-    try:
-        network(x)
-    finally:
-        for norm in norms:
-            norm.measuring = False
-        network.train(was_training)

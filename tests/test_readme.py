@@ -1,0 +1,74 @@
+"""What the README shows is executed, on a tiny image set."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from command_line import wsss
+from tiny_run import tiny_recipe, write_images
+
+from wsss.training.recipe import dump_recipe
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+PYTHON = [text for language, text in BLOCKS if language == "python"]
+COMMANDS = [
+    line.split("#")[0].strip()
+    for language, text in BLOCKS
+    if not language
+    for line in text.splitlines()
+    if line.startswith("wsss ")
+]
+RECIPE = "affinitynet_mobilenetv2"
+WEIGHTS = "mobilenetv2.safetensors"
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with everything that the README names, small; the recipe needs no weights."""
+    write_images(tmp_path / "photos")
+    write_images(tmp_path / "new_photos")
+    first = next((tmp_path / "photos" / "JPEGImages").iterdir())
+    (tmp_path / "new.jpg").write_bytes(first.read_bytes())
+    (tmp_path / "tiny.toml").write_text(dump_recipe(tiny_recipe()), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_six_lines_of_python(place):
+    (code,) = PYTHON
+    assert len([line for line in code.splitlines() if line.strip()]) == 6
+    code = code.replace(RECIPE, "tiny.toml").replace(
+        f'weights_path="{WEIGHTS}"', "weights_path=None"
+    )
+    exec(compile(code, "README.md", "exec"), {})
+    assert (place / "new.png").is_file()
+
+
+def test_a_command_for_every_stage(place):
+    shown = " ".join(COMMANDS)
+    for command in ("data", "train", "eval", "label", "demo"):
+        assert f"wsss {command} " in shown
+    for command in COMMANDS:
+        words = shlex.split(command.replace(RECIPE, "tiny.toml"))[1:]
+        if "--weights" in words:
+            position = words.index("--weights")
+            del words[position : position + 2]
+        if words[0] == "demo":  # minutes; `make demo` runs it
+            words += ["--help"]
+        wsss(*words).succeeded()
+
+
+def test_make_targets_that_the_readme_names_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make (\w+)", "\n".join(text for _, text in BLOCKS), re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_links_lead_somewhere():
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"):
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if "://" not in link:
+                assert (page.parent / link).exists(), f"{page.name}: {link}"
