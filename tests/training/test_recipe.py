@@ -88,13 +88,15 @@ def test_all_faults_are_reported_at_once(tmp_path):
 def test_contradictions_between_values_are_faults():
     with pytest.raises(ConfigError, match="exclude each other"):
         load_recipe("demo", ["cam.train.augmentation.long_side=[256, 320]"])
+    with pytest.raises(ConfigError, match="keeps layers of its ImageNet weights frozen"):
+        load_recipe("demo", ["backbone.name=vgg16"])
     with pytest.raises(ConfigError, match="must satisfy background <= foreground"):
         load_recipe("demo", ["seeds.background=0.9"])
 
 
 def test_overrides():
-    recipe = load_recipe("demo", ["seed=3", "walk.beta = 10", "backbone.name=mobilenetv2"])
-    assert (recipe.seed, recipe.walk.beta, recipe.backbone.name) == (3, 10.0, "mobilenetv2")
+    recipe = load_recipe("demo", ["seed=3", "walk.beta = 10", "cam.align=reference"])
+    assert (recipe.seed, recipe.walk.beta, recipe.cam.align) == (3, 10.0, "reference")
     with pytest.raises(ConfigError, match="must look like"):
         load_recipe("demo", ["seed"])
     with pytest.raises(ConfigError, match="is a value, not a section"):

@@ -18,7 +18,8 @@ from wsss.runtime.pictures import encode_png
 from wsss.runtime.score_maps import ScoreMaps, save_score_maps
 from wsss.training.data.image_set import ImageSet, MaskFile, Sample
 from wsss.training.recipe import dump_recipe, load_recipe
-from wsss.training.report import (
+from wsss.training.report.charts import Chart, Curve, draw_chart, draw_key, nice_ticks, thin
+from wsss.training.report.page import (
     IouColumn,
     Report,
     Sheet,
@@ -26,9 +27,8 @@ from wsss.training.report import (
     StageCard,
     render_report,
 )
-from wsss.training.report_charts import Chart, Curve, draw_chart, draw_key, nice_ticks, thin
-from wsss.training.run_pictures import evenly
-from wsss.training.run_report import format_seconds, stage_charts, write_run_report
+from wsss.training.report.pictures import evenly
+from wsss.training.report.run import format_seconds, stage_charts, write_run_report
 
 CLASSES = ("<b>", 'cat "&" dog')
 SIZE = (12, 17)

@@ -48,7 +48,7 @@ def train(
     from ..training.data.readers import read_image_set
     from ..training.pipeline import train as run_training
     from ..training.recipe import load_recipe
-    from ..training.run_report import write_run_report
+    from ..training.report.run import write_run_report
 
     resolved = load_recipe(recipe, set_ or ())
     images = read_image_set(data)

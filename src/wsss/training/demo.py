@@ -7,10 +7,10 @@ from typing import Any
 from ..errors import ArtifactError
 from ..runtime.progress import SILENT, Progress
 from .data.readers import read_image_set
-from .demo_scenes import write_demo_scenes
+from .demo_set.scenes import write_demo_scenes
 from .pipeline import train
 from .recipe import load_recipe
-from .run_report import write_run_report
+from .report.run import write_run_report
 
 TRAIN_IMAGES = 240
 VAL_IMAGES = 60

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError
-from ..runtime.files import atomic_write_bytes
-from ..runtime.image_io import write_label_map
-from .demo_figures import (
+from ...errors import ConfigError
+from ...runtime.files import atomic_write_bytes
+from ...runtime.image_io import write_label_map
+from .figures import (
     BACKGROUND_COLOURS,
     BODY_COLOURS,
     DISTRACTORS,

@@ -1,15 +1,15 @@
 """A report as one self-contained HTML page: no scripts, no addresses, every picture inside.
 
-Plain data in, text out; what a run has to show is collected in `run_report`.
+Plain data in, text out; what a run has to show is collected in `run.py`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from ..runtime.pictures import Picture, data_uri, encode_jpeg
-from .report_charts import Chart, draw_chart, draw_key
-from .report_style import STYLE
+from ...runtime.pictures import Picture, data_uri, encode_jpeg
+from .charts import Chart, draw_chart, draw_key
+from .style import STYLE
 
 JPEG_QUALITY = 88
 # Should a name ever slip past the escaping, a browser still loads and runs nothing.

@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ArtifactError
-from ..runtime.files import atomic_write_bytes
-from ..runtime.progress import SILENT, Progress
-from ..version import __version__
-from .data.image_set import ImageSet
-from .devices import choose_device
-from .evaluation import EvalReport, FolderPredictions, evaluate
-from .metrics import read_metrics
-from .predictor import RunPredictions, RunPredictor
-from .recipe import load_recipe
-from .report import IouColumn, Report, StageCard, render_report
-from .report_charts import Chart, Curve, thin
-from .run import Run, read_stage
-from .run_pictures import evenly, make_sheet
+from ...errors import ArtifactError
+from ...runtime.files import atomic_write_bytes
+from ...runtime.progress import SILENT, Progress
+from ...version import __version__
+from ..data.image_set import ImageSet
+from ..devices import choose_device
+from ..evaluation import EvalReport, FolderPredictions, evaluate
+from ..metrics import read_metrics
+from ..predictor import RunPredictions, RunPredictor
+from ..recipe import load_recipe
+from ..run import Run, read_stage
+from .charts import Chart, Curve, thin
+from .page import IouColumn, Report, StageCard, render_report
+from .pictures import evenly, make_sheet
 
 MAX_MEASURED = 400
 """Images that per-class figures are counted on; longer lists are thinned evenly."""

@@ -5,15 +5,15 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.image_io import read_image, read_label_map
-from ..runtime.palette import voc_palette
-from ..runtime.pictures import Picture, draw_heat, draw_labels, shrink, shrink_labels
-from ..runtime.pseudo_labels import label_from_scores
-from ..runtime.score_maps import ScoreMaps, load_score_maps
-from .data.image_set import Sample
-from .predictor import RunPredictor
-from .report import Sheet, SheetRow
-from .run import Run
+from ...runtime.image_io import read_image, read_label_map
+from ...runtime.palette import voc_palette
+from ...runtime.pictures import Picture, draw_heat, draw_labels, shrink, shrink_labels
+from ...runtime.pseudo_labels import label_from_scores
+from ...runtime.score_maps import ScoreMaps, load_score_maps
+from ..data.image_set import Sample
+from ..predictor import RunPredictor
+from ..run import Run
+from .page import Sheet, SheetRow
 
 NUM_PICTURES = 8
 PICTURE_SIDE = 224

@@ -1,0 +1,1 @@
+"""The generated image set of `wsss demo`: figures, scenes, files."""
