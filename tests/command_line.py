@@ -12,6 +12,7 @@ from unittest.mock import patch
 import cv2
 import numpy as np
 from PIL import Image
+from tiny_run import files_of
 
 from wsss.cli.main import main
 
@@ -56,6 +57,16 @@ def wsss(*arguments: object) -> Outcome:
             code = ending.code or 0
     assert isinstance(code, int)
     return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    """Content of all files below a folder, by their path."""
+    return {name: data for name, data in files_of(folder, "**/*.*").items() if data}
+
+
+def train(data: Path, recipe: object, out: Path, *arguments: object) -> Outcome:
+    """`wsss train` with its three arguments that must be given."""
+    return wsss("train", recipe, "--data", data, "--out", out, *arguments)
 
 
 def picture(seed: int = 0) -> Image.Image:

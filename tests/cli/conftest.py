@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from command_line import Outcome, wsss
+from command_line import Outcome, picture, wsss
 from tiny_run import tiny_recipe, write_images
 
 from wsss.training.recipe import dump_recipe
@@ -45,3 +45,13 @@ def trained(
 def run(trained: tuple[Path, Outcome]) -> Path:
     """Folder of the finished run; not to be changed."""
     return trained[0]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two small images to label."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(2):
+        picture(number).save(folder / f"photo {number}.png")
+    return folder

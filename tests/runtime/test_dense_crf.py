@@ -1,11 +1,19 @@
 import itertools
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 import torch
-from pytest import approx, importorskip, mark, raises, skip
+from crf_cases import (
+    PUBLISHED,
+    SIZES,
+    drawn_photograph,
+    random_features,
+    random_image,
+    random_unary,
+    same_labels,
+    smooth_scores,
+)
+from pytest import approx, mark, raises, skip
 
 from wsss.errors import ConfigError, DataError, ShapeError
 from wsss.runtime import dense_crf
@@ -16,17 +24,7 @@ from wsss.runtime.dense_crf import (
     unary_from_logits,
     unary_from_scores,
 )
-from wsss.runtime.image_io import read_image
 from wsss.runtime.permutohedral import Lattice
-
-SIZES = [(1, 1), (1, 7), (5, 1), (3, 4), (7, 5)]
-PUBLISHED = {
-    "affinity labels": CrfSettings(10, 3, 3, 80, 13, 10),
-    "seeds from labels": CrfSettings(10, 3, 3, 50, 5, 10),
-    "logits": CrfSettings(5, 3, 3, 80, 13, 10),
-    "deeplab": CrfSettings(10, 1, 3, 67, 3, 4),
-    "largefov": CrfSettings(1, 3, 3, 32, 13, 10),
-}
 
 
 def simplex(feature):
@@ -115,42 +113,6 @@ def dense_mean_field(image, unary, settings):
     for _ in range(settings.iterations):
         probabilities = softmax(-flat + probabilities @ message.T)
     return torch.from_numpy(probabilities.reshape(unary.shape))
-
-
-def random_features(num_points, num_axes, spread=2.0):
-    generator = torch.Generator().manual_seed(num_points * 10 + num_axes)
-    return torch.randn(num_points, num_axes, generator=generator) * spread
-
-
-def random_image(height, width, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def random_unary(labels, height, width, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    return unary_from_scores(torch.rand(labels, height, width, generator=generator))
-
-
-def smooth_scores(labels, height, width, seed=2):
-    """Blobs in [0, 1] about 40 pixels wide, like class activation maps at full size."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, labels, height // 20 + 2, width // 20 + 2, generator=generator) ** 2
-    fine = torch.nn.functional.interpolate(
-        coarse, size=(height, width), mode="bicubic", align_corners=False
-    )
-    return fine[0].clamp(0, 1)
-
-
-def drawn_photograph(height, width):
-    """Shaded ellipses on a gradient, with sensor noise."""
-    rng = np.random.default_rng(3)
-    rows, columns = np.mgrid[:height, :width]
-    image = np.stack([60 + rows / 4, 90 + columns / 5, 140 - rows / 5], -1)
-    for _ in range(6):
-        centre, radii = rng.uniform(0, (height, width)), rng.uniform(20, 70, 2)
-        inside = ((rows - centre[0]) / radii[0]) ** 2 + ((columns - centre[1]) / radii[1]) ** 2 < 1
-        image[inside] = rng.uniform(30, 220, 3) + (rows[inside, None] - centre[0]) / 3
-    return (image + rng.normal(0, 4, image.shape)).clip(0, 255).astype(np.uint8)
 
 
 @mark.parametrize("num_axes", [1, 2, 3, 5])
@@ -376,72 +338,3 @@ def test_unaries_are_finite(value):
     crf = DenseCrf(random_image(1, 2), CrfSettings())
     with raises(DataError, match="NaN or infinity"):
         crf.refine(torch.tensor([[[0.0, value]]]))
-
-
-def same_labels(planes, expected):
-    """Share of pixels with the same argmax."""
-    return float((planes.argmax(0) == expected.argmax(0)).double().mean())
-
-
-def published_crf(image, unary, settings):
-    """The published package, from PyPI as pydensecrf2; it takes the width first."""
-    package = importorskip("pydensecrf.densecrf", reason="pydensecrf2 is not installed")
-    height, width = image.shape[:2]
-    crf = package.DenseCRF2D(width, height, len(unary))
-    crf.setUnaryEnergy(np.ascontiguousarray(unary.flatten(1).numpy()))
-    crf.addPairwiseGaussian(sxy=settings.gaussian_sxy, compat=settings.gaussian_compat)
-    crf.addPairwiseBilateral(
-        sxy=settings.bilateral_sxy,
-        srgb=settings.bilateral_srgb,
-        rgbim=np.ascontiguousarray(image),
-        compat=settings.bilateral_compat,
-    )
-    refined = np.array(crf.inference(settings.iterations))
-    return torch.from_numpy(refined).view(unary.shape)
-
-
-@mark.oracle
-@mark.parametrize("labels", [1, 2, 3, 21])
-@mark.parametrize("size", SIZES)
-def test_small_images_equal_the_published_package(size, labels):
-    # Sizes that are no multiple of four leave the padding of the package in its lattice.
-    image, unary = random_image(*size), random_unary(labels, *size)
-    expected = published_crf(image, unary, CrfSettings())
-    refined = DenseCrf(image, CrfSettings()).refine(unary)
-    torch.testing.assert_close(refined, expected, rtol=0, atol=1e-5)
-
-
-@mark.oracle
-@mark.parametrize("labels", [2, 4, 21])
-@mark.parametrize("name", PUBLISHED)
-def test_drawn_photograph_agrees_with_the_published_package(name, labels):
-    image = drawn_photograph(141, 187)
-    check_agreement(image, name, labels)
-
-
-@mark.oracle
-@mark.parametrize("labels", [3, 21])
-@mark.parametrize("name", PUBLISHED)
-def test_photographs_agree_with_the_published_package(name, labels):
-    default = Path(__file__).parents[2].parent / "shared"
-    folder = Path(os.environ.get("WSSS_SHARED", default)) / "data/voc_mini/VOC2012/JPEGImages"
-    paths = sorted(folder.glob("*.jpg"))
-    if not paths:
-        skip(f"no photographs in {folder}: set WSSS_SHARED to the folder with data/voc_mini")
-    image = read_image(paths[labels % len(paths)])
-    check_agreement(image, name, labels)
-
-
-def check_agreement(image, name, labels):
-    settings = PUBLISHED[name]
-    scores = smooth_scores(labels, *image.shape[:2])
-    unary = unary_from_scores(scores)
-    if name == "seeds from labels":
-        unary = unary_from_labels(scores.argmax(0), labels, 0.7)
-    elif name == "logits":
-        unary = unary_from_logits(8 * scores)
-    refined = DenseCrf(image, settings).refine(unary)
-    expected = published_crf(image, unary, settings)
-    assert same_labels(refined, expected) >= 0.9995
-    # Labels that change show that the comparison is not one of unaries.
-    assert same_labels(refined, -unary) < 0.9995
