@@ -2,8 +2,8 @@
 
     python benchmarks/affinitynet_voc_mini.py --data DIR --weights FILE --runs DIR --seeds 0 1 2
 
-Writes `benchmarks/results/affinitynet_mobilenetv2.json` and a table beside it. Finished stages are
-kept, so the command can be repeated.
+Writes `benchmarks/results/affinitynet_mobilenetv2.json` and a table beside it. Finished stages and
+measured seeds are kept, so the command can be repeated.
 """
 
 import argparse
@@ -47,7 +47,9 @@ def main() -> None:
 
 
 def measure_seed(seed: int, data: Path, weights: Path, runs: Path) -> dict:
-    run = runs / f"seed{seed}"
+    run, kept = runs / f"seed{seed}", runs / f"seed{seed}.json"
+    if kept.is_file():
+        return json.loads(kept.read_text())
     started = time.monotonic()
     options = ["--data", data, "--weights", weights, "--out", run, "--set", f"seed={seed}"]
     trained = wsss("train", RECIPE, *options)
@@ -65,13 +67,15 @@ def measure_seed(seed: int, data: Path, weights: Path, runs: Path) -> dict:
         }
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     stages = {name: round(seconds) for name, seconds in trained["seconds"].items()}
-    return {
+    result = {
         "seed": seed,
         "minutes_of_this_call": round(minutes, 1),
         "stage_seconds": stages,
         "peak_gib": round(peak, 2),
         "figures": figures,
     }
+    kept.write_text(json.dumps(result))
+    return result
 
 
 def wsss(*arguments: object) -> dict:

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -82,8 +83,12 @@ def draw(
     return image, mask
 
 
+@cache
 def tiny_recipe(*overrides: str) -> Recipe:
-    """The `demo` recipe at the smallest crops and two epochs a stage."""
+    """The `demo` recipe at the smallest crops and two epochs a stage.
+
+    Read once: runs that are compared must not see different versions of the file.
+    """
     settings = ["cam.scales=[1.0]", "seeds.crf.iterations=1", "walk.steps=8", "walk.radius=3"]
     settings += ["affinity.radius=3", "cam.threshold=0.2", "walk.threshold=0.3"]
     for stage in NETWORKS:
@@ -135,16 +140,21 @@ def start_training(
         kill_at: the process gets SIGKILL just before this change of a file, counted from 1.
         kill_below: only files below this part of the run are counted.
     """
-    arguments = (data, out, tuple(overrides), stages, save_every_step, kill_at, kill_below)
+    arguments = (data, out, tiny_recipe(*overrides), stages, save_every_step, kill_at, kill_below)
     process = _START.Process(target=_train, args=(*arguments, dict(environment or {})))
     process.start()
     return process
 
 
+def errors_of(out: Path) -> str:
+    """What the processes that trained into this folder ended with."""
+    return "; ".join(path.read_text() for path in sorted(out.parent.glob("error.*.txt")))
+
+
 def _train(
     data: Path,
     out: Path,
-    overrides: Sequence[str],
+    recipe: Recipe,
     stages: Sequence[str] | None,
     save_every_step: bool,
     kill_at: int | None,
@@ -162,7 +172,7 @@ def _train(
         loop.CHECKPOINT_SECONDS, loop.MAX_SAVE_SHARE = 0.0, float("inf")
     _count_changes(out / kill_below, kill_at, out.parent / "changes.txt")
     try:
-        train(tiny_recipe(*overrides), read_image_set(data), out, stages=stages, device="cpu")
+        train(recipe, read_image_set(data), out, stages=stages, device="cpu")
     except WsssError as error:
         name = f"error.{os.environ.get('RANK', '0')}.txt"
         (out.parent / name).write_text(f"{type(error).__name__}: {error}")

@@ -74,7 +74,7 @@ def test_figures_of_each_step_are_those_of_the_whole_batch(
 ) -> None:
     one, two = (read_metrics(run / stage / "metrics.jsonl") for run in (single, double))
     assert len(one) == len(two) == 4
-    assert one[0]["loss"] != pytest.approx(one[-1]["loss"], rel=1e-2)  # something was learnt
+    assert one[0]["loss"] != pytest.approx(one[-1]["loss"], rel=1e-3)  # something was learnt
     for expected, found in zip(one, two, strict=True):
         assert found == pytest.approx(expected, rel=2e-4)
 
