@@ -17,6 +17,7 @@ from tiny_run import (
     STAGES,
     TRAIN_NAMES,
     copy_run,
+    files_of,
     results_of,
     tiny_recipe,
 )
@@ -343,6 +344,14 @@ def test_unknown_image_labels_are_refused(tiny_images: ImageSet, tmp_path: Path)
     with pytest.raises(DataError, match="image 'train_0' has no image-level labels: add it"):
         _train(replace(tiny_images, samples=samples), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_overwriting_what_the_stages_need_is_refused(copy: Path, tiny_images: ImageSet) -> None:
+    before = files_of(copy, "**/*.safetensors")
+    assert before
+    with pytest.raises(ConfigError, match="--overwrite would remove 'affinity'"):
+        _train(tiny_images, copy, overwrite=True, stages=["labels"])
+    assert files_of(copy, "**/*.safetensors") == before
 
 
 def test_a_backbone_without_weights_is_refused(tiny_images: ImageSet, tmp_path: Path) -> None:

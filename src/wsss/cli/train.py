@@ -35,7 +35,7 @@ def train(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Remove another run from --out first.")
+        bool, typer.Option("--overwrite", help="Remove the run in --out first and start anew.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

@@ -1,15 +1,18 @@
 """What `wsss eval` does: find out what was given, and measure it by one evaluator."""
 
+import json
 from pathlib import Path
 from typing import Literal, cast, get_args
 
 from ..errors import ArtifactError, ConfigError
 from ..runtime.geometry import Align
+from ..runtime.labelling import MANIFEST
 from ..runtime.progress import SILENT, Progress
 from .data.image_set import ImageSet
 from .evaluation import EvalReport, FolderPredictions, Predictions, evaluate
 from .predictor import PredictionKind, RunPredictions, RunPredictor
 from .recipe import Recipe, load_recipe
+from .run import read_stage
 
 
 def measure(
@@ -53,7 +56,7 @@ def measure(
         predictions = RunPredictions(predictor, kind, use_image_labels=use_image_labels)
         split = split or predictor.recipe.data.val_split
     else:
-        folder = FolderPredictions(path, images.select(split), True if recipe else None)
+        folder = FolderPredictions(path, images.select(split), _labels_used(path))
         predictions, path = folder, folder.folder
     if threshold is None:
         threshold = _default_threshold(path, stage, recipe)
@@ -66,6 +69,18 @@ def measure(
         align=cast(Align, align or (recipe.cam.align if recipe else "reference")),
         progress=progress,
     )
+
+
+def _labels_used(path: Path) -> bool | None:
+    """Whether stored predictions saw image-level labels, as far as their maker says it."""
+    manifest = path / MANIFEST
+    if manifest.is_file():
+        try:
+            return json.loads(manifest.read_text(encoding="utf-8")).get("image_labels") is not None
+        except (ValueError, AttributeError):
+            return None
+    stage = path.parent if path.name == "scores" else path
+    return True if stage.name in ("cam", "seeds", "labels") and read_stage(stage) else None
 
 
 def _recipe_of(path: Path) -> Recipe | None:

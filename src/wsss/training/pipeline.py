@@ -73,6 +73,11 @@ def train(
             progress if distributed.is_main() else SILENT,
         )
         todo = _select_stages(METHODS[recipe.method], stages)
+        lost = {need for stage in todo for need in stage.needs} - {stage.name for stage in todo}
+        if overwrite and lost:
+            raise ConfigError(
+                f"--overwrite would remove '{min(lost)}', which --stages needs: leave one out"
+            )
         check(run, [stage.name for stage in todo])
         claim_folder(run, overwrite)
         digests: dict[str, str] = {}

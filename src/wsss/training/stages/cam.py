@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...errors import DataError
 from ...runtime.cam import multi_scale_cam, normalise_cam
-from ...runtime.geometry import image_tensor, resize
+from ...runtime.geometry import grid_size, image_tensor, resize
 from ...runtime.image_io import read_image
 from ...runtime.score_maps import ScoreMaps, load_score_maps, save_score_maps
 from ..data.image_set import ImageSet, Sample
@@ -241,6 +241,11 @@ def _take_cams(run: Run, folder: Path) -> None:
             maps = maps.select(np.asarray(sample.labels, np.int64))
         peak = maps.scores.max(axis=(1, 2), keepdims=True, initial=0)
         scaled = maps.scores / np.where(peak > 1, peak, 1)
+        section = run.recipe.cam
+        grid = grid_size(maps.size, section.map_stride, section.align)
+        if len(scaled) and scaled.shape[1:] != grid:
+            planes = torch.from_numpy(scaled.astype(np.float32))[None]
+            scaled = resize(planes, grid, section.align)[0].numpy()
         save_score_maps(path, ScoreMaps(maps.classes, scaled.astype(np.float32), maps.size))
 
     make_files(
