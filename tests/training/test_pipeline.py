@@ -156,6 +156,45 @@ def test_the_walk_shapes_labels_and_segmenter_only(copy: Path, tiny_images: Imag
     assert "beta = 2.0" in (copy / "recipe.toml").read_text()
 
 
+@pytest.mark.parametrize(
+    ("override", "stage"),
+    [("cam.threshold=0.6", "cam"), ("segmenter.scales=[0.5]", "segmenter")],
+)
+def test_settings_that_only_measure_train_nothing(
+    copy: Path, tiny_images: ImageSet, override: str, stage: str
+) -> None:
+    before, figures = results_of(copy), read_stage(copy / stage)["figures"]
+    notes = Notes()
+    result = _train(tiny_images, copy, override, progress=notes)
+    assert results_of(copy) == before
+    assert f"{stage}: up to date" not in notes.lines
+    assert result.figures[stage] != figures
+    assert _train(tiny_images, copy).figures[stage] == figures
+
+
+def test_masks_only_measure(finished_run: Path, copy: Path, tiny_images: ImageSet) -> None:
+    blind = replace(tiny_images, samples=tuple(replace(s, mask=None) for s in tiny_images.samples))
+    result = _train(blind, copy)
+    assert results_of(copy) == results_of(finished_run)
+    assert result.figures["labels"] == {}
+
+
+def test_stages_that_are_kept_must_be_those_of_the_recipe(
+    copy: Path, tiny_images: ImageSet
+) -> None:
+    recipe = (copy / "recipe.toml").read_text()
+    message = r"stage 'affinity' .* made with affinity\.radius = 3, the recipe says 4: add it"
+    with pytest.raises(ConfigError, match=message):
+        _train(tiny_images, copy, "affinity.radius=4", stages=["segmenter"])
+    with pytest.raises(ConfigError, match=r"'cam' .* was made of other images: add it"):
+        fewer = replace(tiny_images, samples=tiny_images.samples[1:])
+        _train(fewer, copy, stages=["labels"])
+    assert (copy / "recipe.toml").read_text() == recipe
+    _train(tiny_images, copy, "seeds.foreground=0.5", stages=["seeds"])
+    with pytest.raises(ConfigError, match=r"'affinity' .* was made from another 'seeds': add it"):
+        _train(tiny_images, copy, "seeds.foreground=0.5", stages=["labels"])
+
+
 def test_the_same_settings_give_the_same_bytes(
     finished_run: Path, copy: Path, tiny_images: ImageSet
 ) -> None:
@@ -192,7 +231,7 @@ def test_a_new_image_list_redoes_everything(copy: Path, tiny_images: ImageSet) -
 
 
 def test_one_stage_needs_those_before_it(tiny_images: ImageSet, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="stage 'labels' needs 'cam', which has not finished"):
+    with pytest.raises(ConfigError, match="--stages needs 'cam', which has not finished"):
         _train(tiny_images, tmp_path / "run", stages=["labels"])
     with pytest.raises(ConfigError, match="unknown stage 'walk': choose of cam, seeds, affinity"):
         _train(tiny_images, tmp_path / "run", stages=["walk"])
@@ -202,7 +241,7 @@ def test_stages_one_by_one_give_the_same_run(
     finished_run: Path, tiny_images: ImageSet, tmp_path: Path
 ) -> None:
     out = copy_run(finished_run, tmp_path / "run", without=("affinity", "labels", "segmenter"))
-    with pytest.raises(ConfigError, match=r"needs 'affinity'.*add it to --stages"):
+    with pytest.raises(ConfigError, match=r"needs 'affinity', which has not finished.*: add it"):
         _train(tiny_images, out, stages=["labels"])
     for stage in ("affinity", "labels", "segmenter"):
         result = _train(tiny_images, out, stages=[stage])
@@ -214,7 +253,7 @@ def test_a_stage_is_a_plain_function(
     finished_run: Path, tiny_images: ImageSet, tmp_path: Path
 ) -> None:
     out = copy_run(finished_run, tmp_path / "run", without=("affinity",))
-    assert train_affinity(_bare_run(tiny_images, out), out / "affinity", "any digest") == {}
+    train_affinity(_bare_run(tiny_images, out), out / "affinity", "any digest")
     name = "affinity/weights.safetensors"
     assert (out / name).read_bytes() == (finished_run / name).read_bytes()
 
@@ -247,7 +286,7 @@ def test_cams_of_another_method(
         for label, maps in zip(taken.classes, taken.scores, strict=True):
             assert maps.max() == (1.0, 0.5)[label]
     (cams / "train_4.npz").unlink()
-    with pytest.raises(DataError, match=r"lacks score maps for 1 of 10 .* 'train_4\.npz'"):
+    with pytest.raises(DataError, match=r"--cams .* lacks files for 1 of 10 .* 'train_4\.npz'"):
         _train(tiny_images, out, *starts, cams_path=cams)
 
 
@@ -277,7 +316,7 @@ def test_seeds_of_another_method(copy: Path, tiny_images: ImageSet, tmp_path: Pa
         given, taken = (read_label_map(f / f"{name}.png") for f in (seeds, copy / "seeds"))
         assert np.array_equal(given, taken)
     (seeds / "train_7.png").unlink()
-    with pytest.raises(DataError, match=r"lacks seeds for 1 of 10 images.*'train_7\.png'"):
+    with pytest.raises(DataError, match=r"--seeds .* lacks files for 1 of 10 .* 'train_7\.png'"):
         _train(tiny_images, copy, seeds_path=seeds)
 
 
@@ -349,7 +388,7 @@ def test_unknown_image_labels_are_refused(tiny_images: ImageSet, tmp_path: Path)
 def test_overwriting_what_the_stages_need_is_refused(copy: Path, tiny_images: ImageSet) -> None:
     before = files_of(copy, "**/*.safetensors")
     assert before
-    with pytest.raises(ConfigError, match="--overwrite would remove 'affinity'"):
+    with pytest.raises(ConfigError, match="--overwrite would remove 'cam'"):
         _train(tiny_images, copy, overwrite=True, stages=["labels"])
     assert files_of(copy, "**/*.safetensors") == before
 
@@ -359,13 +398,22 @@ def test_a_backbone_without_weights_is_refused(tiny_images: ImageSet, tmp_path: 
         _train(tiny_images, tmp_path / "run", "backbone.from_scratch=false")
 
 
+def test_weights_are_asked_for_only_where_a_network_starts_from_them(
+    copy: Path, tiny_images: ImageSet
+) -> None:
+    """Nothing but the walk is new: no network starts."""
+    _train(tiny_images, copy, "walk.beta=2", stages=["labels"])
+    with pytest.raises(ConfigError, match="trains from scratch: leave --weights out"):
+        _train(tiny_images, copy, weights_path=copy / "recipe.toml")
+
+
 def test_weights_of_another_architecture_are_refused(
     copy: Path, tiny_images: ImageSet, tmp_path: Path
 ) -> None:
     foreign = tmp_path / "resnet.safetensors"
     save_file({"conv1.weight": torch.ones(64, 3, 7, 7)}, foreign)
     with pytest.raises(ArtifactError, match=r"resnet\.safetensors"):
-        _train(tiny_images, tmp_path / "new", weights_path=foreign)
+        _train(tiny_images, tmp_path / "new", "backbone.from_scratch=false", weights_path=foreign)
     path = copy / "cam" / "weights.safetensors"
     tensors, header = load_checkpoint(path)
     del tensors["backbone.stem.0.weight"]

@@ -72,9 +72,9 @@ def test_a_predictor_needs_a_trained_run(copy: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stage", "other", "kind", "message"),
     [
-        ("cam", "segmenter", "cam", "holds no classifier"),
-        ("affinity", "cam", "walk", "holds no AffinityNet"),
-        ("segmenter", "cam", "segmenter", "holds no segmenter"),
+        ("cam", "segmenter", "cam", "expected CamClassifier"),
+        ("affinity", "cam", "walk", "expected AffinityNet"),
+        ("segmenter", "cam", "segmenter", "expected Segmenter"),
     ],
 )
 def test_a_network_of_another_kind_is_refused(

@@ -12,17 +12,31 @@ digest) and may be called alone.
 5. segmenter: a segmentation network learns the pseudo labels.
 """
 
-from .run import Stage
+from .run import Stage, no_figures
 from .stages.affinity import train_affinity
-from .stages.cam import make_cams
-from .stages.labels import make_labels
-from .stages.seeds import make_seeds
-from .stages.segmenter import train_segmenter
+from .stages.cam import make_cams, measure_cams
+from .stages.labels import make_labels, measure_labels
+from .stages.seeds import make_seeds, measure_seeds
+from .stages.segmenter import measure_segmenter, train_segmenter
 
 STAGES = (
-    Stage("cam", ("backbone", "data", "cam"), (), make_cams),
-    Stage("seeds", ("seeds",), ("cam",), make_seeds),
-    Stage("affinity", ("backbone", "affinity"), ("cam", "seeds"), train_affinity),
-    Stage("labels", ("walk",), ("cam", "affinity"), make_labels),
-    Stage("segmenter", ("backbone", "segmenter"), ("cam", "labels"), train_segmenter),
+    Stage(
+        "cam",
+        ("backbone", "data", "cam"),
+        (),
+        make_cams,
+        measure_cams,
+        ("cam.threshold", "data.val_split", "data.figures_split"),
+    ),
+    Stage("seeds", ("seeds",), ("cam",), make_seeds, measure_seeds),
+    Stage("affinity", ("backbone", "affinity"), ("cam", "seeds"), train_affinity, no_figures),
+    Stage("labels", ("walk",), ("cam", "affinity"), make_labels, measure_labels),
+    Stage(
+        "segmenter",
+        ("backbone", "segmenter"),
+        ("cam", "labels"),
+        train_segmenter,
+        measure_segmenter,
+        ("segmenter.scales", "segmenter.flip", "segmenter.crf"),
+    ),
 )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from .models.segmenter import Segmenter
 from .recipe import Recipe
 
 Network = CamClassifier | AffinityNet | Segmenter
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,23 @@ def open_network(path: Path, device: torch.device) -> tuple[Network, Architectur
     load_into(network, tensors, path)
     network.backbone.normalisation = normalisation
     return network.to(device).eval(), architecture, classes
+
+
+def open_as(
+    kind: type[AnyNetwork], path: Path, device: torch.device
+) -> tuple[AnyNetwork, tuple[str, ...]]:
+    """`open_network` where only one kind of network will do; returns it and the class names.
+
+    Raises:
+        ArtifactError: also where the checkpoint holds another kind.
+    """
+    network, architecture, classes = open_network(path, device)
+    if not isinstance(network, kind):
+        raise ArtifactError(
+            f"checkpoint '{path}' holds a network of kind '{architecture.kind}', expected "
+            f"{kind.__name__}: run the stage again that writes it"
+        )
+    return network, classes
 
 
 def _read_header(

@@ -15,7 +15,15 @@ from .data.image_set import ImageSet
 from .devices import choose_device
 from .networks import affinitynet_architecture, classifier_architecture, segmenter_architecture
 from .recipe import Recipe
-from .run import Run, Stage, claim_folder, file_digest, read_stage, run_stage
+from .run import (
+    Run,
+    Stage,
+    claim_folder,
+    file_digest,
+    read_stage,
+    run_stage,
+    stage_settings,
+)
 
 METHODS: dict[str, tuple[Stage, ...]] = {"affinitynet": affinitynet.STAGES}
 
@@ -73,21 +81,22 @@ def train(
             progress if distributed.is_main() else SILENT,
         )
         todo = _select_stages(METHODS[recipe.method], stages)
-        lost = {need for stage in todo for need in stage.needs} - {stage.name for stage in todo}
-        if overwrite and lost:
+        kept = _kept_stages(METHODS[recipe.method], todo)
+        if overwrite and kept:
             raise ConfigError(
-                f"--overwrite would remove '{min(lost)}', which --stages needs: leave one out"
+                f"--overwrite would remove '{kept[0].name}', which --stages needs: leave one out"
             )
         check(run, [stage.name for stage in todo])
+        for stage in kept:
+            _require_finished(run, stage)
         claim_folder(run, overwrite)
         digests: dict[str, str] = {}
         for stage in METHODS[recipe.method]:
             if stage in todo:
                 inputs = _inputs(run, stage, digests)
                 digests[stage.name] = run_stage(run, stage, inputs)
-            elif digest := read_stage(out / stage.name).get("digest"):
-                digests[stage.name] = digest
-        distributed.barrier()
+            elif stage in kept:
+                digests[stage.name] = _kept_digest(run, stage, digests)
     records = {stage.name: read_stage(out / stage.name) for stage in METHODS[recipe.method]}
     return TrainResult(
         out,
@@ -128,25 +137,27 @@ def check(run: Run, stages: Sequence[str]) -> None:
                 f"most {len(train_set.samples)}"
             )
     for sample in train_set.samples:
-        if sample.labels is None:
-            raise DataError(
-                f"image '{sample.name}' has no image-level labels: add it to the label file "
-                "(an empty entry means background only)"
-            )
+        sample.label_vector(len(train_set.classes))  # refuses an image without labels
         image_size(sample.image_path)
 
 
 def _check_start(run: Run, stages: Sequence[str]) -> None:
     """Weights are given where they are needed, and networks can be built."""
     recipe = run.recipe
-    if not recipe.backbone.from_scratch and run.weights_path is None:
+    backbone = recipe.backbone
+    if backbone.from_scratch and run.weights_path is not None:
         raise ConfigError(
-            f"recipe '{recipe.name}' starts from ImageNet weights of {recipe.backbone.name}: give "
+            f"recipe '{recipe.name}' trains from scratch: leave --weights out, or set "
+            "backbone.from_scratch=false"
+        )
+    needs_weights = any(_starts_from_weights(run, stage) for stage in stages)
+    if needs_weights and not backbone.from_scratch and run.weights_path is None:
+        raise ConfigError(
+            f"recipe '{recipe.name}' starts from ImageNet weights of {backbone.name}: give "
             "them by --weights FILE"
         )
-    for folder, option in ((run.cams_path, "--cams"), (run.seeds_path, "--seeds")):
-        if folder is not None and not folder.is_dir():
-            raise DataError(f"{option}: no such folder: '{folder}'")
+    _check_given(run, run.cams_path, "--cams", ".npz")
+    _check_given(run, run.seeds_path, "--seeds", ".png")
     starts = {"affinity": recipe.affinity.start, "segmenter": recipe.segmenter.start}
     for name, start in starts.items():
         if run.cams_path is not None and start == "classifier" and name in stages:
@@ -165,6 +176,21 @@ def _check_start(run: Run, stages: Sequence[str]) -> None:
             architecture.build()
 
 
+def _check_given(run: Run, folder: Path | None, option: str, suffix: str) -> None:
+    """A folder that takes the place of a stage holds a file for every training image."""
+    if folder is None:
+        return
+    if not folder.is_dir():
+        raise DataError(f"{option}: no such folder: '{folder}'")
+    names = [f"{sample.name}{suffix}" for sample in run.train_set.samples]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise DataError(
+            f"{option} '{folder}' lacks files for {len(missing)} of {len(names)} images, for "
+            f"example '{missing[0]}'"
+        )
+
+
 def _select_stages(all_stages: tuple[Stage, ...], names: Sequence[str] | None) -> list[Stage]:
     if names is None:
         return list(all_stages)
@@ -177,18 +203,71 @@ def _select_stages(all_stages: tuple[Stage, ...], names: Sequence[str] | None) -
 
 def _inputs(run: Run, stage: Stage, digests: dict[str, str]) -> dict[str, str]:
     """Digests of what goes into a stage."""
-    missing = [name for name in stage.needs if name not in digests]
-    if missing:
-        raise ConfigError(
-            f"stage '{stage.name}' needs '{missing[0]}', which has not finished in "
-            f"'{run.folder}': add it to --stages"
-        )
     inputs = {name: digests[name] for name in stage.needs}
-    inputs["images"] = run.images.digest()
-    if "backbone" in stage.settings and run.weights_path is not None:
+    inputs["images"] = run.images.digest(masks=False)
+    if run.weights_path is not None and _starts_from_weights(run, stage.name):
         inputs["weights"] = file_digest(run.weights_path)
     if stage.name == "cam" and run.cams_path is not None:
         inputs["cams"] = file_digest(run.cams_path)
     if stage.name == "seeds" and run.seeds_path is not None:
         inputs["seeds"] = file_digest(run.seeds_path)
     return inputs
+
+
+def _starts_from_weights(run: Run, stage: str) -> bool:
+    """Whether a stage's network starts from foreign weights; none is trained by other stages."""
+    recipe = run.recipe
+    return {
+        "cam": run.cams_path is None,
+        "affinity": recipe.affinity.start == "weights",
+        "segmenter": recipe.segmenter.start == "weights",
+    }.get(stage, False)
+
+
+def _kept_stages(all_stages: tuple[Stage, ...], todo: list[Stage]) -> list[Stage]:
+    """Stages that those to do build on, directly or not, and that are not done again."""
+    needed = {need for stage in todo for need in stage.needs}
+    for stage in reversed(all_stages):
+        if stage.name in needed and stage not in todo:
+            needed |= set(stage.needs)
+    return [stage for stage in all_stages if stage.name in needed and stage not in todo]
+
+
+def _require_finished(run: Run, stage: Stage) -> None:
+    """A stage that this call does not run is there, made as the recipe says.
+
+    Raises:
+        ConfigError: it has not finished, or was made of other images or by other settings.
+    """
+    record = read_stage(run.folder / stage.name)
+    if not record:
+        raise ConfigError(
+            f"--stages needs '{stage.name}', which has not finished in '{run.folder}': add it"
+        )
+    made_by, wanted = record["settings"], stage_settings(run.recipe, stage)
+    for key in sorted(made_by.keys() | wanted.keys()):
+        if made_by.get(key) != wanted.get(key):
+            raise ConfigError(
+                f"stage '{stage.name}' of '{run.folder}' was made with {key} = "
+                f"{made_by.get(key)}, the recipe says {wanted.get(key)}: add it to --stages"
+            )
+    if record["inputs"]["images"] != run.images.digest(masks=False):
+        raise ConfigError(
+            f"stage '{stage.name}' of '{run.folder}' was made of other images: add it to --stages"
+        )
+
+
+def _kept_digest(run: Run, stage: Stage, digests: dict[str, str]) -> str:
+    """Digest of a stage that this call does not run.
+
+    Raises:
+        ConfigError: a stage that it was made from has changed since.
+    """
+    record = read_stage(run.folder / stage.name)
+    for name in stage.needs:
+        if record["inputs"][name] != digests[name]:
+            raise ConfigError(
+                f"stage '{stage.name}' of '{run.folder}' was made from another '{name}': add it "
+                "to --stages"
+            )
+    return str(record["digest"])

@@ -19,7 +19,7 @@ from .evaluation import Prediction
 from .models.affinitynet import AffinityNet
 from .models.classifier import CamClassifier
 from .models.segmenter import Segmenter
-from .networks import Network, open_network
+from .networks import AnyNetwork, Network, open_as
 from .recipe import load_recipe
 from .stages.cam import class_probabilities, image_activation
 from .stages.labels import walked_scores
@@ -27,6 +27,14 @@ from .stages.segmenter import segment_image
 
 PredictionKind = Literal["cam", "walk", "labels", "segmenter"]
 """cam: maps alone; walk: after the random walk; labels: with the recipe's dense CRF."""
+
+
+NETWORKS: dict[str, type[Network]] = {
+    "cam": CamClassifier,
+    "affinity": AffinityNet,
+    "segmenter": Segmenter,
+}
+"""Stages that leave a trained network, and its kind."""
 
 
 class RunPredictor:
@@ -53,11 +61,10 @@ class RunPredictor:
         self.device = choose_device(device)
         self._networks: dict[str, Network] = {}
         self.classes: tuple[str, ...] = ()
-        for stage in ("cam", "affinity", "segmenter"):
-            if self.has(stage):
-                self._network(stage)
-                break
-        if not self.classes:
+        trained = [stage for stage in NETWORKS if self.has(stage)]
+        if trained:
+            self._network(trained[0], NETWORKS[trained[0]])
+        else:
             raise ArtifactError(f"run '{folder}' has no trained network yet: finish `wsss train`")
 
     def has(self, stage: str) -> bool:
@@ -87,26 +94,20 @@ class RunPredictor:
             image: (H, W, 3) uint8 RGB.
             labels: classes in the image; None: those the classifier finds.
         """
-        classifier = self._network("cam")
-        if not isinstance(classifier, CamClassifier):
-            raise ArtifactError(f"'{self.folder / 'cam'}' holds no classifier")
+        classifier = self._network("cam", CamClassifier)
         if labels is None:
             labels = self.find_classes(image)
         activation = image_activation(classifier, image, self.recipe.cam, self.device)
         maps = normalise_cam(activation, labels, (image.shape[0], image.shape[1]))
         if kind == "cam":
             return maps
-        affinity = self._network("affinity")
-        if not isinstance(affinity, AffinityNet):
-            raise ArtifactError(f"'{self.folder / 'affinity'}' holds no AffinityNet")
+        affinity = self._network("affinity", AffinityNet)
         return walked_scores(affinity, image, maps, self.recipe, self.device)
 
     @torch.no_grad()
     def find_classes(self, image: NDArray[np.uint8], threshold: float = 0.5) -> list[int]:
         """Classes whose probability reaches the threshold, by the classifier alone."""
-        classifier = self._network("cam")
-        if not isinstance(classifier, CamClassifier):
-            raise ArtifactError(f"'{self.folder / 'cam'}' holds no classifier")
+        classifier = self._network("cam", CamClassifier)
         probabilities = class_probabilities(classifier, image, self.recipe.cam, self.device)
         return [int(index) for index in np.flatnonzero(probabilities >= threshold)]
 
@@ -127,9 +128,7 @@ class RunPredictor:
             (H, W) uint8.
         """
         if kind == "segmenter":
-            segmenter = self._network("segmenter")
-            if not isinstance(segmenter, Segmenter):
-                raise ArtifactError(f"'{self.folder / 'segmenter'}' holds no segmenter")
+            segmenter = self._network("segmenter", Segmenter)
             return segment_image(
                 segmenter, image, self.recipe.segmenter, self.recipe.cam.align, self.device
             )
@@ -143,16 +142,17 @@ class RunPredictor:
             device=self.device,
         )
 
-    def _network(self, stage: str) -> Network:
-        if stage not in self._networks:
+    def _network(self, stage: str, kind: type[AnyNetwork]) -> AnyNetwork:
+        network = self._networks.get(stage)
+        if not isinstance(network, kind):
             path = self.weights_path(stage)
-            network, _, classes = open_network(path, self.device)
+            network, classes = open_as(kind, path, self.device)
             if self.classes and classes != self.classes:
                 raise ArtifactError(
                     f"'{path}' was trained on other classes than the rest of the run"
                 )
             self._networks[stage], self.classes = network, classes
-        return self._networks[stage]
+        return network
 
 
 class RunPredictions:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from . import distributed
 from .data.image_set import ImageSet, Sample
 from .recipe import Recipe, dump_recipe
 
-STAGE_FORMAT = 1
+STAGE_FORMAT = 2
 """Raised when a stage of the same settings would now give another result."""
 
 Result = TypeVar("Result")
@@ -44,6 +45,10 @@ class Run:
     seeds_path: Path | None
     device: torch.device
     progress: Progress
+
+    def weights(self, stage: str) -> Path:
+        """Where a stage's trained network lies."""
+        return self.folder / stage / "weights.safetensors"
 
     @property
     def train_set(self) -> ImageSet:
@@ -75,13 +80,22 @@ class Stage:
     Attributes:
         settings: the recipe sections that shape the result.
         needs: stages whose result goes in.
-        work: does it, inside `run.folder / name`; returns figures.
+        work: does it, inside `run.folder / name`; its third argument is the stage's digest.
+        measure: figures of the finished stage; called by the main process only.
+        measures_only: `section.key` of settings that shape nothing but the figures.
     """
 
     name: str
     settings: tuple[str, ...]
     needs: tuple[str, ...]
-    work: Callable[[Run, Path, str], dict[str, float]]
+    work: Callable[[Run, Path, str], None]
+    measure: Callable[[Run, Path], dict[str, float]]
+    measures_only: tuple[str, ...] = ()
+
+
+def no_figures(run: Run, folder: Path) -> dict[str, float]:
+    """`Stage.measure` of a stage whose result can only be judged by what follows from it."""
+    return {}
 
 
 def claim_folder(run: Run, overwrite: bool) -> None:
@@ -131,28 +145,39 @@ def claim_folder(run: Run, overwrite: bool) -> None:
 def run_stage(run: Run, stage: Stage, inputs: dict[str, str]) -> str:
     """Do a stage unless its result is there already; returns the digest of what it depends on.
 
+    Where only the figures depend on what changed, they alone are made again.
+
     Args:
         inputs: digests of the stages it needs and of the files it reads.
     """
     folder = run.folder / stage.name
-    digest = _stage_digest(run, stage, inputs)
-    if read_stage(folder).get("digest") == digest:
+    settings = stage_settings(run.recipe, stage)
+    digest = _digest([STAGE_FORMAT, stage.name, settings, inputs])
+    shown = run.recipe.model_dump(mode="json", include={*stage.settings, "data"})
+    measured = _digest([digest, shown, run.images.digest(masks=True)])
+    record = read_stage(folder)
+    is_done = record.get("digest") == digest
+    if is_done and record.get("measured") == measured:
         run.progress.note(f"{stage.name}: up to date")
         return digest
-    if distributed.is_main():
-        _prepare(folder, digest)
-    distributed.barrier()
     started = time.monotonic()
-    figures = stage.work(run, folder, digest)
-    distributed.barrier()
+    if not is_done:
+        if distributed.is_main():
+            _prepare(folder, digest)
+        distributed.barrier()
+        stage.work(run, folder, digest)
+        distributed.barrier()
     if distributed.is_main():
+        figures = stage.measure(run, folder)
+        seconds = round(time.monotonic() - started, 1)
         record = {
             "stage": stage.name,
             "digest": digest,
+            "measured": measured,
             "inputs": inputs,
-            "settings": _settings(run, stage),
-            "figures": figures,
-            "seconds": round(time.monotonic() - started, 1),
+            "settings": settings,
+            "figures": {k: v if math.isfinite(v) else None for k, v in figures.items()},
+            "seconds": record["seconds"] if is_done else seconds,
             "device": str(run.device),
             "processes": distributed.world_size(),
         }
@@ -170,17 +195,17 @@ def read_stage(folder: Path) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _settings(run: Run, stage: Stage) -> dict[str, Any]:
-    return run.recipe.model_dump(mode="json", include={*stage.settings, "method", "seed"})
+def stage_settings(recipe: Recipe, stage: Stage) -> dict[str, Any]:
+    """Settings that shape a stage's result, JSON-compatible, by `section.key`."""
+    values = recipe.model_dump(mode="json", include={*stage.settings, "method", "seed"})
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        keys = {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else None
+        flat |= keys or {name: value}
+    return {key: value for key, value in flat.items() if key not in stage.measures_only}
 
 
-def _stage_digest(run: Run, stage: Stage, inputs: dict[str, str]) -> str:
-    content = {
-        "format": STAGE_FORMAT,
-        "stage": stage.name,
-        "settings": _settings(run, stage),
-        "inputs": inputs,
-    }
+def _digest(content: list[Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

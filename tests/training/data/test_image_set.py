@@ -36,15 +36,15 @@ def test_select(root: Path) -> None:
 
 
 def test_digest_does_not_depend_on_the_place(root: Path, tmp_path: Path) -> None:
-    digest = read_image_set(root).digest()
+    digest = read_image_set(root).digest(masks=True)
     shutil.copytree(root, tmp_path / "elsewhere")
-    assert read_image_set(tmp_path / "elsewhere").digest() == digest
-    assert read_image_set(root).select("train").digest() != digest
+    assert read_image_set(tmp_path / "elsewhere").digest(masks=True) == digest
+    assert read_image_set(root).select("train").digest(masks=True) != digest
 
 
 @pytest.mark.parametrize("what", ["labels", "split", "classes", "image", "mask", "name"])
 def test_digest_tells_changes(root: Path, what: str) -> None:
-    digest = read_image_set(root).digest()
+    digest, without_masks = (read_image_set(root).digest(masks=masks) for masks in (True, False))
     if what == "labels":
         write_text(root / "labels.csv", *LABELS.replace("a,cat", "a,cat;dog").split("\n"))
     elif what == "split":
@@ -59,7 +59,9 @@ def test_digest_tells_changes(root: Path, what: str) -> None:
     else:
         (root / "images" / "c.jpg").rename(root / "images" / "d.jpg")
         write_text(root / "labels.csv", *LABELS.replace("c,,", "d,,").split("\n"))
-    assert read_image_set(root).digest() != digest
+    changed = read_image_set(root)
+    assert changed.digest(masks=True) != digest
+    assert (changed.digest(masks=False) == without_masks) == (what == "mask")
 
 
 def test_masks(tmp_path: Path) -> None:

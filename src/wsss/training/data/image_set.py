@@ -80,6 +80,21 @@ class Sample:
     mask: MaskSource | None = None
     source: str | None = None
 
+    def label_vector(self, num_classes: int) -> NDArray[np.float32]:
+        """(C,) float32 of 0 and 1.
+
+        Raises:
+            DataError: there are no image-level labels.
+        """
+        if self.labels is None:
+            raise DataError(
+                f"image '{self.name}' has no image-level labels: add it to the label file "
+                "(an empty entry means background only)"
+            )
+        vector = np.zeros(num_classes, np.float32)
+        vector[list(self.labels)] = 1
+        return vector
+
     def load_mask(self) -> NDArray[np.uint8]:
         """(H, W) uint8 mask, of the image's displayed size.
 
@@ -139,11 +154,15 @@ class ImageSet:
             f"image set '{self.root}' has no images in a list '{split}', its lists are: {known}"
         )
 
-    def digest(self) -> str:
-        """Hex digest of what the set says and of the sizes of its files; the place is left out."""
+    def digest(self, *, masks: bool) -> str:
+        """Hex digest of what the set says and of the sizes of its files; the place is left out.
+
+        Args:
+            masks: whether masks count, which measure but are never learnt from.
+        """
         state = hashlib.sha256(json.dumps(self.classes).encode())
         for sample in self.samples:
-            mask = None if sample.mask is None else sample.mask.fingerprint()
+            mask = sample.mask.fingerprint() if masks and sample.mask else None
             line = (sample.name, sample.labels, sample.splits, sample.source, mask)
             state.update(json.dumps((*line, _num_bytes(sample.image_path))).encode())
         return state.hexdigest()

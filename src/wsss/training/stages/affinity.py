@@ -11,42 +11,24 @@ from ...runtime.affinity import pair_distances, pair_labels
 from ...runtime.geometry import Align, image_tensor, resize, scaled_size
 from ...runtime.image_io import read_image, read_label_map
 from ..data.transforms import augment
-from ..loop import Batch, Objective, finish, train
+from ..loop import Batch, Objective
 from ..losses import affinity_loss, affinity_loss_sums
 from ..models.affinitynet import AffinityNet
-from ..networks import affinitynet_architecture, normalise, save_network, start_network
+from ..networks import affinitynet_architecture, normalise
 from ..run import Run
 from .crops import crop_arrays, network_input, vote_labels
+from .fitting import fit_objective, trained_network
 
 
-def train_affinity(run: Run, folder: Path, digest: str) -> dict[str, float]:
+def train_affinity(run: Run, folder: Path, digest: str) -> None:
     """Train AffinityNet; writes `weights.safetensors`."""
-    recipe = run.recipe
-    section = recipe.affinity
-    architecture = affinitynet_architecture(recipe)
-    network = start_network(
-        architecture,
-        seed=recipe.seed,
-        weights_path=run.weights_path,
-        classifier_path=_classifier_path(run, section.start),
-    )
-    if not isinstance(network, AffinityNet):
-        raise TypeError("the architecture is no AffinityNet")
-    network.backbone.freeze(section.train.frozen)
-    train(
-        affinity_objective(run, network),
-        section.train,
-        folder,
-        seed=recipe.seed,
-        identity=digest,
-        device=run.device,
-        progress=run.progress,
-        name="affinity",
-    )
-    classes = run.train_set.classes
-    save_network(folder / "weights.safetensors", network, architecture, classes, recipe.method)
-    finish(folder)
-    return {}
+    section = run.recipe.affinity
+
+    def fit(network: AffinityNet) -> None:
+        fit_objective(run, folder, digest, affinity_objective(run, network), section.train)
+
+    architecture = affinitynet_architecture(run.recipe)
+    trained_network(AffinityNet, run, folder, architecture, section.train, fit, section.start)
 
 
 def affinity_objective(run: Run, network: AffinityNet) -> Objective:
@@ -82,10 +64,6 @@ def affinity_objective(run: Run, network: AffinityNet) -> Objective:
         affinity_loss,
         ("background_pairs", "foreground_pairs", "negative_pairs"),
     )
-
-
-def _classifier_path(run: Run, start: str) -> Path | None:
-    return run.folder / "cam" / "weights.safetensors" if start == "classifier" else None
 
 
 @torch.no_grad()

@@ -15,72 +15,50 @@ from ...runtime.score_maps import ScoreMaps, load_score_maps, save_score_maps
 from ..data.image_set import ImageSet, Sample
 from ..data.transforms import augment
 from ..evaluation import FolderPredictions, evaluate
-from ..loop import Batch, Objective, finish, train
+from ..loop import Batch, Objective
 from ..losses import classification_loss
 from ..models.classifier import CamClassifier
-from ..networks import (
-    classifier_architecture,
-    normalise,
-    open_network,
-    save_network,
-    start_network,
-)
+from ..networks import classifier_architecture, normalise, open_as
 from ..recipe import CamSection
 from ..run import Run, make_files
 from .crops import crop_arrays, network_input
+from .fitting import fit_objective, trained_network
 from .head_warmup import warm_up_head
 
 
-def make_cams(run: Run, folder: Path, digest: str) -> dict[str, float]:
+def make_cams(run: Run, folder: Path, digest: str) -> None:
     """Train the classifier, then write `scores/NAME.npz` for every training image."""
-    weights = folder / "weights.safetensors"
-    figures: dict[str, float] = {}
     if run.cams_path is not None:
-        _take_cams(run, folder)
+        _take_cams(run, run.cams_path, folder)
     else:
-        if not weights.is_file():
-            train_classifier(run, folder, digest)
-        finish(folder)
-        network, _, _ = open_network(weights, run.device)
-        if not isinstance(network, CamClassifier):
-            raise DataError(f"'{weights}' holds no classifier")
-        write_cams(run, network, folder / "scores")
-        if run.val_set is not None:
-            figures |= validate_classifier(network, run.val_set, run)
+        write_cams(run, train_classifier(run, folder, digest), folder / "scores")
+
+
+def measure_cams(run: Run, folder: Path) -> dict[str, float]:
+    """Classifier on the validation list; mIoU of the CAMs where there are masks."""
+    figures: dict[str, float] = {}
+    if run.weights("cam").is_file() and run.val_set is not None:
+        network, _ = open_as(CamClassifier, run.weights("cam"), run.device)
+        figures |= validate_classifier(network, run.val_set, run)
     return figures | measure_scores(run, folder / "scores", run.recipe.cam.threshold)
 
 
-def train_classifier(run: Run, folder: Path, digest: str) -> None:
+def train_classifier(run: Run, folder: Path, digest: str) -> CamClassifier:
     """Multi-label training with image-level labels only; writes `weights.safetensors`."""
-    recipe, train_set = run.recipe, run.train_set
-    architecture = classifier_architecture(recipe, len(train_set.classes))
-    network = start_network(architecture, seed=recipe.seed, weights_path=run.weights_path)
-    if not isinstance(network, CamClassifier):
-        raise TypeError("the architecture is no classifier")
-    section = recipe.cam
-    network.dropout.probability = section.dropout
-    network.backbone.freeze(section.train.frozen)
-    warm_up_head(run, network, section.warmup)
-    if not section.skip_training:
-        val_set = run.val_set
+    section, train_set, val_set = run.recipe.cam, run.train_set, run.val_set
 
+    def fit(network: CamClassifier) -> None:
         def validate() -> dict[str, float]:
             return validate_classifier(network, val_set, run) if val_set else {}
 
-        train(
-            classification_objective(run, network, train_set),
-            section.train,
-            folder,
-            seed=recipe.seed,
-            identity=digest,
-            device=run.device,
-            progress=run.progress,
-            name="cam",
-            validate=validate,
-        )
-    save_network(
-        folder / "weights.safetensors", network, architecture, train_set.classes, recipe.method
-    )
+        network.dropout.probability = section.dropout
+        warm_up_head(run, network, section.warmup)
+        if not section.skip_training:
+            objective = classification_objective(run, network, train_set)
+            fit_objective(run, folder, digest, objective, section.train, validate)
+
+    architecture = classifier_architecture(run.recipe, len(train_set.classes))
+    return trained_network(CamClassifier, run, folder, architecture, section.train, fit)
 
 
 def classification_objective(run: Run, network: CamClassifier, train_set: ImageSet) -> Objective:
@@ -91,7 +69,7 @@ def classification_objective(run: Run, network: CamClassifier, train_set: ImageS
     def sample(index: int, generator: np.random.Generator) -> dict[str, NDArray[np.generic]]:
         chosen = samples[index]
         crop = augment(read_image(chosen.image_path), None, settings, generator)
-        return crop_arrays(crop) | {"labels": label_vector(chosen, len(train_set.classes))}
+        return crop_arrays(crop) | {"labels": chosen.label_vector(len(train_set.classes))}
 
     def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         logits = model(network_input(network, batch))
@@ -104,22 +82,6 @@ def classification_objective(run: Run, network: CamClassifier, train_set: ImageS
     return Objective(network, len(samples), sample, terms, loss, ("classification",))
 
 
-def label_vector(sample: Sample, num_classes: int) -> NDArray[np.float32]:
-    """(C,) float32 of 0 and 1.
-
-    Raises:
-        DataError: the sample has no image-level labels.
-    """
-    if sample.labels is None:
-        raise DataError(
-            f"image '{sample.name}' has no image-level labels: add it to the label file "
-            "(an empty entry means background only)"
-        )
-    vector = np.zeros(num_classes, np.float32)
-    vector[list(sample.labels)] = 1
-    return vector
-
-
 @torch.no_grad()
 def validate_classifier(network: CamClassifier, val_set: ImageSet, run: Run) -> dict[str, float]:
     """Loss and mean average precision (per cent) on images resized to the crop size."""
@@ -129,7 +91,7 @@ def validate_classifier(network: CamClassifier, val_set: ImageSet, run: Run) -> 
             continue
         image = read_image(sample.image_path)
         logits.append(_logits(network, image, run.recipe.cam, run.device))
-        labels.append(torch.from_numpy(label_vector(sample, len(val_set.classes))))
+        labels.append(torch.from_numpy(sample.label_vector(len(val_set.classes))))
     if not logits:
         return {}
     stacked, truth = torch.cat(logits), torch.stack(labels)
@@ -211,17 +173,8 @@ def write_cams(run: Run, network: CamClassifier, folder: Path) -> None:
     )
 
 
-def _take_cams(run: Run, folder: Path) -> None:
+def _take_cams(run: Run, source: Path, folder: Path) -> None:
     """Score maps of another method take the place of ours; only labelled classes are kept."""
-    source = run.cams_path
-    if source is None:
-        return
-    missing = [s.name for s in run.train_set.samples if not (source / f"{s.name}.npz").is_file()]
-    if missing:
-        raise DataError(
-            f"'{source}' lacks score maps for {len(missing)} of {len(run.train_set.samples)} "
-            f"images, for example '{missing[0]}.npz'"
-        )
 
     def load(sample: Sample) -> ScoreMaps:
         image = read_image(sample.image_path)

@@ -15,7 +15,6 @@ from ..models.classifier import CamClassifier
 from ..networks import normalise
 from ..recipe import HeadWarmup
 from ..run import Run
-from . import cam as cam_stage
 
 
 def warm_up_head(run: Run, network: CamClassifier, settings: HeadWarmup) -> None:
@@ -52,7 +51,7 @@ def pooled_features(
     with run.progress.task("frozen features", len(images.samples)) as task:
         for sample in images.samples:
             pixels = image_tensor(read_image(sample.image_path), run.device)
-            label = torch.from_numpy(cam_stage.label_vector(sample, len(images.classes)))
+            label = torch.from_numpy(sample.label_vector(len(images.classes)))
             for side in settings.image_sizes:
                 square = resize(pixels, (side, side), "reference")
                 pair = normalise(network, torch.cat([square, square.flip(-1)]))

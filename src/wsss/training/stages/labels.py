@@ -6,14 +6,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...errors import DataError
 from ...runtime.image_io import read_image, write_label_map
 from ...runtime.pseudo_labels import WalkSettings, label_from_scores, walk_scores
 from ...runtime.score_maps import ScoreMaps, load_score_maps, save_score_maps
 from ..data.image_set import Sample
 from ..evaluation import FolderPredictions, evaluate
 from ..models.affinitynet import AffinityNet
-from ..networks import open_network
+from ..networks import open_as
 from ..recipe import Recipe
 from ..run import Run, make_files
 from .affinity import image_features
@@ -36,24 +35,23 @@ def walk_settings(recipe: Recipe) -> WalkSettings:
     )
 
 
-def make_labels(run: Run, folder: Path, digest: str) -> dict[str, float]:
+def make_labels(run: Run, folder: Path, digest: str) -> None:
     """Write walked score maps (`scores/NAME.npz`) and pseudo labels (`NAME.png`)."""
-    network, _, _ = open_network(run.folder / "affinity" / "weights.safetensors", run.device)
-    if not isinstance(network, AffinityNet):
-        raise DataError(f"'{run.folder / 'affinity'}' holds no AffinityNet")
+    network, _ = open_as(AffinityNet, run.weights("affinity"), run.device)
     _walk(run, network, folder / "scores")
     _write_labels(run, folder)
-    walked = measure_scores(run, folder / "scores", run.recipe.walk.threshold)
-    figures = {f"walk_{key}": value for key, value in walked.items()}
+
+
+def measure_labels(run: Run, folder: Path) -> dict[str, float]:
+    """mIoU of walked scores (`walk_miou`) and of the labels, where there are masks."""
     subset = run.figures_set
-    if subset is not None:
-        report = evaluate(
-            FolderPredictions(folder, subset, image_labels_used=True),
-            subset,
-            run.recipe.data.figures_split,
-        )
-        figures |= {"miou": report.miou, "images": report.images}
-    return figures
+    if subset is None:
+        return {}
+    walked = measure_scores(run, folder / "scores", run.recipe.walk.threshold)
+    predictions = FolderPredictions(folder, subset, image_labels_used=True)
+    report = evaluate(predictions, subset, run.recipe.data.figures_split)
+    figures = {f"walk_{key}": value for key, value in walked.items()}
+    return figures | {"miou": report.miou, "images": report.images}
 
 
 def walked_scores(

@@ -10,18 +10,17 @@ from ...runtime.image_io import read_image, read_label_map, write_label_map
 from ...runtime.palette import IGNORE_INDEX
 from ...runtime.score_maps import load_score_maps
 from ...runtime.seeds import make_seed
-from ..data.image_set import ImageSet, Sample
+from ..data.image_set import Sample
 from ..evaluation import ConfusionMatrix
 from ..run import Run, make_files
 
 
-def make_seeds(run: Run, folder: Path, digest: str) -> dict[str, float]:
+def make_seeds(run: Run, folder: Path, digest: str) -> None:
     """Write `NAME.png` (label map with 255 = undecided) for every training image."""
     if run.seeds_path is None:
         _from_cams(run, folder)
     else:
-        _take_seeds(run, folder)
-    return measure_seeds(run.figures_set, folder)
+        _take_seeds(run, run.seeds_path, folder)
 
 
 def _from_cams(run: Run, folder: Path) -> None:
@@ -53,18 +52,8 @@ def _from_cams(run: Run, folder: Path) -> None:
     )
 
 
-def _take_seeds(run: Run, folder: Path) -> None:
+def _take_seeds(run: Run, source: Path, folder: Path) -> None:
     """Seeds of another method take the place of ours."""
-    source = run.seeds_path
-    if source is None:
-        return
-    names = [sample.name for sample in run.train_set.samples]
-    missing = [name for name in names if not (source / f"{name}.png").is_file()]
-    if missing:
-        raise DataError(
-            f"'{source}' lacks seeds for {len(missing)} of {len(names)} images, "
-            f"for example '{missing[0]}.png'"
-        )
     highest = len(run.train_set.classes)
 
     def load(sample: Sample) -> tuple[NDArray[np.uint8], tuple[int, int]]:
@@ -95,8 +84,9 @@ def _take_seeds(run: Run, folder: Path) -> None:
     )
 
 
-def measure_seeds(subset: ImageSet | None, folder: Path) -> dict[str, float]:
+def measure_seeds(run: Run, folder: Path) -> dict[str, float]:
     """Share of decided pixels, and mIoU and accuracy among them, in per cent."""
+    subset = run.figures_set
     if subset is None:
         return {}
     matrix = ConfusionMatrix(len(subset.classes))

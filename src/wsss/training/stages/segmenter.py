@@ -13,45 +13,38 @@ from ...runtime.image_io import read_image, read_label_map
 from ..data.image_set import Sample
 from ..data.transforms import augment
 from ..evaluation import evaluate
-from ..loop import Batch, Objective, finish, train
+from ..loop import Batch, Objective
 from ..losses import segmentation_loss, segmentation_loss_sums
 from ..models.segmenter import Segmenter
-from ..networks import normalise, open_network, save_network, segmenter_architecture, start_network
+from ..networks import normalise, open_as, segmenter_architecture
 from ..recipe import SegmenterSection
 from ..run import Run
-from .affinity import _classifier_path
 from .crops import crop_arrays, nearest_labels, network_input
+from .fitting import fit_objective, trained_network
 
 
-def train_segmenter(run: Run, folder: Path, digest: str) -> dict[str, float]:
-    """Train the segmenter; writes `weights.safetensors`; measures it on the validation list."""
-    recipe = run.recipe
-    section = recipe.segmenter
-    path = folder / "weights.safetensors"
-    if not path.is_file():
-        architecture = segmenter_architecture(recipe, len(run.train_set.classes))
-        network = start_network(
-            architecture,
-            seed=recipe.seed,
-            weights_path=run.weights_path,
-            classifier_path=_classifier_path(run, section.start),
-        )
-        if not isinstance(network, Segmenter):
-            raise TypeError("the architecture is no segmenter")
-        network.backbone.freeze(section.train.frozen)
-        train(
-            segmentation_objective(run, network),
-            section.train,
-            folder,
-            seed=recipe.seed,
-            identity=digest,
-            device=run.device,
-            progress=run.progress,
-            name="segmenter",
-        )
-        save_network(path, network, architecture, run.train_set.classes, recipe.method)
-    finish(folder)
-    return _measure(run, path)
+def train_segmenter(run: Run, folder: Path, digest: str) -> None:
+    """Train the segmenter; writes `weights.safetensors`."""
+    section = run.recipe.segmenter
+
+    def fit(network: Segmenter) -> None:
+        fit_objective(run, folder, digest, segmentation_objective(run, network), section.train)
+
+    architecture = segmenter_architecture(run.recipe, len(run.train_set.classes))
+    trained_network(Segmenter, run, folder, architecture, section.train, fit, section.start)
+
+
+def measure_segmenter(run: Run, folder: Path) -> dict[str, float]:
+    """mIoU on the validation list, where it has masks."""
+    val_set = run.val_set
+    if val_set is None or any(sample.mask is None for sample in val_set.samples):
+        return {}
+    network, _ = open_as(Segmenter, run.weights("segmenter"), run.device)
+    predictions = SegmenterPredictions(
+        network, run.recipe.segmenter, run.recipe.cam.align, run.device
+    )
+    report = evaluate(predictions, val_set, run.recipe.data.val_split, progress=run.progress)
+    return {"miou": report.miou, "images": report.images}
 
 
 def segmentation_objective(run: Run, network: Segmenter) -> Objective:
@@ -130,17 +123,3 @@ class SegmenterPredictions:
         """Label map of a sample's image."""
         image = read_image(sample.image_path)
         return segment_image(self.network, image, self.section, self.align, self.device)
-
-
-def _measure(run: Run, path: Path) -> dict[str, float]:
-    val_set = run.val_set
-    if val_set is None or any(sample.mask is None for sample in val_set.samples):
-        return {}
-    network, _, _ = open_network(path, run.device)
-    if not isinstance(network, Segmenter):
-        raise TypeError("the checkpoint holds no segmenter")
-    predictions = SegmenterPredictions(
-        network, run.recipe.segmenter, run.recipe.cam.align, run.device
-    )
-    report = evaluate(predictions, val_set, run.recipe.data.val_split, progress=run.progress)
-    return {"miou": report.miou, "images": report.images}
