@@ -95,7 +95,7 @@ def tiny_recipe(*overrides: str) -> Recipe:
         settings += [
             f"{stage}.train.epochs=2",
             f"{stage}.train.batch_size=4",
-            f"{stage}.train.augmentation.crop_size=32",
+            f"{stage}.train.augmentation.crop_size=33",
         ]
     return load_recipe("demo", [*settings, *overrides])
 

@@ -58,7 +58,7 @@ def test_train_with_changes_of_a_shipped_recipe(tiny_data: Path, tmp_path: Path)
     settings = [
         "cam.train.epochs=1",
         "cam.train.batch_size=5",
-        "cam.train.augmentation.crop_size=32",
+        "cam.train.augmentation.crop_size=33",
         "cam.scales=[0.5]",
         "affinity.train.batch_size=5",
         "segmenter.train.batch_size=5",
@@ -69,7 +69,7 @@ def test_train_with_changes_of_a_shipped_recipe(tiny_data: Path, tmp_path: Path)
     outcome = wsss(*command).succeeded()
     assert outcome.out.splitlines()[-1] == f"report: {run / 'report.html'}"
     recipe = (run / "recipe.toml").read_text()
-    assert "crop_size = 32" in recipe and "scales = [0.5]" in recipe
+    assert "crop_size = 33" in recipe and "scales = [0.5]" in recipe
     assert len((run / "cam" / "metrics.jsonl").read_text().splitlines()) == 2
     assert not (run / "seeds").exists()
     assert "cam: up to date" in wsss(*command).succeeded().err

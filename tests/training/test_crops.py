@@ -37,10 +37,12 @@ def test_votes(size, corners):
     np.testing.assert_array_equal(vote_labels(label_map, 4, grid, corners=corners), expected)
 
 
-def test_nearest_labels_take_the_pixel_at_i_times_stride():
+def test_nearest_labels_take_the_pixel_of_their_cell():
     label_map = np.arange(35, dtype=np.uint8).reshape(5, 7)
     expected = [[label_map[y, x] for x in (0, 3, 6)] for y in (0, 3)]
-    np.testing.assert_array_equal(nearest_labels(label_map, 3), expected)
+    np.testing.assert_array_equal(nearest_labels(label_map, 3, corners=True), expected)
+    middle = nearest_labels(label_map, 3, corners=False)
+    np.testing.assert_array_equal(middle, label_map[[1, 4]][:, [1, 4, 6]])
 
 
 def test_padding_of_a_crop_is_zero_behind_the_normalisation():

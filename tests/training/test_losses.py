@@ -118,16 +118,19 @@ def test_segmentation_loss_equals_naive_loops(size, dtype):
     assert sums.tolist() == approx(expected, rel=1e-12)
     assert counts.tolist() == expected_counts
     by_pixels = sum(expected) / max(sum(expected_counts), 1)
-    assert float(segmentation_loss(sums, counts, "pixels")) == approx(by_pixels, rel=1e-12)
+    assert float(segmentation_loss(sums, counts, 0)) == approx(by_pixels, rel=1e-12)
     means = [total / n for total, n in zip(expected, expected_counts, strict=True) if n]
     by_labels = sum(means) / len(means)
-    assert float(segmentation_loss(sums, counts, "labels")) == approx(by_labels, rel=1e-12)
+    assert float(segmentation_loss(sums, counts, 1)) == approx(by_labels, rel=1e-12)
+    roots = [n**0.5 for n in expected_counts if n]
+    between = sum(mean * root for mean, root in zip(means, roots, strict=True)) / sum(roots)
+    assert float(segmentation_loss(sums, counts, 0.5)) == approx(between, rel=1e-12)
 
 
 def test_segmentation_loss_of_ignored_pixels_is_zero_with_zero_gradient():
     logits = torch.randn(1, 3, 4, 4, generator=generator()).requires_grad_()
     sums, counts = segmentation_loss_sums(logits, torch.full((1, 4, 4), 255))
-    total = segmentation_loss(sums, counts, "labels") + segmentation_loss(sums, counts, "pixels")
+    total = segmentation_loss(sums, counts, 1) + segmentation_loss(sums, counts, 0)
     total.backward()
     assert total.item() == counts.sum() == 0
     assert float(logits.grad.abs().max()) == 0

@@ -135,6 +135,9 @@ def test_measuring_with_another_threshold_or_a_sweep(
     assert report.background == "threshold 0.999"
     swept = measure(folder, tiny_images, split="train", sweep=True)
     assert swept.background.endswith(", best of a sweep on this list")
+    for place, stage in ((finished_run / "labels", "walk"), (finished_run, "segmenter")):
+        with pytest.raises(ConfigError, match="label maps, which no threshold changes"):
+            measure(place, tiny_images, split="train", stage=stage, sweep=True)
     assert swept.miou == max(row["miou"] for row in swept.sweep) >= report.miou
 
 

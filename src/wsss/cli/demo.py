@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
+from .options import Device
 from .output import print_json, progress, stdout
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the images, the run and its report.")],
     seed: Annotated[int, typer.Option(min=0, help="Of the scenes and the training.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = "auto",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Remove another demo run from --out first.")
     ] = False,

@@ -1,11 +1,11 @@
 """`wsss eval`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ..errors import ConfigError
+from .options import Device
 from .output import print_json, progress, stdout
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def evaluate_command(
         str | None, typer.Option(help="List to measure on; default: val for a run, else all.")
     ] = None,
     stage: Annotated[
-        str,
+        Literal["segmenter", "cam", "walk", "labels"],
         typer.Option(
             help="Of a run: segmenter (no image labels), cam, walk, or labels (walk and CRF)."
         ),
@@ -45,20 +45,18 @@ def evaluate_command(
         bool, typer.Option("--sweep", help="Measure thresholds 0.05..0.95, report the best.")
     ] = False,
     align: Annotated[
-        str | None,
+        Literal["reference", "corners"] | None,
         typer.Option(
             help="How score maps lie on pixels: reference or corners (of a run's recipe)."
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure a run's networks, stored CAMs or label maps by mIoU, and say how it was measured."""
     from ..training.data.readers import read_image_set
     from ..training.measure import measure
 
-    if align not in (None, "reference", "corners"):
-        raise ConfigError(f"--align is '{align}': choose reference or corners")
     images = read_image_set(data)
     with progress() as shown:
         report = measure(

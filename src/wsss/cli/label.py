@@ -2,11 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from ..errors import ConfigError
+from .options import Device
 from .output import print_json, progress, stdout
 
 
@@ -25,13 +25,13 @@ def label(
         typer.Option(help="CSV or JSON with the image-level labels of every image."),
     ] = None,
     by: Annotated[
-        str | None,
+        Literal["segmenter", "labels", "walk", "cam"] | None,
         typer.Option(
             help="segmenter, labels (walk and CRF), walk or cam; default: labels where --labels is "
             "given, else segmenter."
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = "auto",
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -44,8 +44,6 @@ def label(
 
     Finished images are kept: the same command continues an interrupted job.
     """
-    if by not in (None, "segmenter", "labels", "walk", "cam"):
-        raise ConfigError(f"--by is '{by}': choose segmenter, labels, walk or cam")
     from ..training.label import label_by_run
 
     with progress() as shown:

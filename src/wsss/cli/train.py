@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from .options import Device
 from .output import print_json, progress, stdout
 
 
@@ -33,7 +34,7 @@ def train(
         str | None,
         typer.Option(help="Only these, with commas: cam,seeds,affinity,labels,segmenter."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = "auto",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Remove the run in --out first and start anew.")
     ] = False,

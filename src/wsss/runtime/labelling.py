@@ -103,7 +103,8 @@ def _files_below(folder: Path, leave_out: Path | None) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [f for f in folders if os.path.realpath(os.path.join(parent, f)) != left_out]
         for file in files:
-            if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES:
+            # `._a.jpg` is what a Mac leaves beside a.jpg.
+            if not file.startswith(".") and Path(file).suffix.lower() in IMAGE_SUFFIXES:
                 yield Path(parent, file)
 
 
@@ -131,7 +132,11 @@ def label_images(
         ArtifactError: the folder holds something else, or cannot be written; ConfigError,
         DataError: the label table does not fit, found before any work.
     """
-    given = [_given_classes(image, labels, classes) for image in images]
+    bare_names = Counter(image.path.name for image in images)
+    given = [
+        _given_classes(image, labels, classes, by_bare_name=bare_names[image.path.name] == 1)
+        for image in images
+    ]
     _claim(out, {**provenance, "classes": list(classes)}, overwrite)
     if overwrite:
         for image in images:
@@ -157,11 +162,12 @@ def label_images(
 
 
 def _given_classes(
-    image: InputImage, labels: LabelTable | None, classes: Sequence[str]
+    image: InputImage, labels: LabelTable | None, classes: Sequence[str], *, by_bare_name: bool
 ) -> list[int] | None:
+    """Class indices of an image; by the file's bare name only where no other input shares it."""
     if labels is None:
         return None
-    entry = labels.find(image.name) or labels.find(image.path.name)
+    entry = labels.find(image.name) or (labels.find(image.path.name) if by_bare_name else None)
     if entry is None:
         raise DataError(
             f"the label file does not mention image '{image.name}': add it (an empty entry means "

@@ -22,6 +22,8 @@ def process_group(device: torch.device) -> Iterator[None]:
         yield
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # collectives without tensors use the current device
     dist.init_process_group(backend, timeout=timedelta(hours=6))
     try:
         yield

@@ -87,6 +87,10 @@ class Predictions(Protocol):
     def image_labels_used(self) -> bool | None:
         """Whether image-level labels helped; None where that is not known."""
 
+    @property
+    def are_labels(self) -> bool:
+        """Whether they are label maps, so that no threshold matters, rather than score maps."""
+
     def predict(self, sample: Sample) -> Prediction:
         """Score maps, or a (H, W) label map."""
 
@@ -165,7 +169,8 @@ def label_maps(
         return [prediction] * len(thresholds), False
     scores = full_size_scores(prediction, align)
     if not len(scores):
-        return [np.zeros(prediction.size, np.uint8)] * len(thresholds), True
+        swept = prediction.background is None
+        return [np.zeros(prediction.size, np.uint8)] * len(thresholds), swept
     best, index = (part.numpy() for part in scores.max(0))
     winner = (prediction.classes + 1).astype(np.uint8)[index]
     if prediction.background is not None:
@@ -281,6 +286,7 @@ class FolderPredictions:
             )
         self.folder = place
         self.suffix = suffix
+        self.are_labels = suffix == ".png"
         self.description = f"{'label' if suffix == '.png' else 'score'} maps in {place}"
         self.image_labels_used = image_labels_used
 

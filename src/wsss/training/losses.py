@@ -6,8 +6,6 @@ then those of one process with the whole batch. Under a wrapper that averages gr
 processes, divide local sums by global counts and multiply by P.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -15,8 +13,6 @@ from torch.nn import functional
 from ..errors import DataError, ShapeError
 from ..runtime.pairs import PairKind
 from ..runtime.palette import IGNORE_INDEX
-
-Balance = Literal["pixels", "labels"]
 
 _KINDS = (PairKind.BACKGROUND, PairKind.FOREGROUND, PairKind.NEGATIVE)
 _KIND_WEIGHTS = (0.25, 0.25, 0.5)
@@ -123,18 +119,18 @@ def segmentation_loss_sums(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tens
     return sums, torch.bincount(kept, minlength=num_planes).to(logits.dtype)
 
 
-def segmentation_loss(sums: Tensor, counts: Tensor, balance: Balance) -> Tensor:
-    """Mean cross-entropy; 0 where no pixel has a label.
+def segmentation_loss(sums: Tensor, counts: Tensor, balance: float = 0.0) -> Tensor:
+    """Mean cross-entropy, weighted by label; 0 where no pixel has a label.
 
     Args:
         sums: (C + 1,) of `segmentation_loss_sums`.
         counts: (C + 1,) likewise, added over all processes.
-        balance: `pixels` weighs all labelled pixels alike; `labels` weighs alike the labels that
-            occur in the batch, so that background does not drown small and rare objects.
+        balance: in [0, 1]; a pixel weighs (pixels of its label in the batch) ** -balance. At 0 all
+            labelled pixels weigh alike, at 1 all labels that occur, so that background does not
+            drown small and rare objects.
     """
-    if balance == "labels":
-        return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1)
-    return sums.sum() / counts.sum().clamp(min=1)
+    weights = torch.where(counts > 0, counts.clamp(min=1) ** -balance, 0)
+    return (weights * sums).sum() / (weights * counts).sum().clamp(min=torch.finfo(sums.dtype).tiny)
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

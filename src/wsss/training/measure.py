@@ -58,6 +58,11 @@ def measure(
     else:
         folder = FolderPredictions(path, images.select(split), _labels_used(path))
         predictions, path = folder, folder.folder
+    if predictions.are_labels and (sweep or threshold is not None):
+        raise ConfigError(
+            f"{predictions.description}: these are label maps, which no threshold changes: leave "
+            "--threshold and --sweep out, or measure score maps"
+        )
     if threshold is None:
         threshold = _default_threshold(path, stage, recipe)
     return evaluate(

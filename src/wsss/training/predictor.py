@@ -163,6 +163,7 @@ class RunPredictions:
     ) -> None:
         self.predictor, self.kind = predictor, kind
         self.image_labels_used = use_image_labels and kind != "segmenter"
+        self.are_labels = kind in ("labels", "segmenter")
         self.description = f"{kind} of run {predictor.folder}"
 
     def predict(self, sample: Sample) -> Prediction:

@@ -260,8 +260,9 @@ class SegmenterSection(Section):
     """Backbone stride of this stage; default: that of the backbone section."""
     start: Literal["weights", "classifier"] = "weights"
     """Backbone (and class planes of a linear head) start from weights or the trained classifier."""
-    balance: Literal["pixels", "labels"] = "pixels"
-    """What weighs alike in the loss: pixels, as published, or the labels that occur in a batch."""
+    balance: Fraction = 0.0
+    """How far the loss evens out labels of a batch: 0 all pixels weigh alike, as published; 1 all
+    labels weigh alike, however few their pixels; between them pixels weigh count ** -balance."""
     label_stride: Literal[1, 2, 4, 8, 16] = 8
     """Pixels per cell at which logits meet labels in the loss."""
     scales: Scales = (1.0,)
@@ -288,6 +289,26 @@ class Recipe(Section):
     affinity: AffinitySection
     walk: WalkSection = WalkSection()
     segmenter: SegmenterSection
+
+    @model_validator(mode="after")
+    def _corner_cells_lie_on_corner_pixels(self) -> "Recipe":
+        if self.cam.align != "corners":
+            return self
+        own = self.backbone.output_stride
+        crops = {
+            "cam": (self.cam.train, own),
+            "affinity": (self.affinity.train, self.affinity.output_stride or own),
+            "segmenter": (self.segmenter.train, self.segmenter.output_stride or own),
+        }
+        faults = [
+            f"{name}.train.augmentation.crop_size is {size}, must be k * {stride} + 1 under "
+            f"cam.align = 'corners', for example {round((size - 1) / stride) * stride + 1}"
+            for name, (train, stride) in crops.items()
+            if ((size := train.augmentation.crop_size) - 1) % stride
+        ]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
 
 
 def shipped_recipes() -> list[str]:
@@ -367,7 +388,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 
 def _describe_faults(error: ValidationError) -> Iterable[str]:
     for fault in error.errors():
-        place = ".".join(str(part) for part in fault["loc"]) or "recipe"
+        place = ".".join(str(part) for part in fault["loc"])
         message = fault["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
         if fault["type"] == "extra_forbidden":
@@ -375,7 +396,7 @@ def _describe_faults(error: ValidationError) -> Iterable[str]:
         elif fault["type"] == "missing":
             yield f"{place} is missing"
         elif fault["type"] == "value_error":
-            yield f"{place}: {message}"
+            yield f"{place}: {message}" if place else message
         else:
             yield f"{place} is {fault['input']!r}, {message.replace('input should', 'must')}"
 

@@ -71,6 +71,12 @@ def vote_labels(
     return result
 
 
-def nearest_labels(label_map: NDArray[np.uint8], stride: int) -> NDArray[np.uint8]:
-    """Every stride-th label: cell i takes pixel i * stride."""
-    return np.ascontiguousarray(label_map[::stride, ::stride])
+def nearest_labels(
+    label_map: NDArray[np.uint8], stride: int, *, corners: bool
+) -> NDArray[np.uint8]:
+    """One label a cell: pixel i * stride under `corners`, else the middle of stride pixels."""
+    first = 0 if corners else stride // 2
+    rows, columns = (
+        np.minimum(np.arange(0, side, stride) + first, side - 1) for side in label_map.shape
+    )
+    return np.ascontiguousarray(label_map[rows[:, None], columns])

@@ -61,7 +61,9 @@ def segmentation_objective(run: Run, network: Segmenter) -> Objective:
         crop = augment(read_image(chosen.image_path), label_map, settings, generator)
         arrays = crop_arrays(crop)
         full = np.asarray(arrays.pop("label_map"), np.uint8)
-        return arrays | {"labels": nearest_labels(full, section.label_stride)}
+        return arrays | {
+            "labels": nearest_labels(full, section.label_stride, corners=align == "corners")
+        }
 
     def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         logits = model(network_input(network, batch)).float()
@@ -109,6 +111,7 @@ class SegmenterPredictions:
     """A segmenter as something to be measured; it sees no image-level labels."""
 
     image_labels_used = False
+    are_labels = True
 
     def __init__(
         self, network: Segmenter, section: SegmenterSection, align: Align, device: torch.device
