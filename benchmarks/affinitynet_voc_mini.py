@@ -8,11 +8,10 @@ measured seeds are kept, so the command can be repeated.
 
 import argparse
 import json
-import resource
+import os
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 RECIPE = "affinitynet_mobilenetv2"
@@ -50,37 +49,40 @@ def measure_seed(seed: int, data: Path, weights: Path, runs: Path) -> dict:
     run, kept = runs / f"seed{seed}", runs / f"seed{seed}.json"
     if kept.is_file():
         return json.loads(kept.read_text())
-    started = time.monotonic()
     options = ["--data", data, "--weights", weights, "--out", run, "--set", f"seed={seed}"]
-    trained = wsss("train", RECIPE, *options)
-    minutes = (time.monotonic() - started) / 60
+    trained, peak_gib = wsss("train", RECIPE, *options)
     figures = {}
     for name, (split, what) in ROWS.items():
         is_stage = what.startswith("--stage")
         place = [run, *what.split()] if is_stage else [run / what]
-        report = wsss("eval", *place, "--data", data, "--split", split)
+        report, _ = wsss("eval", *place, "--data", data, "--split", split)
         figures[name] = {
             "all": report["miou"],
             **{source: values["miou"] for source, values in report["sources"].items()},
             "images": report["images"],
             "background": report["background"],
         }
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     stages = {name: round(seconds) for name, seconds in trained["seconds"].items()}
     result = {
         "seed": seed,
-        "minutes_of_this_call": round(minutes, 1),
         "stage_seconds": stages,
-        "peak_gib": round(peak, 2),
+        "train_peak_gib": round(peak_gib, 2),
         "figures": figures,
     }
     kept.write_text(json.dumps(result))
     return result
 
 
-def wsss(*arguments: object) -> dict:
+def wsss(*arguments: object) -> tuple[dict, float]:
+    """What a command printed as JSON, and the greatest memory of its process in GiB."""
     command = [sys.executable, "-m", "wsss", *map(str, arguments), "--json"]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        printed = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    return json.loads(printed), usage.ru_maxrss / 2**20
 
 
 def table(results: list[dict]) -> str:
@@ -102,11 +104,11 @@ def table(results: list[dict]) -> str:
             cells.append(f"{statistics.mean(values):.1f} ({low:.1f} to {high:.1f})")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     seconds = [sum(result["stage_seconds"].values()) / 60 for result in results]
-    memory = max(result["peak_gib"] for result in results)
+    memory = max(result["train_peak_gib"] for result in results)
     lines += [
         "",
-        f"Stages took {min(seconds):.0f} to {max(seconds):.0f} minutes a seed; "
-        f"greatest memory of a process {memory:.1f} GiB.",
+        f"`wsss train` took {min(seconds):.0f} to {max(seconds):.0f} minutes a seed and up to "
+        f"{memory:.1f} GiB.",
         "",
     ]
     return "\n".join(lines)
