@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import numpy as np
 import torch
 from crf_cases import (
     PUBLISHED,
@@ -16,6 +15,7 @@ from crf_cases import (
 )
 from pytest import importorskip, mark, skip
 
+from wsss.runtime.bench.published import package_crf
 from wsss.runtime.dense_crf import (
     CrfSettings,
     DenseCrf,
@@ -27,20 +27,8 @@ from wsss.runtime.image_io import read_image
 
 
 def published_crf(image, unary, settings):
-    """The published package, from PyPI as pydensecrf2; it takes the width first."""
-    package = importorskip("pydensecrf.densecrf", reason="pydensecrf2 is not installed")
-    height, width = image.shape[:2]
-    crf = package.DenseCRF2D(width, height, len(unary))
-    crf.setUnaryEnergy(np.ascontiguousarray(unary.flatten(1).numpy()))
-    crf.addPairwiseGaussian(sxy=settings.gaussian_sxy, compat=settings.gaussian_compat)
-    crf.addPairwiseBilateral(
-        sxy=settings.bilateral_sxy,
-        srgb=settings.bilateral_srgb,
-        rgbim=np.ascontiguousarray(image),
-        compat=settings.bilateral_compat,
-    )
-    refined = np.array(crf.inference(settings.iterations))
-    return torch.from_numpy(refined).view(unary.shape)
+    importorskip("pydensecrf.densecrf", reason="pydensecrf2 is not installed")
+    return package_crf(image, unary, settings)
 
 
 @mark.oracle

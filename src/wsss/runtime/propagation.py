@@ -6,25 +6,45 @@ symmetric and of unit diagonal. Source: AffinityNet (Ahn, Kwak, CVPR 2018), wher
 polynomial of far lower degree stands in for the power.
 """
 
+import importlib.util
 import math
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, DataError, ShapeError
+from ..errors import ConfigError, DataError, MissingDependencyError, ShapeError
 from .pairs import PairOffsets
 from .walks.flat import FlatWalk
 
 Method = Literal["chebyshev", "power"]
+Form = Literal["auto", "torch", "native", "fused"]
+"""torch works everywhere; native is compiled by numba for a CPU, fused by Triton for CUDA."""
 
 _CPU_CELLS = 48 * 1024
 """Padded cells that walk together on a CPU; more leave the cache, fewer pay for their calls."""
+_NATIVE_VALUES = 1024
+"""Scores from which the compiled walk is worth the second that loading it takes once."""
 _AFFINITY_SLACK = 1e-5
 """Rounding by which an affinity may pass 1."""
 _NEGLIGIBLE = 1e-40
 """Coefficients below this share of the greatest are not computed."""
+
+
+class Walk(Protocol):
+    """T of some images of one size, ready to be applied."""
+
+    def power(self, steps: int) -> Tensor:
+        """(B, n, h, w): T^steps times the scores."""
+
+    def polynomial(self, coefficients: tuple[float, ...]) -> Tensor:
+        """(B, n, h, w): sum of coefficient j times the j-th Chebyshev polynomial of T."""
+
+
+WalkClass = Callable[[Tensor, Tensor, PairOffsets], Walk]
+"""(scores, affinity, pairs) -> their walk."""
 
 
 @torch.no_grad()
@@ -36,6 +56,7 @@ def propagate(
     steps: int = 256,
     tolerance: float = 1e-4,
     method: Method = "chebyshev",
+    form: Form = "auto",
 ) -> Tensor:
     """Scores after `steps` steps of the random walk; no gradient flows through it.
 
@@ -52,6 +73,8 @@ def propagate(
         tolerance: error allowed to the polynomial at any cell for scores in [0, 1]; for others it
             scales with their range. float32 rounding adds about 1e-5. See `chebyshev_degree`.
         method: `chebyshev`, or `power` for one step after the other.
+        form: what computes it; `auto` takes the fastest that is installed for device, type and
+            size. They differ by float32 rounding.
 
     Returns:
         (B, n, h, w), float32 (float64 for float64 scores).
@@ -59,7 +82,8 @@ def propagate(
     Raises:
         ShapeError: shapes do not fit each other or the radius.
         DataError: NaN, infinity, or an affinity outside [0, 1].
-        ConfigError: steps, tolerance or method as above do not hold.
+        ConfigError: steps, tolerance, method or form as above do not hold.
+        MissingDependencyError: the form's package is not installed.
     """
     pairs = PairOffsets(radius)
     _require_inputs(scores, affinity, pairs)
@@ -72,13 +96,54 @@ def propagate(
     result = scores.to(dtype, copy=True).contiguous()
     if steps == 0 or scores.numel() == 0:
         return result
-    for images in _micro_batches(scores, radius):
-        walk = FlatWalk(result[images], affinity[images], pairs)
+    walk_class = choose_form(result, form)
+    for images in _micro_batches(scores, radius) if walk_class is FlatWalk else [slice(None)]:
+        walk = walk_class(result[images], affinity[images].to(dtype), pairs)
         if method == "power" or len(coefficients) > steps:
             result[images] = walk.power(steps)
         else:
             result[images] = walk.polynomial(coefficients)
     return result
+
+
+def choose_form(scores: Tensor, form: Form = "auto") -> WalkClass:
+    """The class that walks for `propagate`.
+
+    Args:
+        scores: (B, n, h, w) as they walk; their device, type and size decide under `auto`.
+
+    Raises:
+        ConfigError: unknown form, or one that cannot compute on this device or in this type.
+        MissingDependencyError: the form's package is not installed.
+    """
+    if form not in get_args(Form):
+        raise ConfigError(f"unknown `form` '{form}': choose one of {', '.join(get_args(Form))}")
+    on_cpu, is_float = scores.device.type == "cpu", scores.dtype == torch.float32
+    packages = {"native": "numba", "fused": "triton"}
+    compiled: Form = "native" if on_cpu else "fused"
+    if form == "auto":
+        is_small = on_cpu and scores.numel() < _NATIVE_VALUES
+        has_package = importlib.util.find_spec(packages[compiled]) is not None
+        form = compiled if has_package and is_float and not is_small else "torch"
+    if form == "torch":
+        return FlatWalk
+    if form != compiled or not is_float:
+        place = "a CPU" if form == "native" else "a CUDA device"
+        raise ConfigError(
+            f"`form` '{form}' walks float32 on {place}; the scores are {scores.dtype} on "
+            f"{scores.device}: choose auto or torch"
+        )
+    if importlib.util.find_spec(packages[form]) is None:
+        raise MissingDependencyError(
+            f"`form` '{form}' needs {packages[form]}: pip install {packages[form]}, or choose torch"
+        )
+    if form == "native":
+        from .walks.native import NativeWalk
+
+        return NativeWalk
+    from .walks.fused import FusedWalk
+
+    return FusedWalk
 
 
 def chebyshev_degree(steps: int, tolerance: float, *, radius: int = 5) -> int:
