@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ..version import __version__
+from .bench import app as bench_app
 from .data import data
 from .demo import demo
 from .eval import evaluate_command
@@ -27,6 +28,7 @@ app.command(name="eval")(exit_codes()(evaluate_command))
 app.command(name="label")(exit_codes()(label))
 app.command(name="data")(exit_codes()(data))
 app.command(name="demo")(exit_codes()(demo))
+app.add_typer(bench_app, name="bench")
 
 
 def _show_version(wanted: bool) -> None:

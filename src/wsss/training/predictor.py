@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..errors import ArtifactError, DataError
 from ..runtime.cam import normalise_cam
@@ -21,6 +22,7 @@ from .models.classifier import CamClassifier
 from .models.segmenter import Segmenter
 from .networks import AnyNetwork, Network, open_as
 from .recipe import load_recipe
+from .stages.affinity import image_features
 from .stages.cam import class_probabilities, image_activation
 from .stages.labels import walked_scores
 from .stages.segmenter import segment_image
@@ -103,6 +105,17 @@ class RunPredictor:
             return maps
         affinity = self._network("affinity", AffinityNet)
         return walked_scores(affinity, image, maps, self.recipe, self.device)
+
+    @torch.no_grad()
+    def affinity_features(self, image: NDArray[np.uint8]) -> Tensor:
+        """(1, C, h, w) features that affinities are made of."""
+        return image_features(
+            self._network("affinity", AffinityNet),
+            image,
+            scales=self.recipe.walk.scales,
+            align=self.recipe.cam.align,
+            device=self.device,
+        )
 
     @torch.no_grad()
     def find_classes(self, image: NDArray[np.uint8], threshold: float = 0.5) -> list[int]:

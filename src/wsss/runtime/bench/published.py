@@ -1,0 +1,119 @@
+"""Baselines: walk and affinities as the released codes compute them, and the published CRF.
+
+Written anew from their description: AffinityNet (Ahn and Kwak, CVPR 2018) and IRNet (Ahn, Cho and
+Kwak, CVPR 2019). Kept as slow as they are; nothing but the benchmark uses them.
+"""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...errors import MissingDependencyError
+from ..dense_crf import CrfSettings
+from ..pairs import PairOffsets, is_empty, shifted
+
+
+def dense_walk(scores: Tensor, affinity: Tensor, pairs: PairOffsets, steps: int) -> Tensor:
+    """(n, h, w) scores times the N x N transition matrix, squared log2(steps) times.
+
+    Args:
+        affinity: (K, h, w), exponent applied.
+        steps: a power of 2.
+    """
+    transition = dense_matrix(affinity, pairs)
+    transition /= transition.sum(0, keepdim=True)
+    for _ in range(round(math.log2(steps))):
+        transition = transition @ transition
+    return (scores.flatten(1) @ transition).view_as(scores)
+
+
+def dense_matrix(affinity: Tensor, pairs: PairOffsets) -> Tensor:
+    """(K, h, w) -> (N, N) with ones on the diagonal."""
+    height, width = affinity.shape[1:]
+    cells = torch.arange(height * width, device=affinity.device).view(height, width)
+    matrix = torch.eye(height * width, dtype=affinity.dtype, device=affinity.device)
+    for plane, offset in enumerate(pairs.offsets):
+        region = pairs.from_cells(offset, (height, width), "full")
+        if not is_empty(region):
+            one, other = cells[region].flatten(), cells[shifted(region, offset)].flatten()
+            values = affinity[plane, *region].flatten()
+            matrix[one, other] = values
+            matrix[other, one] = values
+    return matrix
+
+
+def indexed_feature_affinity(features: Tensor, pairs: PairOffsets, beta: float) -> Tensor:
+    """(C, h, w) -> (K, from-cells): features of all pairs gathered by lists of indices."""
+    height, width = features.shape[1:]
+    radius = pairs.radius
+    cells = torch.arange(height * width).view(height, width)
+    first = cells[: height - radius + 1, radius - 1 : width - radius + 1]
+    flat = features.flatten(1)
+    partners = torch.stack(
+        [
+            cells[
+                dy : dy + first.shape[0], radius - 1 + dx : radius - 1 + dx + first.shape[1]
+            ].flatten()
+            for dy, dx in pairs.offsets
+        ]
+    )
+    near = flat.index_select(1, first.flatten())[:, None]
+    far = flat.index_select(1, partners.flatten()).view(len(flat), len(pairs), -1)
+    return torch.exp(-beta * (near - far).abs().mean(0))
+
+
+def indexed_boundary_affinity(boundary: Tensor, pairs: PairOffsets, beta: float) -> Tensor:
+    """(h, w) -> (N, N): boundaries of all paths gathered, their maxima, and the dense matrix."""
+    height, width = boundary.shape
+    radius = pairs.radius
+    padded = torch.nn.functional.pad(boundary, (radius, radius, 0, radius), value=1.0)
+    cells = torch.arange(padded.numel()).view(padded.shape)
+    first = cells[:height, radius : radius + width]
+    rows, columns, values = [], [], []
+    for dy, dx in pairs.offsets:
+        path = [
+            (y, x)
+            for y in range(dy + 1)
+            for x in range(min(dx, 0), max(dx, 0) + 1)
+            if abs(x * dy - y * dx) < math.hypot(dy, dx)
+        ]
+        indices = torch.stack([(first + y * padded.shape[1] + x).flatten() for y, x in path])
+        greatest = padded.flatten()[indices].amax(0)
+        values.append((1 - greatest) ** beta)
+        rows.append(first.flatten())
+        columns.append((first + dy * padded.shape[1] + dx).flatten())
+    side = padded.numel()
+    place = torch.stack([torch.cat(rows), torch.cat(columns)])
+    sparse = torch.sparse_coo_tensor(place, torch.cat(values), (side, side), check_invariants=True)
+    dense = sparse.to_dense()
+    dense = dense + dense.t()
+    inside = first.flatten()
+    return dense[inside][:, inside]
+
+
+def package_crf(image: NDArray[np.uint8], unary: Tensor, settings: CrfSettings) -> Tensor:
+    """`DenseCrf.refine` by the published package, from PyPI as pydensecrf2.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        from pydensecrf import densecrf
+    except ModuleNotFoundError:
+        raise MissingDependencyError(
+            "pydensecrf2 is not installed: pip install 'wsss[oracle]'"
+        ) from None
+    height, width = image.shape[:2]
+    crf = densecrf.DenseCRF2D(width, height, len(unary))  # it takes the width first
+    crf.setUnaryEnergy(np.ascontiguousarray(unary.flatten(1).numpy()))
+    crf.addPairwiseGaussian(sxy=settings.gaussian_sxy, compat=settings.gaussian_compat)
+    crf.addPairwiseBilateral(
+        sxy=settings.bilateral_sxy,
+        srgb=settings.bilateral_srgb,
+        rgbim=np.ascontiguousarray(image),
+        compat=settings.bilateral_compat,
+    )
+    return torch.from_numpy(np.array(crf.inference(settings.iterations))).view(unary.shape)

@@ -1,0 +1,60 @@
+"""Timing and memory of a function in this process, so that forms can be compared in turn."""
+
+import ctypes
+import gc
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def median_seconds(
+    functions: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    synchronise: Callable[[], None],
+    warm_up: bool = True,
+) -> dict[str, float]:
+    """Median seconds of each function over rounds in which each runs once, in turn.
+
+    Args:
+        warm_up: run each once before, uncounted; not worth it for what takes many seconds.
+        synchronise: waits for a device; nothing to do on a CPU.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for round_ in range(-1 if warm_up else 0, rounds):
+        for name, function in functions.items():
+            synchronise()
+            started = time.perf_counter()
+            function()
+            synchronise()
+            if round_ >= 0:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def peak_bytes(function: Callable[[], object]) -> int | None:
+    """Greatest growth of this process's memory while the function runs; None where unknown.
+
+    Linux alone lets a process forget its earlier peak.
+    """
+    if sys.platform != "linux" or not _CLEAR.exists():
+        return None
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # freed blocks would be used again without showing
+    _CLEAR.write_text("5")
+    before = _status_bytes("VmRSS")
+    result = function()
+    grown = _status_bytes("VmHWM") - before
+    del result
+    return max(grown, 0)
+
+
+def _status_bytes(key: str) -> int:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) * 1024
+    raise ValueError(f"no {key} in {_STATUS}")
