@@ -108,8 +108,6 @@ def _show(
         listed = {name: [asdict(row) for row in rows] for name, rows in tables.items()}
         print_json({"machine": asdict(machine), "source": source, **listed})
         return
-    from rich.table import Table
-
     stdout.print(
         f"{machine.processor}, {machine.cores} cores, load {machine.load}; {machine.threads} "
         f"threads; torch {machine.torch}; {machine.gflops} GFLOP/s float32, "
@@ -117,12 +115,18 @@ def _show(
         soft_wrap=True,
     )
     for rows in tables.values():
-        if not rows:
-            continue
-        table = Table(*asdict(rows[0]), box=None)
-        for row in rows:
-            table.add_row(*(_cell(value) for value in asdict(row).values()))
-        stdout.print(table)
+        if rows:
+            stdout.print(_table([asdict(row) for row in rows]), soft_wrap=True)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Columns aligned by spaces, never cut: wide rows belong into a file or a wide window."""
+    lines = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
 
 
 def _cell(value: Any) -> str:

@@ -93,5 +93,7 @@ def drawn_crf_case(seed: int, num_classes: int) -> CrfCase:
     image, masks = draw_photo(seed)
     cams = full_size_scores(drawn_cams(masks, SIZE), "reference")
     generator = torch.Generator().manual_seed(seed)
-    others = 0.15 * _clouds(generator, max(num_classes - 2, 0), SIZE).clamp(0, 1)
-    return CrfCase(f"drawn {seed}", image, torch.cat([cams, others])[:num_classes])
+    if num_classes > len(cams):
+        others = 0.15 * _clouds(generator, num_classes - len(cams), SIZE).clamp(0, 1)
+        cams = torch.cat([cams, others])
+    return CrfCase(f"drawn {seed}", image, cams[:num_classes])
