@@ -49,14 +49,14 @@ def test_six_lines_of_python(place):
 
 def test_a_command_for_every_stage(place):
     shown = " ".join(COMMANDS)
-    for command in ("data", "train", "eval", "label", "demo"):
+    for command in ("data", "train", "eval", "label", "demo", "bench"):
         assert f"wsss {command} " in shown
     for command in COMMANDS:
         words = shlex.split(command.replace(RECIPE, "tiny.toml"))[1:]
         if "--weights" in words:
             position = words.index("--weights")
             del words[position : position + 2]
-        if words[0] == "demo":  # minutes; `make demo` runs it
+        if words[0] in ("demo", "bench"):  # minutes; `make demo` and tests of their own run them
             words += ["--help"]
         wsss(*words).succeeded()
 

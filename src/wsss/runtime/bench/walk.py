@@ -52,7 +52,8 @@ class WalkRow:
 
     Attributes:
         max_error, argmax_agreement: against 256 float64 steps, over all cells of the batch.
-        memory_ratio: None where the machine does not tell.
+        memory_ratio: of the memory that an image adds to the process at its peak, dense squaring
+            over the form; None where the machine does not tell.
         is_extrapolated: dense squaring was timed on a smaller grid and scaled by N^3 (memory by
             N^2).
         bandwidth_share: of the machine's copy bandwidth, if every weight came from memory once a
@@ -94,10 +95,11 @@ def bench_walk(
     features, scores = case.features.to(device), case.scores.to(device)
     affinity = affinity_from_features(features, radius=settings.radius, beta=settings.beta)
     dense = _measure_dense(scores[:1], affinity[:1], pairs, settings, device)
+    exact_scores = _exact(scores, affinity, settings)
     for batch in batches:
         chosen = torch.arange(batch, device=device) % len(scores)
         forms = walk_forms(scores[chosen], affinity[chosen], settings)
-        exact = _exact(scores, affinity, settings)[chosen]
+        exact = exact_scores[chosen]
         seconds = median_seconds(forms, rounds=rounds, synchronise=synchroniser(device))
         for name, walk in forms.items():
             memory = peak_bytes(walk) if device.type == "cpu" else None
