@@ -103,7 +103,7 @@ def crf(
 def _show(
     machine: "Machine", model: Path | None, tables: Mapping[str, Sequence[Any]], as_json: bool
 ) -> None:
-    source = f"run {model}" if model else "drawn photographs"
+    source = f"run {model}, features resized to the grid" if model else "drawn photographs"
     if as_json:
         listed = {name: [asdict(row) for row in rows] for name, rows in tables.items()}
         print_json({"machine": asdict(machine), "source": source, **listed})

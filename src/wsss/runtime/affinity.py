@@ -6,7 +6,8 @@ channels, as in its published code (the paper prints the sum).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ __all__ = [
     "pair_labels",
 ]
 
+_NATIVE_VALUES = 64 * 1024
+"""Feature values from which the compiled form is worth the second that loading it takes once."""
 _CPU_BLOCK_VALUES = 160 * 1024
 """Feature values of a block of rows on a CPU: block, partners and scratch stay in the L2 cache."""
 
@@ -58,8 +61,26 @@ def affinity_from_features(
         raise ConfigError(f"`beta` is {beta}, must be a finite number above 0")
     if not bool(torch.isfinite(features).all()):
         raise DataError("`features` hold NaN or infinity, expected finite values")
-    distances = _distances(_cells_first(features), PairOffsets(radius), borders)
-    return distances.mul_(-beta).exp_()
+    cells, pairs = _cells_first(features), PairOffsets(radius)
+    compute = _native_distances(cells) or _distances
+    return compute(cells, pairs, borders).mul_(-beta).exp_()
+
+
+def _native_distances(cells: Tensor) -> Callable[[Tensor, PairOffsets, Borders], Tensor] | None:
+    """The compiled form where it can be used and the work is worth loading it."""
+    if cells.device.type != "cpu" or cells.dtype != torch.float32 or cells.numel() < _NATIVE_VALUES:
+        return None
+    return _load_native_distances()
+
+
+@lru_cache(maxsize=1)
+def _load_native_distances() -> Callable[[Tensor, PairOffsets, Borders], Tensor] | None:
+    """None where numba is not installed or does not work; the walk says the reason."""
+    try:
+        from .native_affinity import feature_distances
+    except (ImportError, RuntimeError):
+        return None
+    return feature_distances
 
 
 def pair_distances(features: Tensor, *, radius: int = 5, borders: Borders = "reference") -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..errors import ShapeError
+from .pairs import PairOffsets
 from .propagation import Form, Method, propagate
 
 
@@ -40,11 +41,13 @@ def propagate_images(
         raise ShapeError(
             f"{len(scores)} images have scores and {len(affinities)} affinities: give one each"
         )
+    num_pairs = len(PairOffsets(radius))
     for index, (maps, affinity) in enumerate(zip(scores, affinities, strict=True)):
-        if maps.ndim != 3 or affinity.ndim != 3 or maps.shape[1:] != affinity.shape[1:]:
+        fits = maps.ndim == 3 and affinity.shape == (num_pairs, *maps.shape[1:])
+        if not fits or 0 in maps.shape[1:]:
             raise ShapeError(
                 f"image {index}: `scores` are {tuple(maps.shape)} and `affinity` "
-                f"{tuple(affinity.shape)}, expected (n, h, w) and (K, h, w)"
+                f"{tuple(affinity.shape)}, expected (n, h, w) and ({num_pairs}, h, w), h, w >= 1"
             )
     if not scores:
         return []

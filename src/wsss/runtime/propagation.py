@@ -7,6 +7,7 @@ polynomial of far lower degree stands in for the power.
 """
 
 import importlib.util
+import logging
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -27,6 +28,10 @@ _CPU_CELLS = 48 * 1024
 """Padded cells that walk together on a CPU; more leave the cache, fewer pay for their calls."""
 _NATIVE_VALUES = 1024
 """Scores from which the compiled walk is worth the second that loading it takes once."""
+_PACKAGES = {
+    "native": ("numba", "pip install 'wsss[fast]'"),
+    "fused": ("triton", "pip install triton"),
+}
 _AFFINITY_SLACK = 1e-5
 """Rounding by which an affinity may pass 1."""
 _NEGLIGIBLE = 1e-40
@@ -67,7 +72,7 @@ def propagate(
         scores: (B, n, h, w) floating and finite, n maps an image; half precision walks in float32.
         affinity: (B, K, h, w) in [0, 1], the transition exponent already applied; plane k at cell p
             is the pair (p, p + `PairOffsets(radius).offsets[k]`). Values whose partner lies outside
-            the grid have no pair and are not read.
+            the grid have no pair and no effect, but must lie in [0, 1] too.
         radius: of the pairs, in grid cells; sets K.
         steps: >= 0; the published walk takes 256.
         tolerance: error allowed to the polynomial at any cell for scores in [0, 1]; for others it
@@ -119,12 +124,11 @@ def choose_form(scores: Tensor, form: Form = "auto") -> WalkClass:
     if form not in get_args(Form):
         raise ConfigError(f"unknown `form` '{form}': choose one of {', '.join(get_args(Form))}")
     on_cpu, is_float = scores.device.type == "cpu", scores.dtype == torch.float32
-    packages = {"native": "numba", "fused": "triton"}
     compiled: Form = "native" if on_cpu else "fused"
     if form == "auto":
         is_small = on_cpu and scores.numel() < _NATIVE_VALUES
-        has_package = importlib.util.find_spec(packages[compiled]) is not None
-        form = compiled if has_package and is_float and not is_small else "torch"
+        found = None if is_small or not is_float else _load_form(compiled)
+        return FlatWalk if found is None or isinstance(found, str) else found
     if form == "torch":
         return FlatWalk
     if form != compiled or not is_float:
@@ -133,17 +137,32 @@ def choose_form(scores: Tensor, form: Form = "auto") -> WalkClass:
             f"`form` '{form}' walks float32 on {place}; the scores are {scores.dtype} on "
             f"{scores.device}: choose auto or torch"
         )
-    if importlib.util.find_spec(packages[form]) is None:
-        raise MissingDependencyError(
-            f"`form` '{form}' needs {packages[form]}: pip install {packages[form]}, or choose torch"
-        )
-    if form == "native":
-        from .walks.native import NativeWalk
+    found = _load_form(form)
+    if isinstance(found, str):
+        raise MissingDependencyError(f"`form` '{form}' cannot be used: {found}; choose torch")
+    return found
 
-        return NativeWalk
-    from .walks.fused import FusedWalk
 
-    return FusedWalk
+@lru_cache(maxsize=2)
+def _load_form(form: Form) -> WalkClass | str:
+    """A compiled form, or why it cannot be used here; said once where its package is installed."""
+    package, remedy = _PACKAGES[form]
+    if importlib.util.find_spec(package) is None:
+        return f"{package} is not installed ({remedy})"
+    try:
+        if form == "native":
+            from .walks.native import NativeWalk
+
+            return NativeWalk
+        from .walks.fused import FusedWalk, is_available
+
+        return FusedWalk if is_available() else "no CUDA device"
+    # numba refuses numpy versions it does not know (ImportError) and places where it can keep
+    # nothing (RuntimeError): set NUMBA_CACHE_DIR.
+    except (ImportError, RuntimeError) as error:
+        reason = f"{package} is installed but does not work here: {error}"
+        logging.getLogger(__name__).warning("%s; walking in plain torch", reason)
+        return reason
 
 
 def chebyshev_degree(steps: int, tolerance: float, *, radius: int = 5) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..runtime.bench.crf import CrfCase
 from ..runtime.bench.photo import drawn_crf_case, drawn_walk_case
 from ..runtime.bench.walk import WalkCase
@@ -40,18 +40,17 @@ def walk_cases(
 def crf_cases(
     model: Path | None, data: Path | None, *, num_classes: Sequence[int]
 ) -> list[CrfCase]:
-    """One case for each number of classes, the last with every class of the run; see above."""
+    """One case for each number of classes that an image has, and one with all of the run's."""
     opened = _open(model, data)
     if opened is None:
         return [drawn_crf_case(0, number) for number in (*num_classes, 20)]
     predictor, images = opened
-    samples = [
-        next((s for s in images.samples if s.labels and len(s.labels) == number), None)
-        for number in num_classes
-    ]
-    found = [sample for sample in samples if sample is not None]
-    cases = [_crf_case(predictor, sample, sample.labels or ()) for sample in found]
-    return [*cases, _crf_case(predictor, found[0], range(len(predictor.classes)))]
+    labelled = _labelled(images)
+    cases = []
+    for number in num_classes:
+        alike = [sample for sample in labelled if len(sample.labels or ()) == number]
+        cases += [_crf_case(predictor, sample, sample.labels or ()) for sample in alike[:1]]
+    return [*cases, _crf_case(predictor, labelled[0], range(len(predictor.classes)))]
 
 
 def _open(model: Path | None, data: Path | None) -> tuple[RunPredictor, ImageSet] | None:
@@ -62,10 +61,17 @@ def _open(model: Path | None, data: Path | None) -> tuple[RunPredictor, ImageSet
     return RunPredictor(model, "cpu"), read_image_set(data)
 
 
+def _labelled(images: ImageSet) -> list[Sample]:
+    labelled = [sample for sample in images.samples if sample.labels]
+    if not labelled:
+        raise DataError(f"image set '{images.root}' has no image with a class: take another --data")
+    return labelled
+
+
 def _walk_case(predictor: RunPredictor, images: ImageSet, stride: int, count: int) -> WalkCase:
     """Two classes an image at most, so that all have the same number of planes."""
     grid = (-(-GRID_SIZE[0] // stride), -(-GRID_SIZE[1] // stride))
-    labelled = [sample for sample in images.samples if sample.labels]
+    labelled = _labelled(images)
     features, scores = [], []
     # Spread over the set, so that sources and classes mix.
     for sample in labelled[:: max(1, len(labelled) // count)][:count]:

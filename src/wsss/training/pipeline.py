@@ -16,6 +16,7 @@ from .devices import choose_device
 from .networks import affinitynet_architecture, classifier_architecture, segmenter_architecture
 from .recipe import Recipe
 from .run import (
+    STAGE_FORMAT,
     Run,
     Stage,
     claim_folder,
@@ -203,15 +204,19 @@ def _select_stages(all_stages: tuple[Stage, ...], names: Sequence[str] | None) -
 
 def _inputs(run: Run, stage: Stage, digests: dict[str, str]) -> dict[str, str]:
     """Digests of what goes into a stage."""
-    inputs = {name: digests[name] for name in stage.needs}
-    inputs["images"] = run.images.digest(masks=False)
+    return {name: digests[name] for name in stage.needs} | _files(run, stage)
+
+
+def _files(run: Run, stage: Stage) -> dict[str, str]:
+    """Digests of the files that this call gives to a stage."""
+    files = {"images": run.images.digest(masks=False)}
     if run.weights_path is not None and _starts_from_weights(run, stage.name):
-        inputs["weights"] = file_digest(run.weights_path)
+        files["weights"] = file_digest(run.weights_path)
     if stage.name == "cam" and run.cams_path is not None:
-        inputs["cams"] = file_digest(run.cams_path)
+        files["cams"] = file_digest(run.cams_path)
     if stage.name == "seeds" and run.seeds_path is not None:
-        inputs["seeds"] = file_digest(run.seeds_path)
-    return inputs
+        files["seeds"] = file_digest(run.seeds_path)
+    return files
 
 
 def _starts_from_weights(run: Run, stage: str) -> bool:
@@ -240,9 +245,10 @@ def _require_finished(run: Run, stage: Stage) -> None:
         ConfigError: it has not finished, or was made of other images or by other settings.
     """
     record = read_stage(run.folder / stage.name)
-    if not record:
+    if record.get("format") != STAGE_FORMAT:
         raise ConfigError(
-            f"--stages needs '{stage.name}', which has not finished in '{run.folder}': add it"
+            f"--stages needs '{stage.name}', which has not finished in '{run.folder}' (or by "
+            "another version of wsss): add it"
         )
     made_by, wanted = record["settings"], stage_settings(run.recipe, stage)
     for key in sorted(made_by.keys() | wanted.keys()):
@@ -251,10 +257,12 @@ def _require_finished(run: Run, stage: Stage) -> None:
                 f"stage '{stage.name}' of '{run.folder}' was made with {key} = "
                 f"{made_by.get(key)}, the recipe says {wanted.get(key)}: add it to --stages"
             )
-    if record["inputs"]["images"] != run.images.digest(masks=False):
-        raise ConfigError(
-            f"stage '{stage.name}' of '{run.folder}' was made of other images: add it to --stages"
-        )
+    for name, digest in _files(run, stage).items():
+        if record["inputs"].get(name) != digest:
+            raise ConfigError(
+                f"stage '{stage.name}' of '{run.folder}' was made of other {name}: add it to "
+                "--stages"
+            )
 
 
 def _kept_digest(run: Run, stage: Stage, digests: dict[str, str]) -> str:

@@ -156,6 +156,7 @@ def run_stage(run: Run, stage: Stage, inputs: dict[str, str]) -> str:
     shown = run.recipe.model_dump(mode="json", include={*stage.settings, "data"})
     measured = _digest([digest, shown, run.images.digest(masks=True)])
     record = read_stage(folder)
+    distributed.barrier()  # all processes must decide by the same record
     is_done = record.get("digest") == digest
     if is_done and record.get("measured") == measured:
         run.progress.note(f"{stage.name}: up to date")
@@ -172,6 +173,7 @@ def run_stage(run: Run, stage: Stage, inputs: dict[str, str]) -> str:
         seconds = round(time.monotonic() - started, 1)
         record = {
             "stage": stage.name,
+            "format": STAGE_FORMAT,
             "digest": digest,
             "measured": measured,
             "inputs": inputs,

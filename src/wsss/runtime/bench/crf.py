@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...errors import WsssError
 from ..dense_crf import CrfSettings, DenseCrf, unary_from_scores
 from ..seeds import background_score
 from . import published
@@ -24,6 +25,8 @@ PUBLISHED = {
     "resnet38_largefov": CrfSettings(1, 3, 3, 32, 13, 10),
 }
 """Settings of the published systems, by their names."""
+LEAST_AGREEMENT = 0.9995
+"""Share of pixels that must be labelled alike before a time is told."""
 ALPHAS = (4.0, 32.0)
 """Background exponents of the two passes over an image that make AffinityNet's seeds."""
 
@@ -77,6 +80,12 @@ def bench_crf(
             forms["package"] = partial(_package, case.image, unaries, PUBLISHED[name])
         seconds = median_seconds(forms, rounds=rounds, synchronise=synchroniser(device))
         package = seconds.get("package")
+        agreement = _agreement(forms["ours"](), forms["package"]()) if has_package else None
+        if agreement is not None and agreement < LEAST_AGREEMENT:
+            raise WsssError(
+                f"'{case.name}', {name}: {agreement:.6f} of the pixels are labelled as by "
+                f"pydensecrf2, expected at least {LEAST_AGREEMENT}"
+            )
         yield CrfRow(
             case.name,
             (case.image.shape[0], case.image.shape[1]),
@@ -86,7 +95,7 @@ def bench_crf(
             seconds["ours"],
             package,
             seconds["ours"] / package if package else None,
-            _agreement(forms["ours"](), forms["package"]()) if has_package else None,
+            agreement,
         )
 
 

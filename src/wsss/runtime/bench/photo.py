@@ -60,7 +60,8 @@ def drawn_cams(masks: list[Tensor], size: tuple[int, int], map_stride: int = 4) 
     """CAMs as classifiers make them: high in the middle of an object, fading over its border."""
     planes = torch.stack([mask.float() for mask in masks])[None]
     kernel = size[0] // 6 * 2 + 1
-    soft = F.avg_pool2d(planes, kernel, 1, kernel // 2) ** 2
+    by_rows = F.avg_pool2d(planes, (kernel, 1), 1, (kernel // 2, 0))
+    soft = F.avg_pool2d(by_rows, (1, kernel), 1, (0, kernel // 2)) ** 2
     grid = tuple(-(-side // map_stride) for side in size)
     cams = F.interpolate(soft, grid, mode="bilinear")[0]
     cams = cams / cams.amax((1, 2), keepdim=True)

@@ -46,7 +46,7 @@ def dense_matrix(affinity: Tensor, pairs: PairOffsets) -> Tensor:
 
 
 def indexed_feature_affinity(features: Tensor, pairs: PairOffsets, beta: float) -> Tensor:
-    """(C, h, w) -> (K, from-cells): features of all pairs gathered by lists of indices."""
+    """(C, h, w) -> (N, N): features of all pairs gathered by lists of indices; dense matrix."""
     height, width = features.shape[1:]
     radius = pairs.radius
     cells = torch.arange(height * width).view(height, width)
@@ -62,7 +62,9 @@ def indexed_feature_affinity(features: Tensor, pairs: PairOffsets, beta: float) 
     )
     near = flat.index_select(1, first.flatten())[:, None]
     far = flat.index_select(1, partners.flatten()).view(len(flat), len(pairs), -1)
-    return torch.exp(-beta * (near - far).abs().mean(0))
+    values = torch.exp(-beta * (near - far).abs().mean(0)).flatten()
+    rows = first.flatten().repeat(len(pairs))
+    return _dense(rows, partners.flatten(), values, height * width)
 
 
 def indexed_boundary_affinity(boundary: Tensor, pairs: PairOffsets, beta: float) -> Tensor:
@@ -85,13 +87,17 @@ def indexed_boundary_affinity(boundary: Tensor, pairs: PairOffsets, beta: float)
         values.append((1 - greatest) ** beta)
         rows.append(first.flatten())
         columns.append((first + dy * padded.shape[1] + dx).flatten())
-    side = padded.numel()
-    place = torch.stack([torch.cat(rows), torch.cat(columns)])
-    sparse = torch.sparse_coo_tensor(place, torch.cat(values), (side, side), check_invariants=True)
-    dense = sparse.to_dense()
-    dense = dense + dense.t()
+    dense = _dense(torch.cat(rows), torch.cat(columns), torch.cat(values), padded.numel())
     inside = first.flatten()
     return dense[inside][:, inside]
+
+
+def _dense(rows: Tensor, columns: Tensor, values: Tensor, side: int) -> Tensor:
+    """Both directions of every pair, in a (side, side) matrix."""
+    place = torch.stack([rows, columns])
+    sparse = torch.sparse_coo_tensor(place, values, (side, side), check_invariants=False)
+    dense = sparse.to_dense()
+    return dense + dense.t()
 
 
 def package_crf(image: NDArray[np.uint8], unary: Tensor, settings: CrfSettings) -> Tensor:

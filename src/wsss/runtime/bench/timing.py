@@ -16,16 +16,14 @@ def median_seconds(
     *,
     rounds: int,
     synchronise: Callable[[], None],
-    warm_up: bool = True,
 ) -> dict[str, float]:
-    """Median seconds of each function over rounds in which each runs once, in turn.
+    """Median seconds of each function over rounds in which each runs once, after one warm-up.
 
     Args:
-        warm_up: run each once before, uncounted; not worth it for what takes many seconds.
         synchronise: waits for a device; nothing to do on a CPU.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for round_ in range(-1 if warm_up else 0, rounds):
+    for round_ in range(-1, rounds):
         for name, function in functions.items():
             synchronise()
             started = time.perf_counter()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import WsssError
 from ..affinity import affinity_from_features
 from ..boundary_affinity import affinity_from_boundary
 from ..pairs import PairOffsets
@@ -18,8 +19,10 @@ from .machine import Machine, synchroniser
 from .timing import median_seconds, peak_bytes
 
 STRIDES, BATCHES = (8, 4), (1, 8, 32)
+ROUNDING, LEAST_AGREEMENT = 2e-5, 0.9999
+"""What float32 adds to the tolerance, and the least share of cells with the right argmax."""
 DENSE_CELLS = 4000
-"""Dense squaring of larger grids is extrapolated: it takes minutes and gigabytes."""
+"""Dense squaring of larger grids is extrapolated on a CPU, where it would take minutes."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,10 @@ def bench_walk(
         exact = exact_scores[chosen]
         seconds = median_seconds(forms, rounds=rounds, synchronise=synchroniser(device))
         for name, walk in forms.items():
+            found = walk().double()
+            _require_right(name, found, exact, settings)
             memory = peak_bytes(walk) if device.type == "cpu" else None
             each = seconds[name] / batch
-            found = walk().double()
             moved = affinity[0].numel() * affinity.element_size() * _degree(settings) / 1e9
             yield WalkRow(
                 case.stride,
@@ -120,6 +124,22 @@ def bench_walk(
                 dense.is_extrapolated,
                 moved / each / machine.gigabytes_per_second,
             )
+
+
+def _require_right(name: str, found: Tensor, exact: Tensor, settings: WalkSettings) -> None:
+    """No speed of a wrong result.
+
+    Raises:
+        WsssError: the form misses the tolerance, or the argmax in 1 of 10 000 cells.
+    """
+    error, agreement = float((found - exact).abs().max()), _agreement(found, exact)
+    # Written so that NaN fails too.
+    if not (error <= settings.tolerance + ROUNDING and agreement >= LEAST_AGREEMENT):
+        raise WsssError(
+            f"form '{name}' is wrong here: largest error {error:g}, argmax agreement "
+            f"{agreement:.6f}; expected at most {settings.tolerance:g} and at least "
+            f"{LEAST_AGREEMENT}"
+        )
 
 
 def _exact(scores: Tensor, affinity: Tensor, settings: WalkSettings) -> Tensor:
@@ -190,14 +210,12 @@ def _measure_dense(
     """Dense squaring of one image, on a part of the grid where the whole takes too long."""
     height, width = scores.shape[-2:]
     factor = 1
-    while (height // factor) * (width // factor) > DENSE_CELLS:
+    while device.type == "cpu" and (height // factor) * (width // factor) > DENSE_CELLS:
         factor += 1
     rows, columns = height // factor, width // factor
     part = (0, slice(None), slice(rows), slice(columns))
     walk = partial(published.dense_walk, scores[part], affinity[part], pairs, settings.steps)
-    seconds = median_seconds(
-        {"dense": walk}, rounds=1, synchronise=synchroniser(device), warm_up=False
-    )["dense"]
+    seconds = median_seconds({"dense": walk}, rounds=3, synchronise=synchroniser(device))["dense"]
     memory = peak_bytes(walk) if device.type == "cpu" else None
     ratio = (height * width) / (rows * columns)
     return _Dense(seconds * ratio**3, memory * ratio**2 if memory else None, factor > 1)
@@ -233,11 +251,11 @@ def bench_affinity(
     sources: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
         "features": (
             partial(published.indexed_feature_affinity, features[0], pairs, settings.beta),
-            partial(affinity_from_features, features, beta=settings.beta),
+            partial(affinity_from_features, features, radius=settings.radius, beta=settings.beta),
         ),
         "boundaries": (
             partial(published.indexed_boundary_affinity, boundary[0, 0], pairs, settings.beta),
-            partial(affinity_from_boundary, boundary, beta=settings.beta),
+            partial(affinity_from_boundary, boundary, radius=settings.radius, beta=settings.beta),
         ),
     }
     grid = (features.shape[-2], features.shape[-1])

@@ -4,30 +4,20 @@ Same flat layout as `flat.py`, with zeros in front and behind instead of shorten
 the inner loops need no bounds. Images, and where there are few of them their maps, go to threads.
 """
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..compiled import compiled
 from ..pairs import PairOffsets
 
 Floats = NDArray[np.float32]
 
 _BLOCK = 4096
 """Cells whose sums stay in the L1 cache while all pairs are added to them."""
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def _compiled(function: Function) -> Function:
-    """Compile once per machine, run without Python's lock."""
-    # Fused multiply-add alone: nothing is reordered, so results depend on no block and no thread.
-    compile_it: Any = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
-    return cast(Function, compile_it(function))
 
 
 class NativeWalk:
@@ -79,7 +69,7 @@ class NativeWalk:
         return torch.from_numpy(result)
 
 
-@_compiled
+@compiled
 def _walk_image(
     scores: Floats,
     affinity: Floats,
@@ -127,7 +117,7 @@ def _walk_image(
                 result[c, y, x] = total[c, y * row + x]
 
 
-@_compiled
+@compiled
 def _flat_weights(affinity: Floats, offsets: NDArray[np.int64], row: int, margin: int) -> Floats:
     """(K, h, w) -> (K, margin + h * row + margin), 0 where the partner lies outside the grid."""
     num_pairs, height, width = affinity.shape
@@ -140,7 +130,7 @@ def _flat_weights(affinity: Floats, offsets: NDArray[np.int64], row: int, margin
     return weights
 
 
-@_compiled
+@compiled
 def _inverse_degrees(
     weights: Floats, shifts: NDArray[np.int64], margin: int, length: int
 ) -> Floats:
@@ -154,7 +144,7 @@ def _inverse_degrees(
     return (1 / degrees).astype(np.float32)
 
 
-@_compiled
+@compiled
 def _sum_pairs(
     sums: Floats,
     current: Floats,
@@ -179,7 +169,7 @@ def _sum_pairs(
             _add_to_one(sums[-1], current[-1], w, v, f, e, s, t, start, count)
 
 
-@_compiled
+@compiled
 def _add_to_one(
     sums: Floats,
     current: Floats,
@@ -199,7 +189,7 @@ def _add_to_one(
         sums[p] += w[p] * ahead[p] + v[p] * behind[p] + f[p] * far[p] + e[p] * near[p]
 
 
-@_compiled
+@compiled
 def _add_to_two(
     sums: Floats,
     current: Floats,
@@ -222,9 +212,3 @@ def _add_to_two(
     for p in range(count):
         one[p] += w[p] * a[p] + v[p] * b[p] + f[p] * c[p] + e[p] * d[p]
         two[p] += w[p] * g[p] + v[p] * h[p] + f[p] * i[p] + e[p] * j[p]
-
-
-def warm_up() -> None:
-    """Compile, or load what an earlier process compiled; the first walk does it otherwise."""
-    walk = NativeWalk(torch.zeros(1, 3, 2, 2), torch.zeros(1, 4, 2, 2), PairOffsets(2))
-    walk.polynomial((0.5, 0.5))
