@@ -3,6 +3,7 @@
 import json
 
 from pytest import MonkeyPatch, approx, fixture, mark
+from torch import Tensor
 from typer.testing import CliRunner
 
 from wsss.cli.main import app
@@ -78,3 +79,14 @@ def test_tables_are_not_cut_in_a_narrow_window(monkeypatch: MonkeyPatch) -> None
 def test_half_of_a_model_is_refused() -> None:
     result = CliRunner().invoke(app, ["bench", "walk", "--model", "run"])
     assert result.exit_code == 1 and "--model and --data belong together" in result.stderr
+
+
+@mark.usefixtures("small_cases")
+def test_no_speed_of_a_wrong_result(monkeypatch: MonkeyPatch) -> None:
+    def wrong(scores: Tensor, *_: object) -> dict[str, object]:
+        return {"zeros": lambda: scores * 0}
+
+    monkeypatch.setattr(walk_bench, "walk_forms", wrong)
+    result = CliRunner().invoke(app, ["bench", "walk", "--rounds", "1"])
+    assert result.exit_code == 1 and "form 'zeros' is wrong here" in result.stderr
+    assert not result.stdout

@@ -1,8 +1,9 @@
 import reference
 import torch
-from pytest import approx, mark, raises
+from pytest import approx, importorskip, mark, raises
 
 from wsss.errors import ConfigError, DataError, ShapeError
+from wsss.runtime import affinity
 from wsss.runtime.affinity import affinity_from_features, pair_distances, pair_labels
 from wsss.runtime.pairs import PairOffsets, is_empty, shifted
 
@@ -161,3 +162,26 @@ def test_wrong_input_is_refused():
         pair_labels(torch.zeros(6, 6, dtype=torch.uint8))
     with raises(DataError, match="integer"):
         pair_labels(torch.zeros(1, 6, 6))
+
+
+@mark.parametrize("borders", ["reference", "full"])
+@mark.parametrize("size", [(1, 1), (1, 13), (2, 3), (19, 12)])
+def test_the_compiled_distances_equal_the_loops(size, borders):
+    native = importorskip("wsss.runtime.native_affinity", reason="numba is not installed")
+    features = torch.randn(2, 5, *size, generator=torch.Generator().manual_seed(4))
+    cells = features.permute(0, 2, 3, 1).contiguous()
+    found = native.feature_distances(cells, PairOffsets(5), borders)
+    for image in range(2):
+        expected = torch.from_numpy(reference.distances(features[image], 5, borders))
+        torch.testing.assert_close(found[image].double(), expected, rtol=0, atol=1e-6)
+
+
+def test_large_features_take_the_compiled_form_and_agree_with_torch(monkeypatch):
+    importorskip("numba")
+    features = torch.randn(1, 64, 40, 45, generator=torch.Generator().manual_seed(4))
+    assert affinity._native_distances(features.permute(0, 2, 3, 1)) is not None
+    compiled = affinity_from_features(features, beta=8.0)
+    monkeypatch.setattr(affinity, "_native_distances", lambda cells: None)
+    torch.testing.assert_close(
+        compiled, affinity_from_features(features, beta=8.0), rtol=0, atol=1e-6
+    )

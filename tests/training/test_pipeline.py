@@ -189,6 +189,12 @@ def test_stages_that_are_kept_must_be_those_of_the_recipe(
     with pytest.raises(ConfigError, match=r"'cam' .* was made of other images: add it"):
         fewer = replace(tiny_images, samples=tiny_images.samples[1:])
         _train(fewer, copy, stages=["labels"])
+    (copy / "given").mkdir()
+    for name in TRAIN_NAMES:
+        np.savez(copy / "given" / f"{name}.npz", scores=np.ones((1, 3, 4), np.float32), classes=[0])
+    starts = ("affinity.start=weights", "segmenter.start=weights")
+    with pytest.raises(ConfigError, match=r"'cam' .* was made of other cams: add it"):
+        _train(tiny_images, copy, *starts, cams_path=copy / "given", stages=["seeds"])
     assert (copy / "recipe.toml").read_text() == recipe
     _train(tiny_images, copy, "seeds.foreground=0.5", stages=["seeds"])
     with pytest.raises(ConfigError, match=r"'affinity' .* was made from another 'seeds': add it"):

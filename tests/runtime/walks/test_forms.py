@@ -1,10 +1,13 @@
 """Which form walks, and the compiled CPU form against the dense float64 walk."""
 
+import sys
+
 import reference
 import torch
 from pytest import importorskip, mark, raises
 
-from wsss.errors import ConfigError
+from wsss.errors import ConfigError, MissingDependencyError
+from wsss.runtime import propagation
 from wsss.runtime.pairs import PairOffsets
 from wsss.runtime.propagation import choose_form, propagate
 from wsss.runtime.walks.flat import FlatWalk
@@ -96,3 +99,15 @@ def test_forms_that_do_not_fit_are_refused():
         choose_form(scores, "fused")
     with raises(ConfigError, match=r"`form` 'native' walks float32 on a CPU; .*float64"):
         choose_form(scores.double(), "native")
+
+
+def test_a_package_that_does_not_work_is_said_once_and_walked_around(monkeypatch, caplog):
+    """numba under a numpy it does not know: installed, and an ImportError when imported."""
+    monkeypatch.setitem(sys.modules, "wsss.runtime.walks.native", None)
+    propagation._load_form.cache_clear()
+    scores = torch.rand(1, 3, 47, 63)
+    assert choose_form(scores) is choose_form(scores) is FlatWalk
+    assert len([r for r in caplog.records if "walking in plain torch" in r.message]) == 1
+    with raises(MissingDependencyError, match="'native' cannot be used: numba is installed but"):
+        choose_form(scores, "native")
+    propagation._load_form.cache_clear()
