@@ -44,7 +44,7 @@ def run(*arguments: str) -> str:
 
 @mark.usefixtures("small_cases")
 def test_walk_rows_name_everything_a_ratio_depends_on() -> None:
-    found = json.loads(run("walk", "--rounds", "1", "--json"))
+    found = json.loads(run("walk", "--affinity", "photo", "--rounds", "1", "--json"))
     assert {"gflops", "gigabytes_per_second", "threads", "processor"} <= set(found["machine"])
     assert found["source"] == "drawn photographs"
     assert {(row["stride"], row["batch"]) for row in found["rows"]} == {
@@ -79,6 +79,8 @@ def test_tables_are_not_cut_in_a_narrow_window(monkeypatch: MonkeyPatch) -> None
 def test_half_of_a_model_is_refused() -> None:
     result = CliRunner().invoke(app, ["bench", "walk", "--model", "run"])
     assert result.exit_code == 1 and "--model and --data belong together" in result.stderr
+    result = CliRunner().invoke(app, ["bench", "walk", "--affinity", "model"])
+    assert result.exit_code == 1 and "--affinity model goes with --model" in result.stderr
 
 
 @mark.usefixtures("small_cases")

@@ -94,8 +94,8 @@ def test_contradictions_between_values_are_faults():
         load_recipe("demo", ["seeds.background=0.9"])
     with pytest.raises(ConfigError) as caught:
         sizes = [f"{stage}.train.augmentation.crop_size=128" for stage in ("cam", "segmenter")]
-        load_recipe("demo", sizes)
-    assert str(caught.value).startswith("recipe 'demo.toml': cam.train.augmentation.crop_size is")
+        load_recipe("demo", [*sizes, "walk.beta=-1"])
+    assert str(caught.value).startswith("recipe 'demo.toml': walk.beta is -1")
     for stage in ("cam", "segmenter"):
         assert f"{stage}.train.augmentation.crop_size is 128, must be k * 8 + 1" in str(
             caught.value

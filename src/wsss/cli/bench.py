@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..errors import ConfigError
 from .exit_codes import exit_codes
 from .options import Device
 from .output import print_json, progress, stdout
@@ -33,6 +34,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 def walk(
     model: Model = None,
     data: Data = None,
+    affinity: Annotated[
+        Literal["photo", "model"] | None,
+        typer.Option(help="photo: of drawn photographs; model: of --model, its default."),
+    ] = None,
     threads: Threads = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; medians count.")] = 5,
     quick: Quick = False,
@@ -50,6 +55,8 @@ def walk(
     from ..training.bench_cases import walk_cases
     from ..training.devices import choose_device
 
+    if affinity is not None and (affinity == "model") != (model is not None):
+        raise ConfigError("--affinity model goes with --model and --data, --affinity photo without")
     torch.set_num_threads(threads)
     place = choose_device(device)
     strides, batches = (STRIDES[:1], BATCHES[:2]) if quick else (STRIDES, BATCHES)

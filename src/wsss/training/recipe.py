@@ -290,26 +290,6 @@ class Recipe(Section):
     walk: WalkSection = WalkSection()
     segmenter: SegmenterSection
 
-    @model_validator(mode="after")
-    def _corner_cells_lie_on_corner_pixels(self) -> "Recipe":
-        if self.cam.align != "corners":
-            return self
-        own = self.backbone.output_stride
-        crops = {
-            "cam": (self.cam.train, own),
-            "affinity": (self.affinity.train, self.affinity.output_stride or own),
-            "segmenter": (self.segmenter.train, self.segmenter.output_stride or own),
-        }
-        faults = [
-            f"{name}.train.augmentation.crop_size is {size}, must be k * {stride} + 1 under "
-            f"cam.align = 'corners', for example {round((size - 1) / stride) * stride + 1}"
-            for name, (train, stride) in crops.items()
-            if ((size := train.augmentation.crop_size) - 1) % stride
-        ]
-        if faults:
-            raise ValueError("; ".join(faults))
-        return self
-
 
 def shipped_recipes() -> list[str]:
     """Names of the recipes that come with the package."""
@@ -339,11 +319,14 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 def parse_recipe(values: dict[str, Any], label: str) -> Recipe:
     """Check parsed values; raises ConfigError with every fault, see `load_recipe`."""
+    faults = list(_crop_faults(values))
     try:
-        return Recipe.model_validate(values)
+        recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        faults = "; ".join(_describe_faults(error))
-        raise ConfigError(f"recipe '{label}': {faults}") from None
+        faults = [*_describe_faults(error), *faults]
+    if faults:
+        raise ConfigError(f"recipe '{label}': {'; '.join(faults)}")
+    return recipe
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -384,6 +367,32 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(table, dict):
             raise ConfigError(f"override '{override}': `{part}` is a value, not a section")
     table[parts[-1]] = value
+
+
+def _crop_faults(values: dict[str, Any]) -> Iterable[str]:
+    """Crops whose corner cells would not lie on corner pixels.
+
+    On the unchecked values, because a validator of the whole recipe is not asked while any other
+    value is at fault.
+    """
+    if _value(values, "cam", "align") != "corners":
+        return
+    shared = _value(values, "backbone", "output_stride") or 8
+    for name in ("cam", "affinity", "segmenter"):
+        stride = (name != "cam" and _value(values, name, "output_stride")) or shared
+        size = _value(values, name, "train", "augmentation", "crop_size") or 448
+        if isinstance(size, int) and stride in (8, 16, 32) and (size - 1) % stride:
+            yield (
+                f"{name}.train.augmentation.crop_size is {size}, must be k * {stride} + 1 under "
+                f"cam.align = 'corners', for example {round((size - 1) / stride) * stride + 1}"
+            )
+
+
+def _value(values: Any, *keys: str) -> Any:
+    """Value at a path of keys; None where there is none."""
+    for key in keys:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
 
 
 def _describe_faults(error: ValidationError) -> Iterable[str]:
