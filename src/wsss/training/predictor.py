@@ -22,9 +22,8 @@ from .models.classifier import CamClassifier
 from .models.segmenter import Segmenter
 from .networks import AnyNetwork, Network, open_as
 from .recipe import load_recipe
-from .stages.affinity import image_features
 from .stages.cam import class_probabilities, image_activation
-from .stages.labels import walked_scores
+from .stages.labels import affinity_features, walked_scores
 from .stages.segmenter import segment_image
 
 PredictionKind = Literal["cam", "walk", "labels", "segmenter"]
@@ -109,13 +108,8 @@ class RunPredictor:
     @torch.no_grad()
     def affinity_features(self, image: NDArray[np.uint8]) -> Tensor:
         """(1, C, h, w) features that affinities are made of."""
-        return image_features(
-            self._network("affinity", AffinityNet),
-            image,
-            scales=self.recipe.walk.scales,
-            align=self.recipe.cam.align,
-            device=self.device,
-        )
+        network = self._network("affinity", AffinityNet)
+        return affinity_features(network, image, self.recipe, self.device)
 
     @torch.no_grad()
     def find_classes(self, image: NDArray[np.uint8], threshold: float = 0.5) -> list[int]:

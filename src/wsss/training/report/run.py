@@ -108,7 +108,7 @@ def _open_run(folder: Path, images: ImageSet, device: str, progress: Progress) -
 def _open_predictor(run: Run, device: str) -> RunPredictor | None:
     """None where no stage has a trained network."""
     stages = ("cam", "affinity", "segmenter")
-    if not any((run.folder / stage / "weights.safetensors").is_file() for stage in stages):
+    if not any(run.weights(stage).is_file() for stage in stages):
         return None
     return RunPredictor(run.folder, device)
 

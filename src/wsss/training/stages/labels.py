@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ...runtime.image_io import read_image, write_label_map
 from ...runtime.pseudo_labels import WalkSettings, label_from_scores, walk_scores
@@ -62,10 +63,17 @@ def walked_scores(
     device: torch.device,
 ) -> ScoreMaps:
     """CAMs of one image after the random walk."""
-    features = image_features(
+    features = affinity_features(network, image, recipe, device)
+    return walk_scores(maps, features, walk_settings(recipe))
+
+
+def affinity_features(
+    network: AffinityNet, image: NDArray[np.uint8], recipe: Recipe, device: torch.device
+) -> Tensor:
+    """(1, C, h, w) features that the affinities of an image are made of."""
+    return image_features(
         network, image, scales=recipe.walk.scales, align=recipe.cam.align, device=device
     )
-    return walk_scores(maps, features, walk_settings(recipe))
 
 
 def _walk(run: Run, network: AffinityNet, folder: Path) -> None:
