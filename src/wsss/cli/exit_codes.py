@@ -13,7 +13,7 @@ from typing import NoReturn
 from ..errors import WsssError
 from .output import print_error
 
-EXTRAS = {"torch": "train"}
+EXTRAS = {"torch": "train", "onnxscript": "export", "onnxruntime": "cpu", "tensorrt": "tensorrt"}
 """Optional packages, and the extra that installs them."""
 
 

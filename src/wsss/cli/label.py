@@ -1,4 +1,4 @@
-"""`wsss label`."""
+"""`wsss label`: by a bundle, which needs no training code, or by a run."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from .options import Device
+from ..errors import ConfigError
+from .options import Backend, Device
 from .output import print_json, progress, stdout
 
 
@@ -18,7 +19,9 @@ def label(
             help="Images, and folders searched in depth; --out itself is left out of the search.",
         ),
     ],
-    model: Annotated[Path, typer.Option(help="Run that `wsss train` wrote.")],
+    model: Annotated[
+        Path, typer.Option(help="Bundle that `wsss export` wrote, or run of `wsss train`.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for palette PNGs, mirroring the inputs.")],
     labels: Annotated[
         Path | None,
@@ -27,10 +30,22 @@ def label(
     by: Annotated[
         Literal["segmenter", "labels", "walk", "cam"] | None,
         typer.Option(
-            help="segmenter, labels (walk and CRF), walk or cam; default: labels where --labels is "
-            "given, else segmenter."
+            help="segmenter, labels (walk and CRF), walk, or cam (runs only); default: with "
+            "--labels the walk of a bundle or the labels of a run, else segmenter."
         ),
     ] = None,
+    crf: Annotated[
+        bool | None,
+        typer.Option(
+            "--crf/--no-crf",
+            help="The recipe's dense CRF on what the network says; default: for a run as its "
+            "recipe says, for a bundle without it, because it needs torch.",
+        ),
+    ] = None,
+    backend: Annotated[
+        Backend,
+        typer.Option(help="What computes a bundle; auto takes onnxruntime, else torch."),
+    ] = "auto",
     device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = "auto",
     overwrite: Annotated[
         bool,
@@ -40,23 +55,47 @@ def label(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Label images by a run's networks, with or without given image-level labels.
+    """Label images by a bundle or a run, with or without given image-level labels.
 
     Finished images are kept: the same command continues an interrupted job.
     """
-    from ..training.label import label_by_run
+    from ..runtime.bundle import is_bundle
 
     with progress() as shown:
-        summary = label_by_run(
-            images,
-            model,
-            out,
-            labels_path=labels,
-            kind=by,
-            device=device,
-            overwrite=overwrite,
-            progress=shown,
-        )
+        if is_bundle(model):
+            from ..runtime.bundle_labelling import label_by_bundle
+
+            summary = label_by_bundle(
+                images,
+                model,
+                out,
+                labels_path=labels,
+                kind=by,
+                crf=bool(crf),
+                backend=backend,
+                device=device,
+                overwrite=overwrite,
+                progress=shown,
+            )
+        else:
+            from ..training.label import label_by_run
+
+            if backend not in ("auto", "torch"):
+                raise ConfigError(
+                    f"'{model}' is no bundle, and a run is computed by torch: `wsss export` it for "
+                    f"--backend {backend}"
+                )
+            summary = label_by_run(
+                images,
+                model,
+                out,
+                labels_path=labels,
+                kind=by,
+                crf=crf,
+                device=device,
+                overwrite=overwrite,
+                progress=shown,
+            )
     if as_json:
         print_json(summary.to_json())
     else:

@@ -12,6 +12,7 @@ from .data import data
 from .demo import demo
 from .eval import evaluate_command
 from .exit_codes import exit_codes
+from .export import export
 from .label import label
 from .train import train
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.command(name="train")(exit_codes()(train))
 app.command(name="eval")(exit_codes()(evaluate_command))
+app.command(name="export")(exit_codes()(export))
 app.command(name="label")(exit_codes()(label))
 app.command(name="data")(exit_codes()(data))
 app.command(name="demo")(exit_codes()(demo))

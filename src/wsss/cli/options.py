@@ -3,3 +3,6 @@
 from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda"]
+
+Backend = Literal["auto", "torch", "onnxruntime", "tensorrt"]
+"""The same names as in `runtime/backends/choose.py`, which `--help` has no time to import."""

@@ -1,6 +1,7 @@
 """Files in and out, without trust on the way in and without halves on the way out."""
 
 import errno
+import hashlib
 import io
 import os
 import secrets
@@ -116,3 +117,14 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
         os.close(descriptor)
         raise DataError(f"{name!r} is not a regular file: replace it or take it out")
     return open(descriptor, "rb")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of a folder of npz and png files."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        digest.update(str(file.relative_to(path)).encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

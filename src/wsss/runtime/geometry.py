@@ -6,6 +6,7 @@ k * stride + 1 and keeps maps from drifting by half a cell.
 """
 
 import math
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -17,11 +18,17 @@ from torch import Tensor
 Align = Literal["reference", "corners"]
 
 
+def exact_ratio(scale: float) -> Fraction:
+    """The scale as whole numbers, so that graphs round sizes in integers exactly as we do here."""
+    return Fraction(scale).limit_denominator(1000)
+
+
 def scaled_size(size: tuple[int, int], scale: float, align: Align, stride: int) -> tuple[int, int]:
     """(height, width) to which an image is resized before a network with this stride."""
+    ratio = exact_ratio(scale)
     if align == "reference":
-        return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-    height, width = (max(1, round((side - 1) * scale / stride)) * stride + 1 for side in size)
+        return max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio))
+    height, width = (max(1, round((side - 1) * ratio / stride)) * stride + 1 for side in size)
     return height, width
 
 

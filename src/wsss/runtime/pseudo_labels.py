@@ -47,7 +47,7 @@ def walk_scores(maps: ScoreMaps, features: Tensor, settings: WalkSettings) -> Sc
     grid = (features.shape[-2], features.shape[-1])
     if not len(maps.classes):
         return ScoreMaps(maps.classes, np.zeros((0, *grid), np.float32), maps.size)
-    planes = _scores_on_grid(maps, grid, settings).to(features.device)
+    planes = scores_on_grid(maps, grid, settings).to(features.device)
     affinity = affinity_from_features(
         features, radius=settings.radius, beta=settings.beta, borders=settings.borders
     )
@@ -65,7 +65,7 @@ def walk_scores(maps: ScoreMaps, features: Tensor, settings: WalkSettings) -> Sc
     return ScoreMaps(maps.classes, scores.cpu().numpy(), maps.size, background)
 
 
-def _scores_on_grid(maps: ScoreMaps, grid: tuple[int, int], settings: WalkSettings) -> Tensor:
+def scores_on_grid(maps: ScoreMaps, grid: tuple[int, int], settings: WalkSettings) -> Tensor:
     """(n, h, w) scores, preceded by the background plane under the power rule."""
     if settings.align == "corners":
         scores = resize(torch.from_numpy(maps.scores)[None], grid, "corners")[0]

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
+from ..runtime.files import file_digest
 from ..runtime.image_labels import read_label_table
 from ..runtime.labelling import LabelSummary, find_images, label_images
 from ..runtime.progress import SILENT, Progress
 from .predictor import PredictionKind, RunPredictor
-from .run import file_digest
 
 
 def label_by_run(
@@ -22,6 +22,7 @@ def label_by_run(
     *,
     labels_path: Path | None = None,
     kind: str | None = None,
+    crf: bool | None = None,
     device: str = "auto",
     overwrite: bool = False,
     progress: Progress = SILENT,
@@ -32,6 +33,7 @@ def label_by_run(
         labels_path: CSV or JSON of image-level labels; without it the segmenter labels, or the
             classifier finds the classes for the walk.
         kind: cam, walk, labels or segmenter; default: labels with image labels, else segmenter.
+        crf: with or without the recipe's dense CRF; default: see `RunPredictor.label`.
 
     Raises:
         ConfigError, DataError, ArtifactError: see `label_images`.
@@ -47,7 +49,7 @@ def label_by_run(
     predictor = RunPredictor(run_folder, device)
 
     def predict(image: NDArray[np.uint8], labels: Sequence[int] | None) -> NDArray[np.uint8]:
-        return predictor.label(image, labels, chosen)
+        return predictor.label(image, labels, chosen, crf=crf)
 
     alone = chosen in ("segmenter", "cam")
     networks = (chosen,) if alone else ("cam", "affinity")
@@ -55,6 +57,7 @@ def label_by_run(
     provenance = {
         "model": {path.parent.name: file_digest(path) for path in weights},
         "by": chosen,
+        "crf": crf,
         "recipe": predictor.recipe.model_dump(mode="json", include={"cam", "walk", "segmenter"}),
         "image_labels": file_digest(labels_path) if labels_path else None,
     }

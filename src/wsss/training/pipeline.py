@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError, DataError
+from ..runtime.files import file_digest
 from ..runtime.image_io import image_size
 from ..runtime.progress import SILENT, Progress
 from . import affinitynet, distributed
@@ -20,7 +21,6 @@ from .run import (
     Run,
     Stage,
     claim_folder,
-    file_digest,
     read_stage,
     run_stage,
     stage_settings,

@@ -21,7 +21,7 @@ from .models.affinitynet import AffinityNet
 from .models.classifier import CamClassifier
 from .models.segmenter import Segmenter
 from .networks import AnyNetwork, Network, open_as
-from .recipe import load_recipe
+from .recipe import NO_CRF, load_recipe
 from .stages.cam import class_probabilities, image_activation
 from .stages.labels import affinity_features, walked_scores
 from .stages.segmenter import segment_image
@@ -64,7 +64,7 @@ class RunPredictor:
         self.classes: tuple[str, ...] = ()
         trained = [stage for stage in NETWORKS if self.has(stage)]
         if trained:
-            self._network(trained[0], NETWORKS[trained[0]])
+            self.network(trained[0], NETWORKS[trained[0]])
         else:
             raise ArtifactError(f"run '{folder}' has no trained network yet: finish `wsss train`")
 
@@ -95,26 +95,26 @@ class RunPredictor:
             image: (H, W, 3) uint8 RGB.
             labels: classes in the image; None: those the classifier finds.
         """
-        classifier = self._network("cam", CamClassifier)
+        classifier = self.network("cam", CamClassifier)
         if labels is None:
             labels = self.find_classes(image)
         activation = image_activation(classifier, image, self.recipe.cam, self.device)
         maps = normalise_cam(activation, labels, (image.shape[0], image.shape[1]))
         if kind == "cam":
             return maps
-        affinity = self._network("affinity", AffinityNet)
+        affinity = self.network("affinity", AffinityNet)
         return walked_scores(affinity, image, maps, self.recipe, self.device)
 
     @torch.no_grad()
     def affinity_features(self, image: NDArray[np.uint8]) -> Tensor:
         """(1, C, h, w) features that affinities are made of."""
-        network = self._network("affinity", AffinityNet)
+        network = self.network("affinity", AffinityNet)
         return affinity_features(network, image, self.recipe, self.device)
 
     @torch.no_grad()
     def find_classes(self, image: NDArray[np.uint8], threshold: float = 0.5) -> list[int]:
         """Classes whose probability reaches the threshold, by the classifier alone."""
-        classifier = self._network("cam", CamClassifier)
+        classifier = self.network("cam", CamClassifier)
         probabilities = class_probabilities(classifier, image, self.recipe.cam, self.device)
         return [int(index) for index in np.flatnonzero(probabilities >= threshold)]
 
@@ -123,6 +123,8 @@ class RunPredictor:
         image: NDArray[np.uint8],
         labels: Sequence[int] | None = None,
         kind: PredictionKind = "segmenter",
+        *,
+        crf: bool | None = None,
     ) -> NDArray[np.uint8]:
         """Label map of an image: 0 background, class index + 1.
 
@@ -130,26 +132,36 @@ class RunPredictor:
             image: (H, W, 3) uint8 RGB.
             labels: classes in the image, not used by the segmenter; None: those the classifier
                 finds.
+            crf: with or without the recipe's dense CRF; default: with it, except behind `cam` and
+                `walk`.
 
         Returns:
             (H, W) uint8.
         """
-        if kind == "segmenter":
-            segmenter = self._network("segmenter", Segmenter)
-            return segment_image(
-                segmenter, image, self.recipe.segmenter, self.recipe.cam.align, self.device
-            )
         recipe = self.recipe
+        if crf is None:
+            crf = kind in ("labels", "segmenter")
+        if kind == "segmenter":
+            segmenter = self.network("segmenter", Segmenter)
+            section = recipe.segmenter
+            if not crf:
+                section = section.model_copy(update={"crf": NO_CRF})
+            return segment_image(segmenter, image, section, recipe.cam.align, self.device)
         return label_from_scores(
             self.score_maps(image, labels, kind),
             threshold=recipe.cam.threshold if kind == "cam" else recipe.walk.threshold,
             align=recipe.cam.align,
             image=image,
-            crf=recipe.walk.crf.settings() if kind == "labels" else None,
+            crf=recipe.walk.crf.settings() if crf else None,
             device=self.device,
         )
 
-    def _network(self, stage: str, kind: type[AnyNetwork]) -> AnyNetwork:
+    def network(self, stage: str, kind: type[AnyNetwork]) -> AnyNetwork:
+        """A trained network, opened when it is first asked for.
+
+        Raises:
+            ArtifactError: that stage has not been run, or left another kind of network.
+        """
         network = self._networks.get(stage)
         if not isinstance(network, kind):
             path = self.weights_path(stage)

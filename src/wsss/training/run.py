@@ -222,17 +222,6 @@ def _prepare(folder: Path, digest: str) -> None:
     atomic_write_bytes(mark, digest.encode())
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of a folder of npz and png files."""
-    digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    for file in files:
-        digest.update(str(file.relative_to(path)).encode())
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
 def make_files(
     run: Run,
     name: str,

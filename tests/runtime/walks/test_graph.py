@@ -96,7 +96,7 @@ def affinity_model(borders="full", radius=5):
     source = value("deep/features", onnx.TensorProto.FLOAT, shape)
     target = value("likeness", onnx.TensorProto.FLOAT, shape)
     graph = onnx.helper.make_graph(nodes, "affinity", [source], [target], constants)
-    opsets = [onnx.helper.make_opsetid("", 18)]
+    opsets = [onnx.helper.make_opsetid("", 20)]
     return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
@@ -183,7 +183,7 @@ def test_model_is_small_valid_and_always_the_same(steps, source):
     assert len(model.SerializeToString()) < 100_000
     assert model.SerializeToString() == walk_model(steps=steps, source=source).SerializeToString()
     assert model.ir_version <= 10
-    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 20)]
     loops = [node for node in model.graph.node if node.op_type == "Loop"]
     assert len(loops) == (steps > 1)
 

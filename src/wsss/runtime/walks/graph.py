@@ -16,13 +16,12 @@ from ...errors import ConfigError
 from ..pairs import Borders, PairOffsets
 from ..propagation import chebyshev_coefficients
 from .graph_affinity import add_affinity, pairs_exist
-from .graph_tiles import Builder, Tiles, double_transition
+from .graph_builder import IR_VERSION, OPSET, Builder
+from .graph_tiles import Tiles, double_transition
 
 __all__ = ["add_affinity", "add_walk", "walk_model"]
 
 Source = Literal["affinity", "features"]
-
-OPSET, IR_VERSION = 18, 10
 
 
 def walk_model(
@@ -99,7 +98,7 @@ def add_walk(
     tolerance: float = 1e-4,
     borders: Borders = "full",
 ) -> None:
-    """Append the walk to a graph of opset 18: tensors `scores`, `affinity` -> `walked`.
+    """Append the walk to a graph: tensors `scores`, `affinity` -> `walked`.
 
     Args:
         nodes: of the graph, extended in place.

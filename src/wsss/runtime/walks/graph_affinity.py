@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from ...errors import ConfigError
 from ..pairs import Borders, PairOffsets
-from .graph_tiles import Builder
+from .graph_builder import Builder
 
 
 def add_affinity(

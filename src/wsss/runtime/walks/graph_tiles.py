@@ -4,54 +4,18 @@ A tile is at least as wide as the pairs reach: its cells have partners in it and
 only, and their weights form one band, a matrix that takes these 9 tiles to the one in the middle.
 """
 
-from typing import Any
-
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from ..pairs import PairOffsets
+from .graph_builder import Builder
 
 _MIN_SIDE = 4
 """Of a tile, in cells: 16 columns fill a vector register, smaller products are all overhead."""
 _NEIGHBOURS = [(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1)]
 """Tiles around a tile and itself; only the first 6 hold pairs that lead into it."""
 _INWARD = 6
-
-
-class Builder:
-    """Appends nodes and constants; calls return the name of the tensor they add."""
-
-    def __init__(
-        self, nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto], prefix: str
-    ) -> None:
-        self.nodes, self.constants, self.prefix = nodes, constants, prefix
-
-    def __call__(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        output = output or f"{self.prefix}{kind}_{len(self.nodes)}"
-        name = f"{self.prefix}node_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, inputs, [output], name, **attributes))
-        return output
-
-    def split(self, vector: str, count: int) -> list[str]:
-        """The elements of a vector, as vectors of length 1."""
-        stem = f"{self.prefix}Split_{len(self.nodes)}"
-        parts = [f"{stem}_{index}" for index in range(count)]
-        node = helper.make_node("Split", [vector], parts, stem, axis=0, num_outputs=count)
-        self.nodes.append(node)
-        return parts
-
-    def constant(self, values: NDArray[Any]) -> str:
-        name = f"{self.prefix}constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(values, name))
-        return name
-
-    def integers(self, *values: int) -> str:
-        return self.constant(np.array(values, dtype=np.int64))
-
-    def floats(self, *values: float) -> str:
-        return self.constant(np.array(values, dtype=np.float32))
 
 
 class Tiles:

@@ -77,14 +77,14 @@ def segmentation_objective(run: Run, network: Segmenter) -> Objective:
 
 
 @torch.no_grad()
-def segment_image(
+def segment_logits(
     network: Segmenter,
     image: NDArray[np.uint8],
     section: SegmenterSection,
     align: Align,
     device: torch.device,
-) -> NDArray[np.uint8]:
-    """(H, W) label map; logits averaged over scales and mirrors, then the optional dense CRF."""
+) -> Tensor:
+    """(C + 1, H, W) logits of an image, averaged over scales and mirrors."""
     size = (image.shape[0], image.shape[1])
     pixels = image_tensor(image, device)
     total: Tensor | None = None
@@ -99,12 +99,22 @@ def segment_image(
         total = full if total is None else total + full
     if total is None:
         raise ValueError("at least one scale is needed")
+    return total / len(section.scales)
+
+
+def segment_image(
+    network: Segmenter,
+    image: NDArray[np.uint8],
+    section: SegmenterSection,
+    align: Align,
+    device: torch.device,
+) -> NDArray[np.uint8]:
+    """(H, W) label map; the argmax of the logits, behind the optional dense CRF."""
+    planes = segment_logits(network, image, section, align, device)
     crf = section.crf.settings()
     if crf is not None:
-        total = DenseCrf(image, crf, device=device).refine(
-            unary_from_logits(total / len(section.scales))
-        )
-    return total.argmax(0).to(torch.uint8).cpu().numpy()
+        planes = DenseCrf(image, crf, device=device).refine(unary_from_logits(planes))
+    return planes.argmax(0).to(torch.uint8).cpu().numpy()
 
 
 class SegmenterPredictions:

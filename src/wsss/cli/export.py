@@ -1,0 +1,166 @@
+"""`wsss export`: a run becomes a bundle; a bundle gets TensorRT engines."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ..errors import ConfigError
+from .output import print_json, progress, stdout
+
+if TYPE_CHECKING:
+    from ..export.bundle import ExportResult
+    from ..export.engines import EngineOptions
+
+
+def export(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN_OR_BUNDLE", help="Run of `wsss train`; or a bundle, for --tensorrt."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the bundle; not for a bundle as source.")
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"],
+        typer.Option(help="Of the networks; inputs, outputs and the walk stay as they are."),
+    ] = "fp32",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Image set of yours: calibrates int8, and lower precisions are measured on it."
+        ),
+    ] = None,
+    layout: Annotated[
+        Literal["nhwc", "nchw"], typer.Option(help="Order of an input image's axes.")
+    ] = "nhwc",
+    graphs: Annotated[
+        str | None,
+        typer.Option(help="Only these, with commas: cam,affinity,refine,label,segmenter."),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Largest error of a float32 graph against torch.")
+    ] = 1e-4,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Write a precision that changes more labels than allowed."),
+    ] = False,
+    max_batch: Annotated[
+        int, typer.Option(min=1, max=1024, help="Largest batch that engines take.")
+    ] = 8,
+    max_side: Annotated[
+        int, typer.Option(min=64, max=8192, help="Longest image side that engines take, in pixels.")
+    ] = 1024,
+    tensorrt: Annotated[
+        bool, typer.Option("--tensorrt", help="Build engines for the GPU of this machine.")
+    ] = False,
+    version_compatible: Annotated[
+        bool,
+        typer.Option("--version-compatible", help="Engines that later TensorRT versions open."),
+    ] = False,
+    hardware_compatible: Annotated[
+        bool,
+        typer.Option("--hardware-compatible", help="Engines for Ampere and all later GPUs."),
+    ] = False,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="File of measured kernels, which makes builds faster.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="With a bundle: print the trtexec lines and build nothing."),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the bundle in --out.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Turn a run into ONNX graphs that need no training code, measured against torch.
+
+    Nothing is written unless every graph agrees with torch, and a lower precision with float32.
+    """
+    from ..export.engines import EngineOptions
+    from ..runtime.bundle import is_bundle
+
+    options = EngineOptions(
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+        timing_cache=timing_cache,
+        names=tuple(name.strip() for name in graphs.split(",")) if graphs else None,
+    )
+    shown: dict[str, Any] = {}
+    if is_bundle(source):
+        if out is not None or not (tensorrt or dry_run):
+            raise ConfigError(
+                f"'{source}' is a bundle already: give --tensorrt or --dry-run without --out, "
+                "or a run"
+            )
+        folder = source
+    else:
+        if out is None:
+            raise ConfigError("--out is missing: the folder of the bundle")
+        if dry_run:
+            raise ConfigError("--dry-run reads the graphs of a bundle: export the run first")
+        folder = out
+        from ..export.bundle import ExportSettings, export_run
+        from ..training.data.readers import read_image_set
+
+        settings = ExportSettings(
+            precision=precision,
+            layout=layout,
+            names=options.names,
+            tolerance=tolerance,
+            symmetric=tensorrt,
+            max_batch=max_batch,
+            max_side=max_side,
+            force=force,
+        )
+        images = read_image_set(data) if data else None
+        with progress() as bars:
+            result = export_run(
+                source, out, settings, images=images, overwrite=overwrite, progress=bars
+            )
+        shown = result.to_json()
+        if not as_json:
+            _show(result)
+    if tensorrt or dry_run:
+        shown["engines"] = _engines(folder, options, dry_run, as_json)
+    if as_json:
+        print_json(shown)
+
+
+def _engines(folder: Path, options: "EngineOptions", dry_run: bool, as_json: bool) -> list[str]:
+    """Engine files that were built, or lines that would build them."""
+    from ..export.engines import add_engines, engine_commands
+
+    if dry_run:
+        lines = engine_commands(folder, options)
+    else:
+        with progress() as bars:
+            lines = add_engines(folder, options, progress=bars)
+    if not as_json:
+        for line in lines:
+            stdout.print(line, soft_wrap=True)
+    return lines
+
+
+def _show(result: "ExportResult") -> None:
+    """A line for each graph: size, distance to torch, and what a lower precision changed."""
+    sizes = result.to_json()["graphs"]
+    for name, parity in result.parity.items():
+        equal = "" if parity.labels_equal is None else f", labels {parity.labels_equal:.2%}"
+        line = (
+            f"{name:<10} {sizes[name] / 1e6:>7.2f} MB  float32 against torch: largest error "
+            f"{max(parity.max_error.values()):.1e}{equal}"
+        )
+        agreement = result.agreement.get(name)
+        if agreement is not None:
+            line += (
+                f"; {result.bundle.precision} against float32: labels "
+                f"{agreement.labels_equal:.2%}, {agreement.speedup:.2f} x as fast"
+            )
+            if agreement.miou is not None:
+                line += f", mIoU {agreement.miou:.1f} (float32 {agreement.miou_float32:.1f})"
+        stdout.print(line, soft_wrap=True)
+    stdout.print(f"bundle: {result.bundle.folder}", soft_wrap=True)

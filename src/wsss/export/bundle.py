@@ -1,0 +1,343 @@
+"""`wsss export`: from a run to a bundle that was measured against torch before it got its name."""
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from ..errors import ArtifactError, ConfigError
+from ..runtime.backends.choose import open_graph
+from ..runtime.bundle import MANIFEST, SCHEMA, Bundle, file_entry, is_bundle, open_bundle, seal
+from ..runtime.files import atomic_write_bytes, make_folder, write_error
+from ..runtime.geometry import image_tensor, resize, scaled_size
+from ..runtime.palette import voc_palette
+from ..runtime.progress import SILENT, Progress
+from ..runtime.walks.graph_builder import OPSET
+from ..training.data.image_set import ImageSet
+from ..version import __version__
+from . import graphs
+from .agreement import (
+    Agreement,
+    Photo,
+    drawn_photos,
+    measure_agreement,
+    photos_of,
+    require_agreement,
+)
+from .geometry import Layout
+from .networks import NetworkGraph
+from .parity import TOLERANCE, GraphParity, check_parity, drawn_cases
+from .precision import Precision, eight_bits, half_precision
+from .reference import ParityCase
+from .source import GRAPHS, ExportSource, open_source
+
+LABEL_GRAPHS = ("label", "segmenter")
+MAX_GRAPH_BYTES = 2**31 - 1
+"""What a protobuf can hold; external data would be a second file that can go astray."""
+_CALIBRATION_SCALES = (0.5, 1.0, 1.5)
+_PADDING = {
+    "corners": "none: sides are resized to k * stride + 1, so that cell i lies on pixel i * stride",
+    "reference": "right and below to a multiple of the stride, with the mean colour (affinity)",
+}
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What `wsss export` was asked for.
+
+    Attributes:
+        names: of the graphs; None for all whose networks are trained.
+        tolerance: largest error of a float32 graph against torch.
+        symmetric: int8 with zero points of 0, as TensorRT demands.
+        max_batch, max_side: largest shapes that engines are built for.
+        force: write a precision in spite of too many changed labels.
+    """
+
+    precision: Precision = "fp32"
+    layout: Layout = "nhwc"
+    names: tuple[str, ...] | None = None
+    tolerance: float = TOLERANCE
+    symmetric: bool = False
+    max_batch: int = 8
+    max_side: int = 1024
+    force: bool = False
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, int, int]]:
+        """Least, usual and greatest size of each named axis of an image."""
+        side = self.max_side
+        usual = (min(375, side), min(500, side))
+        return {
+            "batch": (1, 1, self.max_batch),
+            "height": (min(64, side), usual[0], side),
+            "width": (min(64, side), usual[1], side),
+        }
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export wrote and measured; see `Bundle.parity` for the same figures on disk."""
+
+    bundle: Bundle
+    parity: dict[str, GraphParity]
+    agreement: dict[str, Agreement]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-compatible."""
+        return {
+            "bundle": str(self.bundle.folder),
+            "digest": self.bundle.digest,
+            "precision": self.bundle.precision,
+            "graphs": {
+                name: (self.bundle.folder / entry.file).stat().st_size
+                for name, entry in self.bundle.graphs.items()
+            },
+            "parity": {name: parity.to_json() for name, parity in self.parity.items()},
+            "agreement": {name: each.to_json() for name, each in self.agreement.items()},
+        }
+
+
+def export_run(
+    run_folder: Path,
+    out: Path,
+    settings: ExportSettings,
+    *,
+    images: ImageSet | None = None,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+) -> ExportResult:
+    """Write a bundle, or nothing.
+
+    Args:
+        images: photographs of the user: they calibrate int8, and lower precisions are measured on
+            them; drawn scenes serve otherwise.
+        overwrite: replace a bundle at `out`; anything else there is refused.
+
+    Raises:
+        ArtifactError: no trained run, a graph that differs from torch, a precision that changes
+            too many labels, or `out` is in use; ConfigError, MissingDependencyError.
+    """
+    _require_free(out, overwrite)
+    if settings.precision == "int8" and images is None:
+        raise ConfigError("int8 is calibrated on images: give an image set by --data")
+    with progress.task("export", 4) as task:
+        source = open_source(run_folder, settings.names, settings.layout)
+        if images is not None and images.classes != source.predictor.classes:
+            raise ConfigError(
+                f"the image set has the classes {', '.join(images.classes)}, the run knows "
+                f"{', '.join(source.predictor.classes)}"
+            )
+        photos = drawn_photos()
+        if images is not None:
+            photos = photos_of(images, source.recipe.data.val_split)
+        task.advance()
+        make_folder(out.parent)
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        try:
+            write_graphs(source, source.networks, work, "fp32")
+            cases = drawn_cases(source.settings.num_classes)
+            cases += _photo_cases(photos if images is not None else [])
+            parity = check_parity(source, work, cases, tolerance=settings.tolerance)
+            task.advance()
+            agreement = {}
+            if settings.precision != "fp32":
+                agreement = _lower(source, settings, photos, work)
+            task.advance()
+            manifest = _manifest(source, settings, work, parity, agreement, images)
+            atomic_write_bytes(work / MANIFEST, seal(manifest))
+            open_bundle(work)  # by the eyes of those who will use it
+            _move(work, out)
+            task.advance()
+        except OSError as error:
+            raise write_error(out, error) from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return ExportResult(open_bundle(out), parity, agreement)
+
+
+def _require_free(out: Path, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise ArtifactError(f"'{out}' is a file: give --out a folder")
+    if out.is_dir() and any(out.iterdir()):
+        if not is_bundle(out):
+            raise ArtifactError(f"'{out}' is not empty and no bundle: choose another --out")
+        if not overwrite:
+            raise ArtifactError(f"'{out}' is a bundle: choose another --out, or --overwrite it")
+
+
+def _move(work: Path, out: Path) -> None:
+    """Give the finished folder its name; an older bundle goes only then."""
+    work.chmod(0o755)  # mkdtemp's folder is private
+    older = work.with_name(f"{work.name}.older")
+    if out.exists():
+        out.rename(older)
+    work.rename(out)
+    shutil.rmtree(older, ignore_errors=True)
+
+
+def write_graphs(
+    source: ExportSource, networks: Mapping[str, NetworkGraph], folder: Path, precision: Precision
+) -> None:
+    """`NAME.onnx` of every graph of the source, with what a stranger needs to know inside."""
+    settings = source.settings
+    for name in source.graphs:
+        needed = [networks[stage] for stage in GRAPHS[name]]
+        if name == "cam":
+            model = graphs.cam_model(needed[0], settings)
+        elif name == "affinity":
+            model = graphs.affinity_model(needed[0], settings)
+        elif name == "refine":
+            model = graphs.refine_model(settings)
+        elif name == "label":
+            model = graphs.label_model(needed[0], needed[1], settings)
+        else:
+            model = graphs.segmenter_model(needed[0], settings)
+        helper.set_model_props(model, _metadata(source, name, precision))
+        if model.ByteSize() > MAX_GRAPH_BYTES:
+            raise ArtifactError(
+                f"graph '{name}' takes {model.ByteSize()} bytes, a file holds {MAX_GRAPH_BYTES}: "
+                "export in fp16, or leave it out (--graphs)"
+            )
+        atomic_write_bytes(folder / f"{name}.onnx", model.SerializeToString(deterministic=True))
+
+
+def _metadata(source: ExportSource, name: str, precision: Precision) -> dict[str, str]:
+    """Inside of each ONNX file, for those who have lost `bundle.json`."""
+    import json
+
+    normalisations = {key: n.to_dict() for key, n in source.normalisations().items()}
+    content: dict[str, Any] = {
+        "graph": name,
+        "classes": ["background", *source.predictor.classes],
+        "palette": _palette(source),
+        "normalisation": {stage: normalisations[stage] for stage in GRAPHS[name]},
+        "method": source.recipe.method,
+        "precision": precision if GRAPHS[name] else "fp32",
+        "version": __version__,
+    }
+    return {
+        f"wsss.{key}": value if isinstance(value, str) else json.dumps(value)
+        for key, value in content.items()
+    }
+
+
+def _palette(source: ExportSource) -> list[list[int]]:
+    return [[int(v) for v in row] for row in voc_palette()[: source.settings.num_classes + 1]]
+
+
+def _photo_cases(photos: list[Photo]) -> list[ParityCase]:
+    """Two photographs at full size: one with its classes, one left to the classifier."""
+    cases = []
+    for number, photo in enumerate(photos[:2]):
+        classes = (photo.classes,) if number == 0 and photo.classes is not None else None
+        cases.append(ParityCase(photo.image[None], classes))
+    return cases
+
+
+def _lower(
+    source: ExportSource, settings: ExportSettings, photos: list[Photo], folder: Path
+) -> dict[str, Agreement]:
+    """Replace the float32 graphs of a folder, and measure what that changed."""
+    float32 = folder / "float32"
+    make_folder(float32)
+    for name in source.graphs:
+        (folder / f"{name}.onnx").rename(float32 / f"{name}.onnx")
+    networks = {
+        stage: half_precision(network)
+        if settings.precision == "fp16"
+        else eight_bits(
+            network, _calibration(source, network, photos), symmetric=settings.symmetric
+        )
+        for stage, network in source.networks.items()
+    }
+    write_graphs(source, networks, folder, settings.precision)
+    found = {}
+    for name in LABEL_GRAPHS:
+        if name in source.graphs:
+            found[name] = measure_agreement(
+                folder / f"{name}.onnx",
+                float32 / f"{name}.onnx",
+                photos,
+                source.settings.num_classes,
+                settings.layout,
+            )
+            if not settings.force:
+                require_agreement(name, settings.precision, found[name])
+    shutil.rmtree(float32)
+    return found
+
+
+def _calibration(
+    source: ExportSource, network: NetworkGraph, photos: list[Photo]
+) -> Iterable[NDArray[np.float32]]:
+    """Normalised photographs at the scales at which networks see them."""
+    align = source.settings.align
+    for photo in photos[:12]:
+        size = (photo.image.shape[0], photo.image.shape[1])
+        for scale in _CALIBRATION_SCALES:
+            target = scaled_size(size, scale, align, network.padded_stride)
+            pixels = resize(image_tensor(photo.image), target, align)
+            yield network.normalisation.apply(pixels).numpy()
+
+
+def _manifest(
+    source: ExportSource,
+    settings: ExportSettings,
+    folder: Path,
+    parity: Mapping[str, GraphParity],
+    agreement: Mapping[str, Agreement],
+    images: ImageSet | None,
+) -> dict[str, Any]:
+    files = {f"{name}.onnx": file_entry(folder / f"{name}.onnx") for name in source.graphs}
+    return {
+        "schema": SCHEMA,
+        "wsss": __version__,
+        "method": source.recipe.method,
+        "name": source.recipe.name,
+        "classes": list(source.predictor.classes),
+        "palette": _palette(source),
+        "layout": settings.layout,
+        "precision": settings.precision,
+        "opset": OPSET,
+        "align": source.settings.align,
+        "padding": _PADDING[source.settings.align],
+        "strides": source.strides(),
+        "normalisation": {name: n.to_dict() for name, n in source.normalisations().items()},
+        "settings": source.bundle_settings(),
+        "sizes": {axis: list(values) for axis, values in settings.sizes.items()},
+        "graphs": {
+            name: _graph_entry(folder / f"{name}.onnx", name, settings.precision)
+            for name in source.graphs
+        },
+        "engines": [],
+        "files": files,
+        "parity": {
+            "tolerance": settings.tolerance,
+            "images": "drawn scenes" if images is None else f"drawn scenes and {images.root.name}",
+            "onnx": onnx.__version__,
+            "graphs": {name: each.to_json() for name, each in parity.items()},
+            "precision": {name: each.to_json() for name, each in agreement.items()},
+        },
+    }
+
+
+def _graph_entry(path: Path, name: str, precision: Precision) -> dict[str, Any]:
+    """Names, types and shapes as the backend reads them from the file."""
+    graph = open_graph(path, backend="onnxruntime", device="cpu")
+    try:
+        description = graph.describe()
+    finally:
+        graph.close()
+    return {
+        "file": path.name,
+        "precision": precision if GRAPHS[name] else "fp32",
+        "inputs": [{**asdict(s), "shape": list(s.shape)} for s in description.inputs],
+        "outputs": [{**asdict(s), "shape": list(s.shape)} for s in description.outputs],
+    }

@@ -1,0 +1,174 @@
+"""TensorRT engines of a bundle: built on the machine that runs them, entered into its manifest."""
+
+import json
+import shlex
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from ..errors import ConfigError
+from ..runtime.bundle import MANIFEST, Bundle, file_entry, open_bundle, seal
+from ..runtime.files import atomic_write_bytes
+from ..runtime.progress import SILENT, Progress
+from .graphs import CLASSES
+from .subgraph import needed_constants, needed_nodes
+from .tensorrt import (
+    EngineInfo,
+    EngineSettings,
+    ShapeRange,
+    Sizes,
+    build_engine,
+    profile_from_sizes,
+    trtexec_command,
+)
+
+_SCRIPT = "from wsss.export.engines import write_engine_graph; write_engine_graph({!r}, {!r})"
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What engines were asked for.
+
+    Attributes:
+        names: of the graphs; None for all of the bundle.
+    """
+
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    timing_cache: Path | None = None
+    names: tuple[str, ...] | None = None
+
+    def settings(self) -> EngineSettings:
+        """As the builder takes them."""
+        return EngineSettings(
+            timing_cache=self.timing_cache,
+            version_compatible=self.version_compatible,
+            hardware_compatible=self.hardware_compatible,
+        )
+
+
+def add_engines(folder: Path, options: EngineOptions, *, progress: Progress = SILENT) -> list[str]:
+    """Build engines for this machine's GPU and enter them into the bundle; returns their files.
+
+    Raises:
+        ConfigError: the bundle has no such graph; further as in `build_engine`.
+    """
+    bundle = open_bundle(folder)
+    built: dict[str, EngineInfo] = {}
+    with tempfile.TemporaryDirectory() as work:
+        for name in _names(bundle, options):
+            graph = Path(work, f"{name}.onnx")
+            write_engine_graph(bundle.graph_path(name), graph)
+            built[name] = build_engine(
+                graph,
+                folder,
+                profile=engine_profile(bundle, graph),
+                settings=options.settings(),
+                progress=progress,
+            )
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    entries = [_entry(name, info, options) for name, info in built.items()]
+    replaced = {entry["file"] for entry in entries}
+    kept = [entry for entry in manifest["engines"] if entry["file"] not in replaced]
+    manifest["engines"] = kept + entries
+    for info in built.values():
+        manifest["files"][info.path.name] = file_entry(info.path)
+    manifest.pop("digest")
+    atomic_write_bytes(folder / MANIFEST, seal(manifest))
+    return [info.path.name for info in built.values()]
+
+
+def _entry(name: str, info: EngineInfo, options: EngineOptions) -> dict[str, Any]:
+    import torch
+
+    major, minor = torch.cuda.get_device_capability()
+    return {
+        "file": info.path.name,
+        "graph": name,
+        "tensorrt": info.tensorrt,
+        "compute_capability": f"{major}.{minor}",
+        "gpu": torch.cuda.get_device_name(),
+        "version_compatible": options.version_compatible,
+        "hardware_compatible": options.hardware_compatible,
+    }
+
+
+def engine_commands(folder: Path, options: EngineOptions) -> list[str]:
+    """Shell lines that build the same engines by NVIDIA's trtexec, on a machine that has it."""
+    bundle, lines = open_bundle(folder), []
+    with tempfile.TemporaryDirectory() as work:
+        for name in _names(bundle, options):
+            graph = Path(work, f"{name}.tensorrt.onnx")
+            has_changed = write_engine_graph(bundle.graph_path(name), graph)
+            profile = engine_profile(bundle, graph)
+            plan = folder / f"{name}.plan"
+            command = trtexec_command(graph, plan, profile, options.settings())
+            shown = graph.name if has_changed else str(bundle.graph_path(name))
+            command = [part.replace(str(graph), shown) for part in command]
+            line = shlex.join(command)
+            if has_changed:
+                script = _SCRIPT.format(str(bundle.graph_path(name)), shown)
+                line = f"{shlex.join(['python', '-c', script])} && {line}"
+            lines.append(line)
+    return lines
+
+
+def write_engine_graph(source: str | Path, target: str | Path) -> bool:
+    """Write a graph as TensorRT takes it, and tell whether that changed it.
+
+    TensorRT has no optional inputs: an input with a default would become a constant, so the
+    default goes. And as sizes that depend on values are trouble within loops, all classes walk
+    instead of those in the batch; the others have scores of 0, so the result is the same.
+    """
+    model = onnx.load(source)
+    inputs = {value.name: value for value in model.graph.input}
+    constants = [tensor for tensor in model.graph.initializer if tensor.name not in inputs]
+    nodes = list(model.graph.node)
+    if "present" in inputs:
+        count = inputs["present"].type.tensor_type.shape.dim[1].dim_value
+        constants.append(numpy_helper.from_array(np.arange(count), CLASSES))
+        nodes = [node for node in nodes if CLASSES not in node.output]
+        nodes = needed_nodes(nodes, [output.name for output in model.graph.output])
+        constants = needed_constants(constants, nodes)
+    has_changed = len(nodes) < len(model.graph.node)
+    # Copies: these are parts of what is emptied.
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    constants = [onnx.TensorProto.FromString(each.SerializeToString()) for each in constants]
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.initializer.extend(constants)
+    model.graph.node.extend(nodes)
+    onnx.save(model, target)
+    return has_changed
+
+
+def engine_profile(bundle: Bundle, graph: Path) -> dict[str, ShapeRange]:
+    """Shapes of every input for the range of image sizes that the bundle states."""
+    sizes, axes = bundle.sizes, dict[str, Sizes]()
+    axes["present_batch"] = sizes["batch"]
+    for axis in ("height", "width"):
+        axes[f"cam_{axis}"] = _cells(sizes[axis], bundle.strides.get("cam_map", 1))
+        axes[f"grid_{axis}"] = _cells(sizes[axis], bundle.strides.get("affinity", 1))
+    return profile_from_sizes(graph, sizes, axes)
+
+
+def _cells(sides: Sequence[int], stride: int) -> Sizes:
+    """Cells of a grid over images of these sides; a corner grid may have one more."""
+    least, usual, most = sides
+    return max(1, least // stride), -(-usual // stride), -(-most // stride) + 1
+
+
+def _names(bundle: Bundle, options: EngineOptions) -> tuple[str, ...]:
+    names = options.names or tuple(bundle.graphs)
+    for name in names:
+        if name not in bundle.graphs:
+            raise ConfigError(
+                f"bundle '{bundle.folder}' has no graph '{name}': choose of "
+                f"{', '.join(bundle.graphs)}"
+            )
+    return names

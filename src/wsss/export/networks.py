@@ -1,0 +1,186 @@
+"""A trained network as a piece of ONNX graph: normalised pixels in, maps out, any batch and size.
+
+The exporter of torch traces it; everything around it (scales, mirrors, walk) is written by hand in
+the sibling modules, where its rules can be read.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from ..errors import MissingDependencyError
+from ..runtime.walks.graph_builder import OPSET
+from ..training.models.affinitynet import AffinityNet
+from ..training.models.backbone import Normalisation
+from ..training.models.classifier import CamClassifier
+from ..training.models.segmenter import Segmenter
+
+PIXELS = "pixels"
+"""The input of every network: (batch, 3, height, width), normalised."""
+_EXAMPLE = (2, 3, 161, 225)
+"""Traced with: a batch above 1 keeps the batch dynamic, unlike odd sides keep them apart."""
+_NO_LIMIT = 2**31
+"""Elements: weights of any size are folded with the normalisation that follows them."""
+
+
+@dataclass(frozen=True)
+class NetworkGraph:
+    """A network as ONNX, and what it was traced from.
+
+    Attributes:
+        model: input `pixels`; its value names are those of the traced operations.
+        normalisation: of the pixels it expects.
+        stride: pixels per cell of its maps.
+        padded_stride: pixels to a multiple of which its input must be brought.
+    """
+
+    model: onnx.ModelProto
+    program: torch.export.ExportedProgram
+    normalisation: Normalisation
+    stride: int
+    padded_stride: int
+
+    def intermediates(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Result of every traced operation, under the name that it has in the model."""
+        recorder = _Recorder(self.program.module())
+        with torch.no_grad():
+            recorder.run(pixels)
+        return recorder.values
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the model's outputs."""
+        return tuple(output.name for output in self.model.graph.output)
+
+
+class CamHead(nn.Module):
+    """Both readings of the classifier: activation maps, and logits of the whole image.
+
+    The mean of the maps before the ReLU is what `CamClassifier.forward` computes, because average
+    and classifier are linear.
+    """
+
+    def __init__(self, network: CamClassifier) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) -> activation (B, C, h, w) >= 0, logits (B, C)."""
+        maps = self.network.classifier(self.network.features(pixels))
+        activation = torch.relu(maps)
+        if self.network.backbone.cam_square_root:
+            activation = activation.sqrt()
+        return activation, maps.mean(dim=(2, 3))
+
+
+def network_graph(network: CamClassifier | AffinityNet | Segmenter) -> NetworkGraph:
+    """Trace a network in evaluation mode.
+
+    Outputs: `activation` and `logits` of a classifier, `features` of an AffinityNet, `logits` of
+    a segmenter.
+
+    Raises:
+        MissingDependencyError: onnxscript is not installed.
+    """
+    stride = network.backbone.output_stride
+    padded_stride = stride
+    module: nn.Module = network
+    names: tuple[str, ...]
+    if isinstance(network, CamClassifier):
+        module, names = CamHead(network), ("activation", "logits")
+    elif isinstance(network, AffinityNet):
+        names, stride = ("features",), network.feature_stride
+    else:
+        names = ("logits",)
+    model, program = _trace(module.eval(), names)
+    return NetworkGraph(model, program, network.backbone.normalisation, stride, padded_stride)
+
+
+def _trace(
+    module: nn.Module, names: tuple[str, ...]
+) -> tuple[onnx.ModelProto, torch.export.ExportedProgram]:
+    dynamic = torch.export.Dim.DYNAMIC
+    with _silence():
+        try:
+            program = torch.onnx.export(
+                module,
+                (torch.zeros(_EXAMPLE),),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[PIXELS],
+                output_names=list(names),
+                dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},),
+                verbose=False,
+            )
+            from onnxscript import optimizer
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in ("onnxscript", "onnx_ir"):
+                raise
+            raise MissingDependencyError(
+                "onnxscript is not installed, torch exports through it: pip install 'wsss[export]'"
+            ) from None
+        if program is None:
+            raise RuntimeError("torch.onnx.export returned nothing")
+        optimizer.optimize_ir(
+            program.model, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT
+        )
+    model = program.model_proto
+    _forget_traces(model)
+    return model, cast(torch.export.ExportedProgram, program.exported_program)
+
+
+def _forget_traces(model: onnx.ModelProto) -> None:
+    """Drop paths and stack traces of this machine, and shapes that other parts make untrue."""
+    del model.graph.value_info[:]
+    del model.metadata_props[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+    for tensor in model.graph.initializer:
+        del tensor.metadata_props[:]
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """The exporter's remarks are about itself: absent torchvision, deprecations within torch."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+class _Recorder(torch.fx.Interpreter):
+    """Runs a traced program and keeps every tensor by its name."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__(cast(torch.fx.GraphModule, module))
+        self.values: dict[str, Tensor] = {}
+
+    def run_node(self, node: torch.fx.Node) -> object:
+        """Keep what the operation returned."""
+        value = super().run_node(node)
+        if isinstance(value, Tensor):
+            self.values[node.name] = value
+        return value
+
+
+def weights_of(model: onnx.ModelProto) -> Mapping[str, NDArray[np.generic]]:
+    """Initializers by name."""
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}

@@ -1,0 +1,156 @@
+"""Every graph against torch, before a bundle counts as written, and the place where they part.
+
+Errors of `cam` count in units of the image's strongest activation: a class without any evidence
+is divided by a tiny maximum, which magnifies rounding alone.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ArtifactError
+from ..runtime.backends.choose import open_graph
+from ..training.demo_set.scenes import draw_scene
+from .locate import first_difference
+from .precision import LEAST_AGREEMENT
+from .reference import Arrays, ParityCase, feeds, reference_outputs
+from .source import ExportSource
+
+SIZES = ((1, (97, 129)), (2, (113, 74)), (1, (160, 203)), (3, (64, 81)))
+"""Batch and (height, width) of the drawn cases: even, odd, upright, narrow."""
+TOLERANCE = 1e-4
+"""Largest error of a float32 output."""
+
+
+@dataclass(frozen=True)
+class GraphParity:
+    """How far a graph is from torch over all cases.
+
+    Attributes:
+        max_error: by output.
+        labels_equal: share of pixels, or None where the graph gives no labels.
+    """
+
+    max_error: dict[str, float]
+    labels_equal: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-compatible."""
+        return {"max_error": self.max_error, "labels_equal": self.labels_equal}
+
+
+def drawn_cases(num_classes: int, seed: int = 0) -> list[ParityCase]:
+    """Scenes of several sizes and batches; classes named in some, left to the classifier in
+    others, and one image without any."""
+    generator = np.random.default_rng(seed)
+    cases = []
+    for number, (batch, size) in enumerate(SIZES):
+        images = np.stack([draw_scene(generator, size, index % 6).image for index in range(batch)])
+        classes = [tuple(_some_classes(generator, num_classes)) for _ in range(batch)]
+        if batch > 2:
+            classes[-1] = ()
+        cases.append(ParityCase(images, None if number == 0 else tuple(classes)))
+    return cases
+
+
+def _some_classes(generator: np.random.Generator, num_classes: int) -> list[int]:
+    count = int(generator.integers(1, min(3, num_classes) + 1))
+    return sorted(int(index) for index in generator.choice(num_classes, count, replace=False))
+
+
+def check_parity(
+    source: ExportSource,
+    folder: Path,
+    cases: Sequence[ParityCase],
+    *,
+    tolerance: float = TOLERANCE,
+) -> dict[str, GraphParity]:
+    """Run every float32 graph of a folder in onnxruntime and compare it with torch.
+
+    Raises:
+        ArtifactError: beyond the tolerance; names the node at which graph and torch part.
+    """
+    references = [reference_outputs(source, case) for case in cases]
+    found = {}
+    for name in source.graphs:
+        path = folder / f"{name}.onnx"
+        measured = list(_measure(source, path, name, cases, references))
+        for case, reference, parity in zip(cases, references, measured, strict=True):
+            _require_close(source, path, case, reference, parity, tolerance)
+        found[name] = _worst(measured)
+    return found
+
+
+def _measure(
+    source: ExportSource,
+    path: Path,
+    name: str,
+    cases: Sequence[ParityCase],
+    references: Sequence[Mapping[str, Arrays]],
+) -> Iterator[GraphParity]:
+    graph = open_graph(path, backend="onnxruntime", device="cpu")
+    try:
+        for case, reference in zip(cases, references, strict=True):
+            outputs = graph.run(feeds(source, case, name, reference))
+            yield compare(outputs, reference[name])
+    finally:
+        graph.close()
+
+
+def compare(outputs: Mapping[str, NDArray[Any]], reference: Arrays) -> GraphParity:
+    """Largest errors of float outputs, and the share of equal labels."""
+    errors, equal = {}, None
+    for name, values in outputs.items():
+        expected = reference[name]
+        if values.shape != expected.shape:
+            errors[name] = float("inf")
+        elif name == "label":
+            equal = float((values == expected).mean())
+        else:
+            errors[name] = _error(name, values, expected, reference)
+    return GraphParity(errors, equal)
+
+
+def _error(name: str, values: NDArray[Any], expected: NDArray[Any], reference: Arrays) -> float:
+    difference = np.abs(values.astype(np.float64) - expected)
+    if name == "cam":
+        peaks = reference["peaks"].astype(np.float64)
+        strongest = peaks.max(axis=1, keepdims=True)
+        difference = difference * (peaks / np.maximum(strongest, 1e-5))[:, :, None, None]
+    return float(difference.max(initial=0)) if np.isfinite(values).all() else float("inf")
+
+
+def _worst(measured: Sequence[GraphParity]) -> GraphParity:
+    names = measured[0].max_error
+    errors = {name: max(parity.max_error[name] for parity in measured) for name in names}
+    equal = [parity.labels_equal for parity in measured if parity.labels_equal is not None]
+    return GraphParity(errors, min(equal) if equal else None)
+
+
+def _require_close(
+    source: ExportSource,
+    path: Path,
+    case: ParityCase,
+    reference: Mapping[str, Arrays],
+    parity: GraphParity,
+    tolerance: float,
+) -> None:
+    """Raises ArtifactError where a case is beyond the tolerance."""
+    name, least = path.stem, LEAST_AGREEMENT["fp32"]
+    worst = max(parity.max_error, key=lambda output: parity.max_error[output])
+    error, equal = parity.max_error[worst], parity.labels_equal
+    if error <= tolerance and (equal is None or equal >= least):
+        return
+    what = f"`{worst}` is {error:.2g} off, allowed {tolerance:g}"
+    if error <= tolerance:
+        what = f"{equal:.4%} of the labels agree, expected {least:.1%}"
+    height, width = case.images.shape[1:3]
+    place = first_difference(source, path, case, feeds(source, case, name, reference), tolerance)
+    raise ArtifactError(
+        f"graph '{name}' differs from torch on {len(case.images)} image(s) of {height} x {width}: "
+        f"{what}; {place}"
+    )

@@ -1,0 +1,109 @@
+"""Networks in float16 or int8. Everything around them, the walk first of all, stays in float32."""
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from ..errors import ConfigError
+from .networks import PIXELS, NetworkGraph
+
+Precision = Literal["fp32", "fp16", "int8"]
+
+LEAST_AGREEMENT: dict[Precision, float] = {"fp32": 0.999, "fp16": 0.995, "int8": 0.95}
+"""Share of pixels whose label must stay: fp32 against torch, the others against fp32."""
+
+
+def require_precision(name: str) -> Precision:
+    """The precision of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for precision in LEAST_AGREEMENT:
+        if name == precision:
+            return precision
+    raise ConfigError(f"unknown precision '{name}': choose of {', '.join(get_args(Precision))}")
+
+
+def half_precision(network: NetworkGraph) -> NetworkGraph:
+    """Weights and activations in float16; input and outputs stay float32."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = _copy(network.model)
+    model = convert_float_to_float16(model, keep_io_types=True)
+    return replace(network, model=_sorted(model))
+
+
+def eight_bits(
+    network: NetworkGraph, pixels: Iterable[NDArray[np.float32]], *, symmetric: bool
+) -> NetworkGraph:
+    """Weights and activations in int8 between Quantize and Dequantize nodes, scales by channel.
+
+    Args:
+        pixels: normalised images (B, 3, H, W) whose activations set the ranges.
+        symmetric: zero points of 0, as TensorRT demands; else those that suit ReLUs, which let
+            onnxruntime leave the clipping out.
+    """
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.feeds: Iterator[dict[str, Any]] = ({PIXELS: array} for array in pixels)
+
+        def get_next(self) -> dict[str, Any] | None:
+            return next(self.feeds, None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        plain, quantised = Path(folder, "plain.onnx"), Path(folder, "int8.onnx")
+        onnx.save(network.model, plain)
+        quantize_static(
+            plain,
+            quantised,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True},
+        )
+        model = onnx.load(quantised)
+    return replace(network, model=_sorted(model))
+
+
+def _sorted(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model with every node behind those it reads from; converters append theirs."""
+    known = {value.name for value in (*model.graph.input, *model.graph.initializer)} | {""}
+    waiting, ordered = [_copy_node(node) for node in model.graph.node], list[onnx.NodeProto]()
+    while waiting:
+        ready = [node for node in waiting if known.issuperset(node.input)]
+        if not ready:
+            raise RuntimeError(f"the converted network has a cycle at '{waiting[0].name}'")
+        waiting = [node for node in waiting if not known.issuperset(node.input)]
+        ordered += ready
+        known |= {value for node in ready for value in node.output}
+    del model.graph.node[:], model.graph.value_info[:], model.metadata_props[:]
+    model.graph.node.extend(ordered)
+    return model
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def _copy_node(node: onnx.NodeProto) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy

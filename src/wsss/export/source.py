@@ -1,0 +1,119 @@
+"""What is exported: the networks of a run as traced graphs, and the settings around them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from ..training.models.affinitynet import AffinityNet
+from ..training.models.backbone import Normalisation
+from ..training.models.classifier import CamClassifier
+from ..training.models.segmenter import Segmenter
+from ..training.predictor import RunPredictor
+from ..training.recipe import Recipe
+from ..training.stages.labels import walk_settings
+from .geometry import Layout
+from .graphs import GraphSettings
+from .networks import NetworkGraph, network_graph
+
+GRAPHS = {
+    "cam": ("cam",),
+    "affinity": ("affinity",),
+    "refine": (),
+    "label": ("cam", "affinity"),
+    "segmenter": ("segmenter",),
+}
+"""Graphs of a bundle, and the networks in each."""
+NETWORKS: dict[str, type[CamClassifier] | type[AffinityNet] | type[Segmenter]] = {
+    "cam": CamClassifier,
+    "affinity": AffinityNet,
+    "segmenter": Segmenter,
+}
+CLASS_THRESHOLD = 0.5
+"""Probability from which `RunPredictor.find_classes` calls a class present."""
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """A run, opened for export.
+
+    Attributes:
+        graphs: names of the graphs that are written.
+        networks: traced networks by stage.
+    """
+
+    predictor: RunPredictor
+    settings: GraphSettings
+    graphs: tuple[str, ...]
+    networks: dict[str, NetworkGraph]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The run's recipe."""
+        return self.predictor.recipe
+
+    def normalisations(self) -> dict[str, Normalisation]:
+        """By network."""
+        return {name: network.normalisation for name, network in self.networks.items()}
+
+    def strides(self) -> dict[str, int]:
+        """Pixels per cell of each map."""
+        strides = {name: network.stride for name, network in self.networks.items()}
+        return strides | {"cam_map": self.settings.map_stride}
+
+    def bundle_settings(self) -> dict[str, Any]:
+        """What shaped the graphs, and the dense CRF that they leave out, for `bundle.json`."""
+        recipe = self.recipe
+        return {
+            "cam": recipe.cam.model_dump(
+                mode="json", include={"scales", "flip", "map_stride", "threshold"}
+            ),
+            "classifier": {
+                "side": self.settings.classifier_side,
+                "threshold": self.settings.class_threshold,
+            },
+            "walk": recipe.walk.model_dump(mode="json"),
+            "segmenter": recipe.segmenter.model_dump(
+                mode="json", include={"scales", "flip", "crf"}
+            ),
+        }
+
+
+def open_source(run_folder: Path, graphs: tuple[str, ...] | None, layout: Layout) -> ExportSource:
+    """Open a run and trace the networks that the graphs need.
+
+    Args:
+        graphs: names out of `GRAPHS`; default: all whose networks are trained.
+
+    Raises:
+        ConfigError: an unknown graph; ArtifactError: no run, or a network that is not trained.
+    """
+    predictor = RunPredictor(run_folder, "cpu")
+    for name in graphs or ():
+        if name not in GRAPHS:
+            raise ConfigError(f"unknown graph '{name}': choose of {', '.join(GRAPHS)}")
+    chosen = graphs or tuple(
+        name for name, needed in GRAPHS.items() if all(predictor.has(stage) for stage in needed)
+    )
+    stages = sorted({stage for name in chosen for stage in GRAPHS[name]})
+    networks = {stage: network_graph(predictor.network(stage, NETWORKS[stage])) for stage in stages}
+    settings = graph_settings(predictor.recipe, len(predictor.classes), layout)
+    return ExportSource(predictor, settings, chosen, networks)
+
+
+def graph_settings(recipe: Recipe, num_classes: int, layout: Layout) -> GraphSettings:
+    """What the graphs take from a recipe."""
+    return GraphSettings(
+        num_classes=num_classes,
+        layout=layout,
+        align=recipe.cam.align,
+        cam_scales=recipe.cam.scales,
+        cam_flip=recipe.cam.flip,
+        map_stride=recipe.cam.map_stride,
+        classifier_side=recipe.cam.train.augmentation.crop_size,
+        class_threshold=CLASS_THRESHOLD,
+        affinity_scales=recipe.walk.scales,
+        walk=walk_settings(recipe),
+        segmenter_scales=recipe.segmenter.scales,
+        segmenter_flip=recipe.segmenter.flip,
+    )

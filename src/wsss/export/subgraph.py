@@ -1,0 +1,77 @@
+"""Putting a traced network into a larger graph, once or often, with one copy of its weights."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import onnx
+
+from ..runtime.walks.graph_builder import Builder
+
+
+def add_network(
+    graph: Builder, name: str, model: onnx.ModelProto, pixels: str, place: str
+) -> dict[str, str]:
+    """Append the nodes of a network.
+
+    Args:
+        name: of the network; calls with one name share their weights.
+        model: with one input and no subgraphs.
+        pixels: tensor that becomes its input.
+        place: of these nodes, unique in the graph, such as `cam/scale_0.5`.
+
+    Returns:
+        Output name in the model -> tensor in the graph.
+    """
+    known = {tensor.name for tensor in graph.constants}
+    renamed = {model.graph.input[0].name: pixels}
+    for tensor in model.graph.initializer:
+        shared = f"{name}/{tensor.name}"
+        renamed[tensor.name] = shared
+        if shared not in known:
+            copy = onnx.TensorProto()
+            copy.CopyFrom(tensor)
+            copy.name = shared
+            graph.constants.append(copy)
+    for node in model.graph.node:
+        copy_node = onnx.NodeProto()
+        copy_node.CopyFrom(node)
+        copy_node.name = f"{place}/{node.name}"
+        for index, value in enumerate(node.input):
+            copy_node.input[index] = renamed[value] if value else ""
+        for index, value in enumerate(node.output):
+            renamed[value] = copy_node.output[index] = f"{place}/{value}" if value else ""
+        graph.nodes.append(copy_node)
+    return {output.name: renamed[output.name] for output in model.graph.output}
+
+
+def needed_nodes(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
+    """Those that some output depends on, in their order."""
+    wanted, kept = set(outputs), []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted |= set(node.input) | _captured(node)
+    return kept[::-1]
+
+
+def needed_constants(
+    constants: Sequence[onnx.TensorProto], nodes: Sequence[onnx.NodeProto]
+) -> list[onnx.TensorProto]:
+    """Those that some node reads."""
+    read = {value for node in nodes for value in (*node.input, *_captured(node))}
+    return [tensor for tensor in constants if tensor.name in read]
+
+
+def _captured(node: onnx.NodeProto) -> set[str]:
+    """Names that the subgraphs of a node read; some are their own."""
+    names: set[str] = set()
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            for inner in attribute.g.node:
+                names |= set(inner.input) | _captured(inner)
+            names |= {output.name for output in attribute.g.output}
+    return names
+
+
+def values_of(nodes: Sequence[onnx.NodeProto]) -> Mapping[str, onnx.NodeProto]:
+    """Tensor -> the node that computes it."""
+    return {value: node for node in nodes for value in node.output if value}

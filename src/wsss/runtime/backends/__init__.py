@@ -1,0 +1,1 @@
+"""What computes a bundle's graphs: torch, onnxruntime, TensorRT, behind one contract."""

@@ -1,0 +1,149 @@
+"""A bundle applied to images: the counterpart of `training/predictor.py` without training code."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ArtifactError, ConfigError, ShapeError
+from .backends.choose import Backend, Device, open_graph
+from .backends.contract import OpenGraph
+from .bundle import Bundle, open_bundle
+
+BundleKind = Literal["walk", "segmenter"]
+"""walk: CAMs of the classes in the image after the random walk; segmenter: the trained network."""
+_GRAPHS: dict[BundleKind, str] = {"walk": "label", "segmenter": "segmenter"}
+UNKNOWN = -1.0
+"""In the input `present`: the classifier decides."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What a graph says of one image.
+
+    Attributes:
+        label: (H, W) uint8: 0 background, class index + 1.
+        confidence: (H, W) float32 in [0, 1]: the winner's share of all scores of its pixel.
+        scores: (C + 1, h, w) float32, plane 0 the background; on the grid of the walk, or at the
+            size of the image from a segmenter.
+        classes: that took part, ascending; of a segmenter all.
+    """
+
+    label: NDArray[np.uint8]
+    confidence: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    classes: tuple[int, ...]
+
+
+class BundlePredictor:
+    """Opens the graphs of a bundle when they are first needed.
+
+    Attributes:
+        bundle: what was opened and checked.
+        classes: class names without background.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        backend: Backend = "auto",
+        device: Device = "auto",
+        threads: int | None = None,
+    ) -> None:
+        """Check a bundle; see `open_bundle` and `open_graph` for what is refused."""
+        self.bundle: Bundle = open_bundle(folder)
+        self.classes = self.bundle.classes
+        self._options: dict[str, Any] = {"backend": backend, "device": device, "threads": threads}
+        self._graphs: dict[str, OpenGraph] = {}
+
+    def default_kind(self, has_labels: bool) -> BundleKind:
+        """walk where image-level labels are given or there is no segmenter, else segmenter."""
+        return "walk" if has_labels or "segmenter" not in self.bundle.graphs else "segmenter"
+
+    def predict(
+        self,
+        image: NDArray[np.uint8],
+        labels: Sequence[int] | None = None,
+        kind: BundleKind = "walk",
+    ) -> Labelled:
+        """Everything that the graph says of an image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            labels: classes in the image; None: those that the classifier finds.
+
+        Raises:
+            ConfigError: unknown kind, or labels for a segmenter; ArtifactError: the bundle lacks
+            the graph; ShapeError: no image.
+        """
+        if kind not in get_args(BundleKind):
+            choices = ", ".join(get_args(BundleKind))
+            raise ConfigError(f"a bundle does not label by '{kind}': choose of {choices}")
+        if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ShapeError(f"image is {image.shape}, expected (H, W, 3) RGB")
+        pixels = image[None]
+        if self.bundle.layout == "nchw":
+            pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+        inputs: dict[str, NDArray[Any]] = {"image": pixels}
+        everything = tuple(range(len(self.classes)))
+        if kind == "walk":
+            inputs["present"] = self._present(labels)
+        elif labels is not None:
+            raise ConfigError("a segmenter takes no image-level labels: leave them out")
+        found = self.graph(_GRAPHS[kind]).run(inputs)
+        used = found.get("used_classes")
+        classes = everything if used is None else tuple(int(i) for i in np.flatnonzero(used[0]))
+        return Labelled(found["label"][0], found["confidence"][0], found["scores"][0], classes)
+
+    def label(
+        self,
+        image: NDArray[np.uint8],
+        labels: Sequence[int] | None = None,
+        kind: BundleKind = "walk",
+        *,
+        crf: bool = False,
+    ) -> NDArray[np.uint8]:
+        """(H, W) uint8 label map; `crf` refines it by the recipe's dense CRF, which needs torch."""
+        found = self.predict(image, labels, kind)
+        if not crf:
+            return found.label
+        from .bundle_crf import refine
+
+        return refine(self.bundle, image, found, kind)
+
+    def graph(self, name: str) -> OpenGraph:
+        """An opened graph of the bundle."""
+        if name not in self._graphs:
+            self._graphs[name] = open_graph(self._file_of(name), **self._options)
+        return self._graphs[name]
+
+    def close(self) -> None:
+        """Give the memory of all graphs back."""
+        for graph in self._graphs.values():
+            graph.close()
+        self._graphs.clear()
+
+    def _file_of(self, name: str) -> Path:
+        path = self.bundle.graph_path(name)
+        if self._options["backend"] != "tensorrt":
+            return path
+        engines = self.bundle.engines_of(name)
+        if not engines:
+            raise ArtifactError(
+                f"bundle '{self.bundle.folder}' has no TensorRT engine of graph '{name}': build it "
+                f"on this machine by `wsss export {self.bundle.folder} --tensorrt`"
+            )
+        from .backends.tensorrt_engines import engine_for_this_machine
+
+        return self.bundle.folder / engine_for_this_machine(engines).file
+
+    def _present(self, labels: Sequence[int] | None) -> NDArray[np.float32]:
+        if labels is None:
+            return np.full((1, len(self.classes)), UNKNOWN, np.float32)
+        present = np.zeros((1, len(self.classes)), np.float32)
+        present[0, list(labels)] = 1
+        return present

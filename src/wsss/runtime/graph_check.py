@@ -1,0 +1,425 @@
+"""Whether an ONNX file is one that we could have written, found out before anything runs it.
+
+Neither onnx nor onnxruntime refuses every hostile graph: onnxruntime 1.31 reads tensors through
+hard links, `onnx.load` lets sparse ones out of the folder, and the checker accepts functions and
+operators that it does not know. So the structure is walked here first, then onnx has its say.
+"""
+
+import math
+import os
+import reprlib
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ArtifactError, DataError, MissingDependencyError
+from .backends.contract import TensorSpec
+from .files import open_regular
+
+if TYPE_CHECKING:
+    from .bundle import GraphEntry
+
+MAX_GRAPH_BYTES = 2**31 - 1
+"""Of a file: no protobuf may be larger."""
+MAX_ELEMENTS = 2**31
+"""Of a tensor whose size the file states: 8 GiB of float32, more than any of our graphs needs."""
+OPSETS = (18, 20)
+IR_VERSIONS = (8, 10)
+"""First and last; the earliest ir version that knows opset 18, and the latest that we write."""
+MAX_NODES, MAX_DEPTH, MAX_RANK = 200_000, 8, 64
+
+_DOMAINS = ("", "ai.onnx")
+"""Two names of the standard operators; anything else is code that we do not bring along."""
+_DTYPES = {
+    1: ("float32", "float_data"),
+    2: ("uint8", "int32_data"),
+    3: ("int8", "int32_data"),
+    4: ("uint16", "int32_data"),
+    5: ("int16", "int32_data"),
+    6: ("int32", "int32_data"),
+    7: ("int64", "int64_data"),
+    9: ("bool", "int32_data"),
+    10: ("float16", "int32_data"),
+    11: ("float64", "double_data"),
+    12: ("uint32", "uint64_data"),
+    13: ("uint64", "uint64_data"),
+}
+"""Number in the file -> numpy's name, and the field that holds values which are not raw bytes."""
+DTYPES = tuple(dtype for dtype, _ in _DTYPES.values())
+"""Of the tensors of a graph, in numpy's names."""
+_DATA_FIELDS = (*sorted({field for _, field in _DTYPES.values()}), "raw_data", "string_data")
+
+_SIZED_BY: dict[str, tuple[int, Callable[[Sequence[int]], int]]] = {
+    "ConstantOfShape": (0, math.prod),
+    "Resize": (3, math.prod),
+    **dict.fromkeys(("Expand", "Reshape", "Tile", "CenterCropPad"), (1, math.prod)),
+    **dict.fromkeys(("Pad", "OneHot", "Range"), (1, max)),
+    **dict.fromkeys(("HannWindow", "HammingWindow", "BlackmanWindow"), (0, max)),
+}
+"""Which input tells the size of what an operator makes, and how many elements it asks for."""
+
+_RANGES = {"axis": (-MAX_RANK, MAX_RANK - 1), "batch_dims": (0, MAX_RANK - 1)}
+"""Of attributes; beyond them LayerNormalization (onnx 1.23) and GatherND (onnxruntime 1.31 too) end
+the process instead of refusing the graph."""
+
+_FOREIGN = (
+    (b"PK", "a zip archive"),
+    *((bytes((0x80, protocol)), "a pickle") for protocol in range(2, 6)),
+    (b"\x1f\x8b", "a gzip archive"),
+)
+
+Constants = ChainMap[str, tuple[int, ...] | None]
+"""Names that can be used at a place in a graph; their value if it is a few constant integers."""
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 120
+
+
+def quoted(value: object) -> str:
+    """What a stranger wrote, for a message: short, in one line, without control characters."""
+    return _REPR.repr(value)
+
+
+class _FaultError(Exception):
+    """What is wrong, as the rest of a sentence that begins with the file."""
+
+
+def check_graph(path: str | os.PathLike[str], expected: "GraphEntry | None" = None) -> None:
+    """Refuse a file that should not be given to an engine; nothing in it is executed.
+
+    The data of every tensor must lie inside the file: external data is refused wherever the
+    format allows it, also inside of its folder.
+
+    Args:
+        path: an ONNX file.
+        expected: what the manifest says of inputs and outputs, by name; not compared if absent.
+
+    Raises:
+        ArtifactError: unreadable, damaged, hostile, beyond a limit of this module or not as
+            expected.
+        MissingDependencyError: onnx is not installed.
+    """
+    name = os.fspath(path)
+    try:
+        with open_regular(name) as file:
+            num_bytes = os.fstat(file.fileno()).st_size
+            # Before it is read: a sparse file of terabytes costs its author nothing.
+            if num_bytes > MAX_GRAPH_BYTES:
+                raise ArtifactError(
+                    f"graph {name!r} has {num_bytes} bytes, expected at most {MAX_GRAPH_BYTES}: "
+                    "export it again"
+                )
+            data = file.read()
+    except DataError as error:
+        raise ArtifactError(str(error)) from None
+    except OSError as error:
+        raise ArtifactError(f"cannot read {name!r}: {error.strerror}: check the disk") from error
+    check_graph_bytes(data, name, expected)
+
+
+def check_graph_bytes(data: bytes, name: str, expected: "GraphEntry | None" = None) -> None:
+    """`check_graph` for the content of a file that is already read; `name` is for messages."""
+    try:
+        model = _parse(data)
+        _refuse_external_data(model)
+        _check_model(model)
+        _Structure().check(model.graph, ChainMap())
+        _run_checker(data)
+        if expected:
+            _compare(model.graph, expected)
+    except _FaultError as fault:
+        remedy = "export it again, or take it from a source that you trust"
+        raise ArtifactError(f"graph {name!r} {fault}: {remedy}") from None
+
+
+def _parse(data: bytes) -> Any:
+    if not data:
+        raise _FaultError("is empty (0 bytes), expected an ONNX graph")
+    onnx = _onnx()
+    try:
+        model = onnx.ModelProto.FromString(data)
+    # The decoder is not ours: whatever it raises, nested too deep included, the file is at fault.
+    except Exception:
+        raise _FaultError(f"is {_looks_like(data)}, expected an ONNX graph") from None
+    if not (model.graph.node and model.graph.output):  # most bytes decode to unknown fields
+        raise _FaultError(f"is {_looks_like(data)}, it has no nodes or no outputs")
+    return model
+
+
+def _onnx() -> Any:
+    try:
+        import onnx
+        import onnx.checker
+    except ImportError:
+        raise MissingDependencyError(
+            "onnx is not installed, it checks graphs before they run: pip install onnx"
+        ) from None
+    return onnx
+
+
+def _looks_like(data: bytes) -> str:
+    for start, kind in _FOREIGN:
+        if data.startswith(start):
+            return kind
+    head = data[:256]
+    is_text = all(32 <= byte < 127 or byte in b"\t\n\r" for byte in head)
+    return "text" if is_text else "damaged or cut short"
+
+
+def _refuse_external_data(model: Any) -> None:
+    for tensor in _tensors(model):
+        if tensor.data_location == tensor.EXTERNAL or tensor.external_data:
+            entries = {entry.key: entry.value for entry in tensor.external_data}
+            raise _FaultError(
+                f"keeps tensor {quoted(tensor.name)} in another file, "
+                f"{quoted(entries.get('location', ''))}, expected all data inside of the graph"
+            )
+
+
+def _tensors(message: Any) -> Iterator[Any]:
+    """Every tensor below a message, in any field that this or a later onnx defines."""
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for item in (value,) if hasattr(value, "ListFields") else value:
+            if field.message_type.full_name == "onnx.TensorProto":
+                yield item
+            else:
+                yield from _tensors(item)
+
+
+def _check_model(model: Any) -> None:
+    """What stands beside the graph."""
+    if model.functions:
+        raise _FaultError(
+            f"defines the function {quoted(model.functions[0].name)}, expected standard operators"
+        )
+    if model.training_info:
+        raise _FaultError("holds training information, expected a graph for inference")
+    first, last = IR_VERSIONS
+    if not first <= model.ir_version <= last:
+        raise _FaultError(f"has ir version {model.ir_version}, expected {first} to {last}")
+    domains = [opset.domain for opset in model.opset_import]
+    for domain in domains:
+        if domain not in _DOMAINS:
+            raise _FaultError(f"imports operators of {quoted(domain)}, expected standard ones")
+    if len(domains) != 1:
+        raise _FaultError(f"imports standard operators {len(domains)} times, expected once")
+    first, last = OPSETS
+    opset = model.opset_import[0].version
+    if not first <= opset <= last:
+        raise _FaultError(f"has opset {opset}, expected {first} to {last}")
+
+
+class _Structure:
+    """Walks a graph in the order of its nodes, with the names that each of them can see."""
+
+    def __init__(self) -> None:
+        self._num_nodes = 0
+
+    def check(self, graph: Any, outer: Constants, depth: int = 0) -> None:
+        if depth > MAX_DEPTH:
+            raise _FaultError(f"nests graphs deeper than {MAX_DEPTH} levels")
+        self._num_nodes += len(graph.node)
+        if self._num_nodes > MAX_NODES:
+            raise _FaultError(f"has {self._num_nodes} nodes or more, expected at most {MAX_NODES}")
+        if graph.sparse_initializer:
+            raise _FaultError("holds a sparse tensor, expected dense ones")
+        scope = outer.new_child()
+        for value in graph.input:
+            _define(scope, value.name)
+        defaults = set(scope.maps[0])
+        for tensor in graph.initializer:
+            _check_tensor(tensor)
+            if tensor.name in defaults:  # an input may have a default, but only one
+                defaults.remove(tensor.name)
+            else:
+                _define(scope, tensor.name)
+            scope[tensor.name] = _integers(tensor)
+        for node in graph.node:
+            self._check_node(node, scope, depth)
+        own = set(scope.maps[0])
+        for value in graph.output:
+            if value.name not in own:
+                raise _FaultError(
+                    f"lists the output {quoted(value.name)} twice or without a source"
+                )
+            own.remove(value.name)
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            _check_value(value)
+
+    def _check_node(self, node: Any, scope: Constants, depth: int) -> None:
+        where = f"node {quoted(node.name)} ({quoted(node.op_type)})"
+        if node.domain not in _DOMAINS:
+            raise _FaultError(
+                f"has {where} of domain {quoted(node.domain)}, expected standard operators"
+            )
+        for name in node.input:
+            if name and name not in scope:
+                raise _FaultError(
+                    f"has {where} that takes {quoted(name)}, which nothing before it gives: "
+                    "cyclic, unsorted or cut"
+                )
+        for attribute in node.attribute:
+            _check_number(attribute, where, len(node.output))
+            if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+                raise _FaultError(f"has {where} with a sparse tensor, expected dense ones")
+            for tensor in (*_single(attribute, "t"), *attribute.tensors):
+                _check_tensor(tensor)
+            for graph in (*_single(attribute, "g"), *attribute.graphs):
+                self.check(graph, scope, depth + 1)
+        asked = _asked_elements(node, scope)
+        if asked > MAX_ELEMENTS:
+            raise _FaultError(
+                f"has {where} that asks for {asked} elements, expected at most {MAX_ELEMENTS}"
+            )
+        for name in node.output:
+            if name:
+                _define(scope, name)
+                scope[name] = _constant_node(node)
+
+
+def _check_number(attribute: Any, where: str, num_outputs: int) -> None:
+    first, last = _RANGES.get(attribute.name, (attribute.i, attribute.i))
+    # A Split with other outputs than it says ends the process, of onnx and of onnxruntime.
+    if attribute.name == "num_outputs":
+        first = last = num_outputs
+    if not first <= attribute.i <= last:
+        raise _FaultError(
+            f"has {where} with {attribute.name} {attribute.i}, expected {first} to {last}"
+        )
+
+
+def _define(scope: Constants, name: str) -> None:
+    # Also refused if an outer graph has it: onnx forbids that, engines differ in what they do.
+    if name in scope:
+        raise _FaultError(f"defines the name {quoted(name)} twice")
+    if not isinstance(name, str):  # protobuf gives bytes where they are no UTF-8
+        raise _FaultError(f"defines the name {quoted(name)}, expected text")
+    scope[name] = None
+
+
+def _single(message: Any, field: str) -> tuple[Any, ...]:
+    return (getattr(message, field),) if message.HasField(field) else ()
+
+
+def _check_tensor(tensor: Any) -> None:
+    where = f"tensor {quoted(tensor.name)}"
+    if tensor.data_type not in _DTYPES:
+        raise _FaultError(f"has {where} of type {tensor.data_type}, expected numbers")
+    dtype, typed = _DTYPES[tensor.data_type]
+    count = _num_elements(where, tensor.dims)
+    if tensor.HasField("segment"):
+        raise _FaultError(f"has {where} in segments, expected it whole")
+    stored = {field: len(getattr(tensor, field)) for field in _DATA_FIELDS}
+    stored = {field: length for field, length in stored.items() if length}
+    raw = {"raw_data": count * np.dtype(dtype).itemsize}
+    if stored not in ((raw, {typed: count}) if count else ({},)):
+        found = ", ".join(f"{length} in {field}" for field, length in stored.items()) or "nothing"
+        raise _FaultError(
+            f"has {where} of shape {quoted(list(tensor.dims))} that holds {found}, "
+            f"expected {raw['raw_data']} in raw_data or {count} in {typed}"
+        )
+
+
+def _check_value(value: Any) -> None:
+    if value.type.HasField("tensor_type"):
+        dims = value.type.tensor_type.shape.dim
+        # Sizes that only the run tells count as 1: the others must be possible by themselves.
+        sizes = [dim.dim_value if dim.HasField("dim_value") else 1 for dim in dims]
+        _num_elements(f"tensor {quoted(value.name)}", sizes)
+
+
+def _num_elements(where: str, dims: Sequence[int]) -> int:
+    if len(dims) > MAX_RANK or any(size < 0 for size in dims):
+        raise _FaultError(
+            f"has {where} of shape {quoted(list(dims))}, expected up to {MAX_RANK} sizes from 0"
+        )
+    count = math.prod(dims)
+    # Without the zeros, as engines multiply in 64 bits before they come to them.
+    if math.prod(size or 1 for size in dims) > MAX_ELEMENTS:
+        raise _FaultError(
+            f"has {where} of shape {quoted(list(dims))}, expected at most {MAX_ELEMENTS} elements"
+        )
+    return count
+
+
+def _integers(tensor: Any) -> tuple[int, ...] | None:
+    """The values of a checked tensor, if it could be a shape: few, int64."""
+    if tensor.data_type != tensor.INT64 or math.prod(tensor.dims) > MAX_RANK:
+        return None
+    return tuple(np.frombuffer(tensor.raw_data, "<i8").tolist()) or tuple(tensor.int64_data)
+
+
+def _constant_node(node: Any) -> tuple[int, ...] | None:
+    if node.op_type == "Constant":
+        for attribute in node.attribute:
+            if attribute.name == "value" and attribute.HasField("t"):
+                return _integers(attribute.t)
+            if attribute.name in ("value_int", "value_ints"):
+                return tuple(attribute.ints[:MAX_RANK]) or (attribute.i,)
+    return None
+
+
+def _asked_elements(node: Any, scope: Constants) -> int:
+    """How large an output is at least, as far as constants tell directly.
+
+    A size that is computed, even from constants, is not found: memory is then the engine's to
+    limit.
+    """
+    if node.op_type in ("RandomNormal", "RandomUniform"):
+        sizes = [tuple(a.ints)[:MAX_RANK] for a in node.attribute if a.name == "shape"]
+        return math.prod(map(abs, sizes[0])) if sizes else 0
+    index, count = _SIZED_BY.get(node.op_type, (0, math.prod))
+    if node.op_type not in _SIZED_BY or index >= len(node.input):
+        return 0
+    values = scope.get(node.input[index])
+    return count([abs(value) or 1 for value in values]) if values else 0
+
+
+def _run_checker(data: bytes) -> None:
+    # The bytes that were walked, not the path: the file may have been replaced since. What the
+    # path is needed for, external data, is refused already.
+    try:
+        _onnx().checker.check_model(data, full_check=True)
+    # It has at least four types of exceptions, those of protobuf and of C++ included.
+    except Exception as error:
+        text = "".join(letter if letter.isprintable() else " " for letter in str(error))
+        reason = " ".join(text.split())[:300]
+        raise _FaultError(f"is refused by onnx ({reason or type(error).__name__})") from None
+
+
+def _compare(graph: Any, expected: "GraphEntry") -> None:
+    defaults = {tensor.name for tensor in graph.initializer}
+    _compare_side("input", [_spec(v, v.name in defaults) for v in graph.input], expected.inputs)
+    _compare_side("output", [_spec(v, False) for v in graph.output], expected.outputs)
+
+
+def _compare_side(side: str, found: Sequence[TensorSpec], wanted: Sequence[TensorSpec]) -> None:
+    names = {spec.name for spec in wanted}
+    for spec in found:
+        if spec.name not in names:
+            raise _FaultError(f"has the {side} {quoted(spec.name)}, which bundle.json lacks")
+    given = {spec.name: spec for spec in found}
+    for spec in wanted:
+        if spec.name not in given:
+            raise _FaultError(f"lacks the {side} {quoted(spec.name)}, which bundle.json names")
+        if spec != given[spec.name]:
+            raise _FaultError(
+                f"has the {side} {quoted(spec.name)} as {_text(given[spec.name])}, "
+                f"expected by bundle.json: {_text(spec)}"
+            )
+
+
+def _spec(value: Any, is_optional: bool) -> TensorSpec:
+    tensor = value.type.tensor_type
+    dtype = _DTYPES.get(tensor.elem_type, (f"type {tensor.elem_type}", ""))[0]
+    # An axis without a size or a name is given none, which no manifest may contain.
+    shape = [d.dim_value if d.HasField("dim_value") else d.dim_param for d in tensor.shape.dim]
+    return TensorSpec(value.name, dtype, tuple(shape), is_optional)
+
+
+def _text(spec: TensorSpec) -> str:
+    return f"{'optional ' * spec.is_optional}{spec.dtype} {quoted(list(spec.shape))}"

@@ -1,0 +1,43 @@
+"""A run that looks trained: networks of random weights, in seconds and in any shape of recipe."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from wsss.training.networks import (
+    affinitynet_architecture,
+    classifier_architecture,
+    save_network,
+    segmenter_architecture,
+)
+from wsss.training.recipe import Recipe, dump_recipe, load_recipe
+
+CLASSES = ("disc", "bar", "ring")
+
+
+def untrained_recipe(*overrides: str) -> Recipe:
+    """The `demo` recipe with a short walk and small squares for the classifier."""
+    return load_recipe(
+        "demo", ["walk.steps=8", "walk.radius=3", "cam.train.augmentation.crop_size=65", *overrides]
+    )
+
+
+def write_untrained_run(
+    folder: Path, recipe: Recipe, classes: Sequence[str] = CLASSES, seed: int = 0
+) -> Path:
+    """A run folder with the three networks and the recipe, and nothing else."""
+    stages = {
+        "cam": classifier_architecture(recipe, len(classes)),
+        "affinity": affinitynet_architecture(recipe),
+        "segmenter": segmenter_architecture(recipe, len(classes)),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.toml").write_text(dump_recipe(recipe))
+    for number, (stage, architecture) in enumerate(stages.items()):
+        torch.manual_seed(seed + number)
+        network = architecture.build()
+        save_network(
+            folder / stage / "weights.safetensors", network, architecture, classes, recipe.method
+        )
+    return folder
