@@ -83,7 +83,7 @@ def test_package_and_help_leave_torch_alone():
         "import wsss\n"
         "from typer.testing import CliRunner\n"
         "from wsss.cli.main import app\n"
-        "for arguments in ([], ['train'], ['eval'], ['label'], ['data'], ['demo']):\n"
+        "for arguments in ([], ['train'], ['eval'], ['export'], ['label'], ['data'], ['demo']):\n"
         "    result = CliRunner().invoke(app, [*arguments, '--help'])\n"
         "    assert result.exit_code == 0, result.output\n"
         "print([name for name in ('torch', 'cv2', 'numpy') if name in sys.modules])\n"

@@ -38,6 +38,12 @@ RECIPES = {
 }
 
 
+def _default(name: str) -> object:
+    """Tracing three networks takes seconds: two recipes, one of each alignment, go by default."""
+    slow = () if name in ("corners", "reference") else (pytest.mark.slow,)
+    return pytest.param(name, marks=slow)
+
+
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ExportSource]:
     """The export source of a recipe with changes; each is traced once."""
@@ -58,7 +64,7 @@ def scene(height: int, width: int, seed: int = 3) -> np.ndarray:
     return draw_scene(np.random.default_rng(seed), (height, width), seed % 6).image
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [_default(name) for name in RECIPES])
 def test_graphs_equal_torch_on_every_size_and_batch(
     opened: Callable[..., ExportSource], name: str, tmp_path: Path
 ) -> None:
@@ -169,7 +175,7 @@ def test_graphs_are_valid_named_and_always_the_same(
 
 
 def test_weights_lie_in_a_file_once(opened: Callable[..., ExportSource], tmp_path: Path) -> None:
-    source = opened("cam.scales=[1.0,0.5,1.5,2.0]")
+    source = opened()
     write_graphs(source, source.networks, tmp_path, "fp32")
     weights = sum(t.ByteSize() for t in source.networks["cam"].model.graph.initializer)
     assert (tmp_path / "cam.onnx").stat().st_size < weights + 400_000
@@ -187,7 +193,8 @@ def test_a_graph_that_parts_from_torch_is_told_by_its_first_node(
     nodes = [n for n in model.graph.node if n.op_type == "Conv" and n.name.startswith(stage)]
     victim = nodes[2]
     weights = {tensor.name: tensor for tensor in model.graph.initializer}[victim.input[1]]
-    values = onnx.numpy_helper.to_array(weights) * np.float32(1.5)
+    # Norms behind the layer would undo a mere factor.
+    values = np.ascontiguousarray(onnx.numpy_helper.to_array(weights)[::-1])
     weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
     onnx.save(model, path)
     with pytest.raises(ArtifactError, match=f"graph '{graph}' differs from torch on") as error:
@@ -269,20 +276,23 @@ def test_sizes_are_rounded_as_python_rounds_them(align: str, stride: int, scale:
             assert tuple(found.get(name, feed["size"])) == values
 
 
-def test_every_backbone_is_traced(tmp_path: Path) -> None:
-    """The real sizes of networks, with an example of a graph each."""
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["mobilenetv2", "resnet50", "vgg16", "resnet38"])
+def test_every_backbone_is_traced(backbone: str) -> None:
     from wsss.export.networks import network_graph
     from wsss.training.networks import Architecture
 
-    for backbone in ("small", "mobilenetv2"):
-        architecture = Architecture("classifier", backbone, 16, 3, "", "corners")
-        network = architecture.build().eval()
-        graph = network_graph(network)
-        pixels = torch.randn(2, 3, 65, 81, generator=torch.Generator().manual_seed(0))
-        session = onnxruntime.InferenceSession(
-            graph.model.SerializeToString(), providers=["CPUExecutionProvider"]
-        )
-        activation, logits = session.run(None, {"pixels": pixels.numpy()})
-        with torch.no_grad():
-            np.testing.assert_allclose(activation, network.cam(pixels), atol=1e-3)
-            np.testing.assert_allclose(logits, network(pixels), atol=1e-3)
+    architecture = Architecture(
+        "classifier", backbone, 16 if backbone == "mobilenetv2" else 8, 3, "", "corners"
+    )
+    network = architecture.build().eval()
+    graph = network_graph(network)
+    pixels = torch.randn(2, 3, 65, 81, generator=torch.Generator().manual_seed(0))
+    session = onnxruntime.InferenceSession(
+        graph.model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    activation, logits = session.run(None, {"pixels": pixels.numpy()})
+    with torch.no_grad():
+        for found, expected in ((activation, network.cam(pixels)), (logits, network(pixels))):
+            scale = float(expected.abs().max())
+            np.testing.assert_allclose(found / scale, expected / scale, atol=1e-4)
