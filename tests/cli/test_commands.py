@@ -201,12 +201,12 @@ def test_interrupted_labelling(
 
     out, calls, label = tmp_path / "out", 0, RunPredictor.label
 
-    def interrupted_label(self: RunPredictor, *details: object) -> object:
+    def interrupted_label(self: RunPredictor, *details: object, **settings: object) -> object:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise KeyboardInterrupt
-        return label(self, *details)
+        return label(self, *details, **settings)
 
     with monkeypatch.context() as patch:
         patch.setattr(RunPredictor, "label", interrupted_label)
@@ -228,7 +228,9 @@ def test_error_that_is_not_about_an_image_stops(
     images = tiny_data / "JPEGImages"
     for error, code in ((ArtifactError("no network"), 1), (ShapeError("too small"), 3)):
 
-        def fail(self: RunPredictor, *details: object, error: Exception = error) -> None:
+        def fail(
+            self: RunPredictor, *details: object, error: Exception = error, **settings: object
+        ) -> None:
             raise error
 
         monkeypatch.setattr(RunPredictor, "label", fail)
