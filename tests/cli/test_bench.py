@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from wsss.cli.main import app
 from wsss.runtime.bench import walk as walk_bench
 from wsss.runtime.bench.photo import drawn_crf_case, drawn_walk_case
-from wsss.training import bench_cases
+from wsss.training.bench import cases as bench_cases
 
 WALK_KEYS = {
     "stride",

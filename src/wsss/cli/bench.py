@@ -13,6 +13,7 @@ from .options import Device
 from .output import print_json, progress, stdout
 
 if TYPE_CHECKING:
+    from ..export.precision import Precision
     from ..runtime.bench.crf import CrfRow
     from ..runtime.bench.machine import Machine
     from ..runtime.bench.walk import AffinityRow, WalkRow
@@ -25,6 +26,9 @@ Model = Annotated[
 ]
 Data = Annotated[Path | None, typer.Option(help="Image set for --model.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads, of all forms alike.")]
+Precisions = Annotated[
+    str, typer.Option(help="Of the networks in onnxruntime, with commas: fp32,fp16,int8.")
+]
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer cases, one minute.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -52,7 +56,7 @@ def walk(
 
     from ..runtime.bench.machine import measure_machine
     from ..runtime.bench.walk import BATCHES, STRIDES, WalkSettings, bench_affinity, bench_walk
-    from ..training.bench_cases import walk_cases
+    from ..training.bench.cases import walk_cases
     from ..training.devices import choose_device
 
     if affinity is not None and (affinity == "model") != (model is not None):
@@ -72,7 +76,7 @@ def walk(
             )
             affinities += bench_affinity(case, settings) if place.type == "cpu" else []
             task.advance()
-    _show(machine, model, {"rows": walks, "affinity": affinities}, as_json)
+    _show(machine, _source(model), {"rows": walks, "affinity": affinities}, as_json)
 
 
 @app.command()
@@ -91,7 +95,7 @@ def crf(
 
     from ..runtime.bench.crf import PUBLISHED, bench_crf
     from ..runtime.bench.machine import measure_machine
-    from ..training.bench_cases import crf_cases
+    from ..training.bench.cases import crf_cases
     from ..training.devices import choose_device
 
     torch.set_num_threads(threads)
@@ -104,26 +108,145 @@ def crf(
         for case in cases:
             rows += bench_crf(case, names, rounds=rounds, device=place)
             task.advance()
-    _show(machine, model, {"rows": rows}, as_json)
+    _show(machine, _source(model), {"rows": rows}, as_json)
+
+
+@app.command()
+@exit_codes()
+def cam(
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Run; default: random weights, which are as fast."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Image set of photographs; default: drawn ones.")
+    ] = None,
+    backbone: Annotated[str, typer.Option(help="Architecture without --model.")] = "resnet50",
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            metavar="HEIGHT WIDTH",
+            help="Of the photographs; default: the commonest of --data, or 375 500.",
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Photographs; the batch of one form.")] = 2,
+    precision: Precisions = "fp32",
+    threads: Threads = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; medians count.")] = 3,
+    quick: Quick = False,
+    device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """CAMs by the published modules, by torch, as a batch, in bfloat16 and by onnxruntime.
+
+    --quick takes one round, and drawn photographs of half the size.
+    """
+    import torch
+
+    from ..export.bench.cam import bench_cam
+    from ..runtime.bench.machine import measure_machine
+    from ..runtime.bench.photo import SIZE
+    from ..training.bench.cam import cam_case, same_size_photos
+    from ..training.devices import choose_device
+
+    precisions = _precisions(precision)
+    torch.set_num_threads(threads)
+    place = choose_device(device)
+    if quick:
+        rounds = 1
+        if data is None and size is None:
+            size = (SIZE[0] // 2, SIZE[1] // 2)
+    photos, described = same_size_photos(data, size, count)
+    case = cam_case(model, backbone, photos, described)
+    machine = measure_machine(place)
+    with progress() as shown:
+        result = bench_cam(
+            case, machine, precisions=precisions, rounds=rounds, device=place, progress=shown
+        )
+    tables: dict[str, list[Any]] = {"rows": result.rows, "stages": result.stages}
+    _show(machine, case.source, tables, as_json, result.notes)
+
+
+@app.command()
+@exit_codes()
+def label(
+    model: Annotated[Path, typer.Option(help="Run, or bundle, whose ways to label are measured.")],
+    data: Annotated[Path, typer.Option(help="Image set that it was trained on, or one like it.")],
+    count: Annotated[int, typer.Option(min=1, help="Photographs, spread over the set.")] = 4,
+    precision: Precisions = "fp32",
+    threads: Threads = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; medians count.")] = 3,
+    quick: Quick = False,
+    device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Image to label from disk to disk: every stage, in every form, and what limits the speed.
+
+    --quick takes one round of two photographs.
+    """
+    import torch
+
+    from ..export.bench.label import bench_label
+    from ..runtime.bench.machine import measure_machine
+    from ..training.devices import choose_device
+
+    precisions = _precisions(precision)
+    torch.set_num_threads(threads)
+    place = choose_device(device)
+    if quick:
+        rounds, count = 1, min(count, 2)
+    machine = measure_machine(place)
+    with progress() as shown:
+        result = bench_label(
+            model,
+            data,
+            machine,
+            count=count,
+            precisions=precisions,
+            rounds=rounds,
+            device=place,
+            progress=shown,
+        )
+    tables: dict[str, list[Any]] = {"rows": result.rows, "stages": result.stages}
+    _show(machine, f"model {model}, photographs of {data}", tables, as_json, result.notes)
+
+
+def _precisions(names: str) -> "list[Precision]":
+    from ..export.precision import require_precision
+
+    return [require_precision(name.strip()) for name in dict.fromkeys(names.split(","))]
+
+
+def _source(model: Path | None) -> str:
+    return f"run {model}, features resized to the grid" if model else "drawn photographs"
 
 
 def _show(
-    machine: "Machine", model: Path | None, tables: Mapping[str, Sequence[Any]], as_json: bool
+    machine: "Machine",
+    source: str,
+    tables: Mapping[str, Sequence[Any]],
+    as_json: bool,
+    notes: Sequence[str] | None = None,
 ) -> None:
-    source = f"run {model}, features resized to the grid" if model else "drawn photographs"
     if as_json:
         listed = {name: [asdict(row) for row in rows] for name, rows in tables.items()}
-        print_json({"machine": asdict(machine), "source": source, **listed})
+        told = {"notes": list(notes)} if notes is not None else {}
+        print_json({"machine": asdict(machine), "source": source, **listed, **told})
         return
+    bfloat16 = machine.gflops_bfloat16
     stdout.print(
         f"{machine.processor}, {machine.cores} cores, load {machine.load}; {machine.threads} "
-        f"threads; torch {machine.torch}; {machine.gflops} GFLOP/s float32, "
+        f"threads; torch {machine.torch}, onnxruntime {machine.onnxruntime or 'not installed'}; "
+        f"{machine.gflops} GFLOP/s float32, "
+        f"{f'{bfloat16} bfloat16' if bfloat16 else 'no bfloat16 on this device'}, "
         f"{machine.gigabytes_per_second} GB/s; {source}",
         soft_wrap=True,
     )
     for rows in tables.values():
         if rows:
             stdout.print(_table([asdict(row) for row in rows]), soft_wrap=True)
+    for note in notes or ():
+        stdout.print(f"note: {note}", soft_wrap=True)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

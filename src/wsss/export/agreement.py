@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from ..errors import ArtifactError
 from ..runtime.backends.choose import open_graph
 from ..runtime.backends.contract import OpenGraph
+from ..runtime.graph_inputs import Layout, label_inputs
 from ..runtime.image_io import read_image
 from ..training.data.image_set import ImageSet
 from ..training.demo_set.scenes import draw_scene
 from ..training.evaluation import ConfusionMatrix
-from .geometry import Layout
 from .precision import LEAST_AGREEMENT, Precision
-from .reference import Arrays, present_vector
+from .reference import Arrays
 
 NUM_IMAGES = 32
 """At most, spread over the list."""
@@ -103,7 +103,9 @@ def measure_agreement(
         seconds: tuple[list[float], list[float]] = ([], [])
         matrices = [ConfusionMatrix(num_classes), ConfusionMatrix(num_classes)]
         for photo in photos:
-            inputs = _inputs(photo, num_classes, layout, takes_classes)
+            inputs = label_inputs(
+                photo.image, photo.classes, num_classes, layout, takes_classes=takes_classes
+            )
             labels = list(_labels(graphs, inputs, seconds))
             equal += int((labels[0] == labels[1]).sum())
             counted += labels[0].size
@@ -126,16 +128,6 @@ def measure_agreement(
         float32,
         float32 / own,
     )
-
-
-def _inputs(photo: Photo, num_classes: int, layout: Layout, takes_classes: bool) -> Arrays:
-    image = photo.image[None]
-    if layout == "nchw":
-        image = np.ascontiguousarray(image.transpose(0, 3, 1, 2))
-    inputs: Arrays = {"image": image}
-    if takes_classes and photo.classes is not None:
-        inputs["present"] = present_vector([photo.classes], num_classes)
-    return inputs
 
 
 def _labels(

@@ -2,21 +2,19 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper
 
 from ..errors import ArtifactError, ConfigError
 from ..runtime.backends.choose import open_graph
 from ..runtime.bundle import MANIFEST, SCHEMA, Bundle, file_entry, is_bundle, open_bundle, seal
 from ..runtime.files import atomic_write_bytes, make_folder, write_error
-from ..runtime.geometry import image_tensor, resize, scaled_size
+from ..runtime.graph_inputs import Layout
 from ..runtime.palette import voc_palette
 from ..runtime.progress import SILENT, Progress
 from ..runtime.walks.graph_builder import OPSET
@@ -31,17 +29,17 @@ from .agreement import (
     photos_of,
     require_agreement,
 )
-from .geometry import Layout
 from .networks import NetworkGraph
 from .parity import TOLERANCE, GraphParity, check_parity, drawn_cases
-from .precision import Precision, eight_bits, half_precision
+from .precision import Precision, lower
 from .reference import ParityCase
 from .source import GRAPHS, ExportSource, open_source
 
 LABEL_GRAPHS = ("label", "segmenter")
 MAX_GRAPH_BYTES = 2**31 - 1
 """What a protobuf can hold; external data would be a second file that can go astray."""
-_CALIBRATION_SCALES = (0.5, 1.0, 1.5)
+MAX_CALIBRATION = 12
+"""Images that set the ranges of int8; labels are compared on the others."""
 _PADDING = {
     "corners": "none: sides are resized to k * stride + 1, so that cell i lies on pixel i * stride",
     "reference": "right and below to a multiple of the stride, with the mean colour (affinity)",
@@ -249,11 +247,17 @@ def _lower(
     make_folder(float32)
     for name in source.graphs:
         (folder / f"{name}.onnx").rename(float32 / f"{name}.onnx")
+    calibration, measured = [photo.image for photo in photos], photos
+    if settings.precision == "int8":
+        count = min(MAX_CALIBRATION, len(photos) // 2)
+        calibration, measured = calibration[: max(1, count)], photos[count:]
     networks = {
-        stage: half_precision(network)
-        if settings.precision == "fp16"
-        else eight_bits(
-            network, _calibration(source, network, photos), symmetric=settings.symmetric
+        stage: lower(
+            network,
+            settings.precision,
+            calibration,
+            source.settings.align,
+            symmetric=settings.symmetric,
         )
         for stage, network in source.networks.items()
     }
@@ -264,7 +268,7 @@ def _lower(
             found[name] = measure_agreement(
                 folder / f"{name}.onnx",
                 float32 / f"{name}.onnx",
-                photos,
+                measured,
                 source.settings.num_classes,
                 settings.layout,
             )
@@ -272,19 +276,6 @@ def _lower(
                 require_agreement(name, settings.precision, found[name])
     shutil.rmtree(float32)
     return found
-
-
-def _calibration(
-    source: ExportSource, network: NetworkGraph, photos: list[Photo]
-) -> Iterable[NDArray[np.float32]]:
-    """Normalised photographs at the scales at which networks see them."""
-    align = source.settings.align
-    for photo in photos[:12]:
-        size = (photo.image.shape[0], photo.image.shape[1])
-        for scale in _CALIBRATION_SCALES:
-            target = scaled_size(size, scale, align, network.padded_stride)
-            pixels = resize(image_tensor(photo.image), target, align)
-            yield network.normalisation.apply(pixels).numpy()
 
 
 def _manifest(

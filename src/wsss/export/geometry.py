@@ -4,17 +4,13 @@ Sizes are int64 tensors [height, width]. Rounding is done in whole numbers, half
 rounds the same fractions; no float rounding can move a grid by a cell.
 """
 
-from typing import Literal
-
 import numpy as np
 from onnx import TensorProto
 
 from ..runtime.geometry import Align, exact_ratio
+from ..runtime.graph_inputs import Layout
 from ..runtime.walks.graph_builder import Builder
 from ..training.models.backbone import Normalisation
-
-Layout = Literal["nhwc", "nchw"]
-"""Order of an input image's axes; decoders give nhwc."""
 
 _LAST = np.iinfo(np.int64).min
 """End of a slice that runs backwards through the first element."""

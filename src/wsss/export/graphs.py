@@ -14,16 +14,16 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..runtime.geometry import Align
+from ..runtime.graph_inputs import UNKNOWN, Layout
 from ..runtime.pairs import PairOffsets
 from ..runtime.pseudo_labels import WalkSettings
 from ..runtime.walks.graph import add_affinity, add_walk
 from ..runtime.walks.graph_builder import IR_VERSION, OPSET, Builder
 from . import geometry
-from .geometry import Layout
 from .networks import NetworkGraph
 from .subgraph import add_network, needed_constants, needed_nodes
 
-ABSENT, PRESENT, UNKNOWN = 0.0, 1.0, -1.0
+ABSENT, PRESENT = 0.0, 1.0
 """Values of the input `present`: below 0 the classifier decides."""
 FEATURES, AFFINITY = "affinity/features", "affinity/planes"
 PLANES, WALKED = "refine/planes", "refine/walked"

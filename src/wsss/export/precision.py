@@ -1,7 +1,9 @@
 """Networks in float16 or int8. Everything around them, the walk first of all, stays in float32."""
 
+import contextlib
+import logging
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,12 +13,14 @@ import onnx
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
+from ..runtime.geometry import Align, image_tensor, resize, scaled_size
 from .networks import PIXELS, NetworkGraph
 
 Precision = Literal["fp32", "fp16", "int8"]
 
 LEAST_AGREEMENT: dict[Precision, float] = {"fp32": 0.999, "fp16": 0.995, "int8": 0.95}
 """Share of pixels whose label must stay: fp32 against torch, the others against fp32."""
+_CALIBRATION_SCALES = (0.5, 1.0, 1.5)
 
 
 def require_precision(name: str) -> Precision:
@@ -29,6 +33,39 @@ def require_precision(name: str) -> Precision:
         if name == precision:
             return precision
     raise ConfigError(f"unknown precision '{name}': choose of {', '.join(get_args(Precision))}")
+
+
+def lower(
+    network: NetworkGraph,
+    precision: Precision,
+    images: Sequence[NDArray[np.uint8]],
+    align: Align,
+    *,
+    symmetric: bool = False,
+) -> NetworkGraph:
+    """A network in another precision, itself in fp32.
+
+    Args:
+        images: (H, W, 3) uint8 RGB that int8 is calibrated on.
+        symmetric: see `eight_bits`.
+    """
+    if precision == "fp32":
+        return network
+    if precision == "fp16":
+        return half_precision(network)
+    return eight_bits(network, _scaled(network, images, align), symmetric=symmetric)
+
+
+def _scaled(
+    network: NetworkGraph, images: Iterable[NDArray[np.uint8]], align: Align
+) -> Iterator[NDArray[np.float32]]:
+    """Normalised images at the scales at which networks see them."""
+    for image in images:
+        for scale in _CALIBRATION_SCALES:
+            size = (image.shape[0], image.shape[1])
+            target = scaled_size(size, scale, align, network.padded_stride)
+            pixels = resize(image_tensor(image), target, align)
+            yield network.normalisation.apply(pixels).numpy()
 
 
 def half_precision(network: NetworkGraph) -> NetworkGraph:
@@ -64,7 +101,7 @@ def eight_bits(
         def get_next(self) -> dict[str, Any] | None:
             return next(self.feeds, None)
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _quiet():
         plain, quantised = Path(folder, "plain.onnx"), Path(folder, "int8.onnx")
         onnx.save(network.model, plain)
         quantize_static(
@@ -79,6 +116,17 @@ def eight_bits(
         )
         model = onnx.load(quantised)
     return replace(network, model=_sorted(model))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the quantiser's advice to users of its own command line, which goes to the root."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
 
 
 def _sorted(model: onnx.ModelProto) -> onnx.ModelProto:

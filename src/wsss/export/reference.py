@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..runtime.affinity import affinity_from_features
 from ..runtime.cam import normalise_cam
+from ..runtime.graph_inputs import image_input, present_input
 from ..runtime.pseudo_labels import label_from_stack, score_stack, walk_scores
 from ..training.models.classifier import CamClassifier
 from ..training.models.segmenter import Segmenter
@@ -124,20 +125,11 @@ def feeds(
 ) -> Arrays:
     """Inputs of a graph; those of `refine` are torch's own results."""
     settings = source.settings
-    images = case.images if settings.layout == "nhwc" else case.images.transpose(0, 3, 1, 2)
-    inputs: Arrays = {"image": np.ascontiguousarray(images)}
+    inputs: Arrays = {"image": image_input(case.images, settings.layout)}
     if graph == "refine":
         inputs["cam"] = outputs["cam"]["cam"]
         inputs["probabilities"] = outputs["cam"]["probabilities"]
         inputs["affinity"] = outputs["affinity"]["affinity"]
     if graph in ("refine", "label") and case.classes is not None:
-        inputs["present"] = present_vector(case.classes, settings.num_classes)
+        inputs["present"] = present_input(case.classes, settings.num_classes)
     return inputs
-
-
-def present_vector(classes: Sequence[Sequence[int]], num_classes: int) -> NDArray[np.float32]:
-    """(B, C) float32: 1 for the classes of each image."""
-    present = np.zeros((len(classes), num_classes), np.float32)
-    for row, indices in zip(present, classes, strict=True):
-        row[list(indices)] = 1
-    return present

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..runtime.graph_inputs import Layout
 from ..training.models.affinitynet import AffinityNet
 from ..training.models.backbone import Normalisation
 from ..training.models.classifier import CamClassifier
@@ -12,7 +13,6 @@ from ..training.models.segmenter import Segmenter
 from ..training.predictor import RunPredictor
 from ..training.recipe import Recipe
 from ..training.stages.labels import walk_settings
-from .geometry import Layout
 from .graphs import GraphSettings
 from .networks import NetworkGraph, network_graph
 

@@ -12,12 +12,11 @@ from ..errors import ArtifactError, ConfigError, ShapeError
 from .backends.choose import Backend, Device, open_graph
 from .backends.contract import OpenGraph
 from .bundle import Bundle, open_bundle
+from .graph_inputs import label_inputs
 
 BundleKind = Literal["walk", "segmenter"]
 """walk: CAMs of the classes in the image after the random walk; segmenter: the trained network."""
 _GRAPHS: dict[BundleKind, str] = {"walk": "label", "segmenter": "segmenter"}
-UNKNOWN = -1.0
-"""In the input `present`: the classifier decides."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +84,12 @@ class BundlePredictor:
             raise ConfigError(f"a bundle does not label by '{kind}': choose of {choices}")
         if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ShapeError(f"image is {image.shape}, expected (H, W, 3) RGB")
-        pixels = image[None]
-        if self.bundle.layout == "nchw":
-            pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-        inputs: dict[str, NDArray[Any]] = {"image": pixels}
-        everything = tuple(range(len(self.classes)))
-        if kind == "walk":
-            inputs["present"] = self._present(labels)
-        elif labels is not None:
+        if kind == "segmenter" and labels is not None:
             raise ConfigError("a segmenter takes no image-level labels: leave them out")
+        everything = tuple(range(len(self.classes)))
+        inputs = label_inputs(
+            image, labels, len(self.classes), self.bundle.layout, takes_classes=kind == "walk"
+        )
         found = self.graph(_GRAPHS[kind]).run(inputs)
         used = found.get("used_classes")
         classes = everything if used is None else tuple(int(i) for i in np.flatnonzero(used[0]))
@@ -140,10 +136,3 @@ class BundlePredictor:
         from .backends.tensorrt_engines import engine_for_this_machine
 
         return self.bundle.folder / engine_for_this_machine(engines).file
-
-    def _present(self, labels: Sequence[int] | None) -> NDArray[np.float32]:
-        if labels is None:
-            return np.full((1, len(self.classes)), UNKNOWN, np.float32)
-        present = np.zeros((1, len(self.classes)), np.float32)
-        present[0, list(labels)] = 1
-        return present

@@ -50,17 +50,18 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 def convolve_normalised(convolution: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
-    """`norm(convolution(x))` as one convolution with folded weights.
+    """`norm(convolution(x))`, as one convolution with folded weights where `norm` is frozen.
 
     Exact up to rounding; saves a pass over the feature map forward and another backward. The
     gradient reaches the weights of the convolution through the fold.
 
     Args:
         convolution: `nn.Conv2d` without bias, zero padding.
-        norm: `FrozenBatchNorm2d` of its output.
+        norm: of its output.
     """
+    if not isinstance(norm, FrozenBatchNorm2d):
+        return cast(Tensor, norm(convolution(x)))
     convolution = cast(nn.Conv2d, convolution)
-    norm = cast(FrozenBatchNorm2d, norm)
     scale, shift = norm.scale_and_shift()
     return F.conv2d(
         x,

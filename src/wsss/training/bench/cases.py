@@ -6,16 +6,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, DataError
-from ..runtime.bench.crf import CrfCase
-from ..runtime.bench.photo import drawn_crf_case, drawn_walk_case
-from ..runtime.bench.walk import WalkCase
-from ..runtime.geometry import resize
-from ..runtime.image_io import read_image
-from ..runtime.seeds import background_score, full_size_scores
-from .data.image_set import ImageSet, Sample
-from .data.readers import read_image_set
-from .predictor import RunPredictor
+from ...errors import ConfigError, DataError
+from ...runtime.bench.crf import CrfCase
+from ...runtime.bench.photo import drawn_crf_case, drawn_walk_case
+from ...runtime.bench.walk import WalkCase
+from ...runtime.geometry import resize
+from ...runtime.image_io import read_image
+from ...runtime.seeds import background_score, full_size_scores
+from ..data.image_set import ImageSet, Sample
+from ..data.readers import read_image_set
+from ..predictor import RunPredictor
 
 GRID_SIZE = (375, 500)
 """Photographs are brought to the grid of this height and width, the commonest of VOC."""
