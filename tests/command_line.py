@@ -16,7 +16,7 @@ from tiny_run import files_of
 
 from wsss.cli.main import main
 
-PROGRESS = re.compile(r"[^:]+: (\d+/\d+ after \d+ s .*|up to date)")
+PROGRESS = re.compile(r"[^:]+: (\d+/\d+ after \d+ s.*|up to date)")
 HEIGHT, WIDTH = 40, 48
 
 

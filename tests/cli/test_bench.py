@@ -1,15 +1,20 @@
 """`wsss bench` on cases small enough for a test; what it prints and that it checks its forms."""
 
 import json
+from pathlib import Path
 
-from pytest import MonkeyPatch, approx, fixture, mark
+import numpy as np
+from command_line import Outcome, wsss
+from pytest import MonkeyPatch, approx, fixture, importorskip, mark
 from torch import Tensor
 from typer.testing import CliRunner
 
 from wsss.cli.main import app
+from wsss.export.bench import cam as cam_bench
 from wsss.runtime.bench import walk as walk_bench
 from wsss.runtime.bench.photo import drawn_crf_case, drawn_walk_case
 from wsss.training.bench import cases as bench_cases
+from wsss.training.bench import label as label_forms
 
 WALK_KEYS = {
     "stride",
@@ -92,3 +97,103 @@ def test_no_speed_of_a_wrong_result(monkeypatch: MonkeyPatch) -> None:
     result = CliRunner().invoke(app, ["bench", "walk", "--rounds", "1"])
     assert result.exit_code == 1 and "form 'zeros' is wrong here" in result.stderr
     assert not result.stdout
+
+
+FORMS = {"published", "torch", "torch batched", "onnxruntime", "onnxruntime fp16"}
+
+
+def without_bfloat16(rows: list[dict[str, object]]) -> set[object]:
+    """Names of the forms; bfloat16 is there where the processor has it."""
+    return {row["form"] for row in rows} - {"torch bfloat16"}
+
+
+def stage_sums(stages: list[dict[str, object]]) -> dict[tuple[object, object], float]:
+    sums: dict[tuple[object, object], float] = {}
+    for row in stages:
+        key = (row["part"], row["form"])
+        sums[key] = sums.get(key, 0.0) + float(str(row["share"]))
+    return sums
+
+
+def test_cam_rows_are_checked_against_torch(trained: tuple[Path, Outcome], tiny_data: Path) -> None:
+    importorskip("onnxscript", reason="needs onnxscript")
+    importorskip("onnxruntime", reason="needs onnxruntime")
+    outcome = wsss(
+        *("bench", "cam", "--model", trained[0], "--data", tiny_data, "--json"),
+        *("--rounds", "1", "--precision", "fp32,fp16"),
+    )
+    found = json.loads(outcome.succeeded().out)
+    rows = {row["form"]: row for row in found["rows"]}
+    assert without_bfloat16(found["rows"]) == FORMS
+    for row in rows.values():
+        assert row["speedup"] == approx(
+            rows["published"]["seconds_per_image"] / row["seconds_per_image"]
+        )
+        assert row["peak_share"] == approx(row["gflops"] / found["machine"]["gflops"])
+        assert row["gflops"] == approx(row["gflop"] / row["seconds_per_image"])
+    assert rows["torch"]["max_error"] == 0 and rows["torch"]["labels_equal"] == 1
+    assert 0 < rows["onnxruntime"]["max_error"] < 1e-4
+    assert rows["onnxruntime fp16"]["max_error"] > rows["onnxruntime"]["max_error"]
+    assert all(share == approx(1) for share in stage_sums(found["stages"]).values())
+
+
+def test_label_rows_go_from_disk_to_disk(trained: tuple[Path, Outcome], tiny_data: Path) -> None:
+    importorskip("onnxscript", reason="needs onnxscript")
+    importorskip("onnxruntime", reason="needs onnxruntime")
+    outcome = wsss(
+        "bench", "label", "--model", trained[0], "--data", tiny_data, "--quick", "--json"
+    )
+    found = json.loads(outcome.succeeded().out)
+    walks = {row["form"]: row for row in found["rows"] if row["by"] == "walk"}
+    assert without_bfloat16(list(walks.values())) == {"published", "torch", "onnxruntime"}
+    assert without_bfloat16([row for row in found["rows"] if row["by"] == "segmenter"]) == {
+        "torch",
+        "onnxruntime",
+    }
+    assert walks["torch"]["labels_equal"] == 1 and walks["onnxruntime"]["labels_equal"] >= 0.999
+    # The baseline resizes by another library, and is right but for that.
+    assert walks["published"]["labels_equal"] > 0.7
+    for row in found["rows"]:
+        assert 0 < row["seconds_in_memory"] < row["seconds_per_image"]
+        assert 0 <= row["outside_in_memory"] <= row["outside_on_disk"] <= 1
+        assert row["hours_per_100k"] == approx(row["seconds_per_image"] * 1e5 / 3600)
+    stages = {(row["part"], row["form"], row["stage"]) for row in found["stages"]}
+    for stage in ("read", "CAM network", "affinity network", "affinity", "walk", "encode, write"):
+        assert ("walk", "onnxruntime", stage) in stages
+    assert all(share == approx(1) for share in stage_sums(found["stages"]).values())
+
+
+def test_no_speed_of_wrong_labels(
+    trained: tuple[Path, Outcome], tiny_data: Path, monkeypatch: MonkeyPatch
+) -> None:
+    importorskip("onnxscript", reason="needs onnxscript")
+    importorskip("onnxruntime", reason="needs onnxruntime")
+
+    def wrong(*_: object) -> object:
+        return lambda image, classes, clock: np.full(image.shape[:2], 2, np.uint8)
+
+    monkeypatch.setattr(label_forms, "_walking", lambda *_, **__: wrong())
+    arguments = ("bench", "label", "--model", trained[0], "--data", tiny_data, "--quick")
+    assert "form 'torch' of walk is wrong here" in wsss(*arguments).line()
+
+
+def test_no_speed_of_wrong_maps(monkeypatch: MonkeyPatch) -> None:
+    importorskip("onnxscript", reason="needs onnxscript")
+    importorskip("onnxruntime", reason="needs onnxruntime")
+    monkeypatch.setattr(cam_bench, "published_network_error", lambda *_: 0.5)
+    arguments = ("bench", "cam", "--backbone", "small", "--size", "32", "32", "--count", "1")
+    assert "form 'published: network' is wrong here" in wsss(*arguments).line()
+
+
+def test_benches_of_networks_refuse_what_they_cannot_measure(
+    trained: tuple[Path, Outcome], tiny_data: Path, tmp_path: Path
+) -> None:
+    for arguments, message in (
+        (("cam", "--precision", "fp32,fp8"), "unknown precision 'fp8'"),
+        (("cam", "--size", "3", "32"), "--size is 3 32, must be at least 16"),
+        (("cam", "--backbone", "vgg"), "unknown backbone 'vgg': choose one of"),
+        (("cam", "--model", tmp_path), str(tmp_path)),
+        (("label", "--model", tmp_path, "--data", tiny_data), str(tmp_path)),
+        (("label", "--model", trained[0], "--data", tmp_path), str(tmp_path)),
+    ):
+        assert message in wsss("bench", *arguments).line()

@@ -80,16 +80,16 @@ class _PlainTask(ProgressTask):
         """See `ProgressTask.advance`."""
         self.done += count
         self.figures = figures
-        if time.monotonic() - self.shown > PLAIN_SECONDS:
+        # The end is shown by the task itself.
+        if self.done < self.total and time.monotonic() - self.shown > PLAIN_SECONDS:
             self.show()
 
     def show(self) -> None:
         """Write the state as one line."""
         self.shown = time.monotonic()
         seconds = self.shown - self.started
-        sys.stderr.write(
-            f"{self.name}: {self.done}/{self.total} after {seconds:.0f} s {_text(self.figures)}\n"
-        )
+        line = f"{self.name}: {self.done}/{self.total} after {seconds:.0f} s {_text(self.figures)}"
+        sys.stderr.write(line.rstrip() + "\n")
         sys.stderr.flush()
 
 

@@ -51,7 +51,8 @@ class CamRow:
         speedup: over the published form.
         gflop: 10^9 operations of the network's convolutions for one photograph.
         gflops: of those, a second of the whole form.
-        peak_share: of the float32 matrix speed that was measured in the same run.
+        peak_share: of torch's float32 matrix speed, measured in the same run; kernels that are
+            better than torch's exceed 1.
         bfloat16_peak_share: of the bfloat16 one, for a form that computes in it.
         max_error: of the maps against torch in float32, in units of the strongest activation; the
             published form resizes by another rule.

@@ -258,7 +258,7 @@ class _Bench:
             timing.slowest,
             timing.seconds * MANY / 3600,
             equal,
-            None in timing.result,
+            any(label is None for label in timing.result),
         )
 
 

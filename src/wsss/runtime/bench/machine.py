@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from .timing import median_seconds
+from .timing import timed_rounds
 
 _SIDE = 1536
 _COPY_BYTES = 256 * 2**20
@@ -25,7 +25,7 @@ class Machine:
 
     Attributes:
         onnxruntime: its version, None where it is not installed.
-        gflops: float32 matrix product of torch, 10^9 operations a second.
+        gflops: float32 matrix product of torch, 10^9 operations a second, the best of 8.
         gflops_bfloat16: likewise; None where the processor has no bfloat16 products.
         gigabytes_per_second: reading and writing together, of a copy beyond all caches.
     """
@@ -52,7 +52,8 @@ def measure_machine(device: torch.device) -> Machine:
     }
     if has_bfloat16(device):
         functions["bfloat16"] = _product(torch.bfloat16, device)
-    seconds = median_seconds(functions, rounds=5, synchronise=synchroniser(device))
+    rounds = timed_rounds(functions, rounds=8, synchronise=synchroniser(device))
+    seconds = {name: min(values) for name, values in rounds.items()}
     speeds = {
         name: round(2 * _SIDE**3 / value / 1e9, 1)
         for name, value in seconds.items()

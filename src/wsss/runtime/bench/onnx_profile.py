@@ -44,6 +44,8 @@ _PREFIXES = (
     ("segmenter/", LABEL),
 )
 _ENDING = "_kernel_time"
+_CONVERTED = "InsertedPrecisionFreeCast_"
+"""What onnxruntime puts before nodes that it computes in float32 instead of float16."""
 _FATAL = 4
 
 
@@ -63,6 +65,7 @@ class GraphProfile:
 
 def stage_of(node: str) -> str:
     """The stage that a node of an exported graph belongs to, by its name."""
+    node = node.removeprefix(_CONVERTED)
     prefix = node.partition("/")[0]
     if "/network/" in node and prefix in _NETWORKS:
         return _NETWORKS[prefix]

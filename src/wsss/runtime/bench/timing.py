@@ -17,7 +17,18 @@ def median_seconds(
     rounds: int,
     synchronise: Callable[[], None],
 ) -> dict[str, float]:
-    """Median seconds of each function over rounds in which each runs once, after one warm-up.
+    """Median of `timed_rounds`."""
+    seconds = timed_rounds(functions, rounds=rounds, synchronise=synchronise)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def timed_rounds(
+    functions: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    synchronise: Callable[[], None],
+) -> dict[str, list[float]]:
+    """Seconds of each function over rounds in which each runs once, after one warm-up.
 
     Args:
         synchronise: waits for a device; nothing to do on a CPU.
@@ -31,7 +42,7 @@ def median_seconds(
             synchronise()
             if round_ >= 0:
                 seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
 
 
 def peak_bytes(function: Callable[[], object]) -> int | None:

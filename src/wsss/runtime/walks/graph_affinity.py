@@ -42,9 +42,9 @@ def add_affinity(
     graph, pairs = Builder(nodes, constants, prefix), PairOffsets(radius)
     _, channels, height, width = graph.split(graph("Shape", features), 4)
     exists = pairs_exist(graph, pairs, borders, height, width)
-    sums = _pair_sums(graph, features, channels, width, pairs)  # (B, h * w, K)
-    scale = graph("Div", graph.floats(-beta), graph("Cast", channels, to=TensorProto.FLOAT))
-    values = graph("Transpose", graph("Exp", graph("Mul", sums, scale)), perm=[0, 2, 1])
+    share = graph("Div", graph.floats(-beta), graph("Cast", channels, to=TensorProto.FLOAT))
+    exponents = _pair_sums(graph, features, channels, share, width, pairs)  # (B, h * w, K)
+    values = graph("Transpose", graph("Exp", exponents), perm=[0, 2, 1])
     shape = graph("Concat", graph.integers(0, 0), height, width, axis=0)
     values = graph("Reshape", values, shape)
     graph("Where", exists, values, graph.floats(0), output=affinity)
@@ -71,11 +71,14 @@ def pairs_exist(
     return graph("And", rows, graph("And", from_left, from_right))
 
 
-def _pair_sums(graph: Builder, features: str, channels: str, width: str, pairs: PairOffsets) -> str:
-    """(B, C, h, w) -> (B, h * w, K), sum over channels of |f_i - f_j|; anything without a pair.
+def _pair_sums(
+    graph: Builder, features: str, channels: str, share: str, width: str, pairs: PairOffsets
+) -> str:
+    """(B, C, h, w) -> (B, h * w, K), `share` times the sum over channels of |f_i - f_j|; anything
+    without a pair.
 
     Cells in one row, channels last: an offset is a constant shift, a sum runs over neighbours in
-    memory. The fastest of nine forms measured in onnxruntime on a CPU.
+    memory. As a product with a column it takes half the time of onnxruntime's ReduceSum.
     """
     reach = pairs.radius - 1
     below, aside = (graph.integers(*numbers) for numbers in zip(*pairs.offsets, strict=True))
@@ -88,10 +91,11 @@ def _pair_sums(graph: Builder, features: str, channels: str, width: str, pairs: 
     starts = graph("Add", graph("Add", graph("Mul", below, width), aside), before)
     num_cells = graph("Shape", cells, start=1, end=2)
     ends = graph.split(graph("Add", starts, num_cells), len(pairs))
-    axis, last = graph.integers(1), graph.integers(2)
+    axis = graph.integers(1)
+    column = graph("Expand", share, graph("Concat", channels, axis, axis=0))
     sums = []
     for start, end in zip(graph.split(starts, len(pairs)), ends, strict=True):
         partners = graph("Slice", padded, start, end, axis)
         distance = graph("Abs", graph("Sub", cells, partners))
-        sums.append(graph("ReduceSum", distance, last, keepdims=1))
+        sums.append(graph("MatMul", distance, column))
     return graph("Concat", *sums, axis=2)
