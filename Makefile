@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 
-.PHONY: setup demo test lint types
+TRITON_VENV := .venv-triton
+
+.PHONY: setup demo test lint types triton-env triton-models
 
 setup: $(STAMP)
 
@@ -12,6 +14,19 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
+
+# A Triton server for the tests marked `triton`, which are skipped without it (570 MB, a minute).
+triton-env: $(TRITON_VENV)/READY
+
+$(TRITON_VENV)/READY: constraints-triton.txt
+	test -x $(TRITON_VENV)/bin/python || $(PYTHON) -m venv $(TRITON_VENV)
+	$(TRITON_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-triton.txt \
+		nvidia-pytriton onnxruntime numpy opencv-python-headless
+	echo ready > $@
+
+# The committed skeleton, after a change of what `wsss export --triton` renders.
+triton-models: setup
+	$(BIN)/python -m wsss.export.triton.skeleton triton_models
 
 demo: setup
 	$(BIN)/wsss demo --out demo_out --overwrite

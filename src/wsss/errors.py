@@ -27,3 +27,11 @@ class ArtifactError(WsssError):
 
 class MissingDependencyError(WsssError):
     """An optional package is absent; the message holds the line that installs it."""
+
+
+class ServerError(WsssError):
+    """A server cannot be reached, has no room for more work, or stopped in the middle of it."""
+
+
+class DeadlineError(ServerError):
+    """A server took longer over one request than it was given."""

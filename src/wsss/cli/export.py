@@ -1,4 +1,4 @@
-"""`wsss export`: a run becomes a bundle; a bundle gets TensorRT engines."""
+"""`wsss export`: a run becomes a bundle; a bundle gets TensorRT engines, or goes to Triton."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,13 +11,15 @@ from .output import print_json, progress, stdout
 if TYPE_CHECKING:
     from ..export.bundle import ExportResult
     from ..export.engines import EngineOptions
+    from ..export.triton.options import RepositoryOptions
 
 
 def export(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN_OR_BUNDLE", help="Run of `wsss train`; or a bundle, for --tensorrt."
+            metavar="RUN_OR_BUNDLE",
+            help="Run of `wsss train`; or a bundle, for --tensorrt or --triton.",
         ),
     ],
     out: Annotated[
@@ -71,8 +73,24 @@ def export(
         bool,
         typer.Option("--dry-run", help="With a bundle: print the trtexec lines and build nothing."),
     ] = False,
+    triton: Annotated[
+        Path | None,
+        typer.Option(metavar="REPO", help="Write a model repository for Triton Inference Server."),
+    ] = None,
+    triton_version: Annotated[
+        int | None,
+        typer.Option(min=1, help="Add it to the repository as this version: a rolling update."),
+    ] = None,
+    triton_set: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="How it is served, may be repeated: device=gpu, instances=2, max_batch_size=16, "
+            "decode=true; see docs/serving.md.",
+        ),
+    ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the bundle in --out.")
+        bool, typer.Option("--overwrite", help="Replace the bundle in --out, and the repository.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -83,6 +101,9 @@ def export(
     from ..export.engines import EngineOptions
     from ..runtime.bundle import is_bundle
 
+    serving = _serving_options(
+        triton, triton_version, triton_set or [], overwrite=overwrite, dry_run=dry_run
+    )
     options = EngineOptions(
         version_compatible=version_compatible,
         hardware_compatible=hardware_compatible,
@@ -91,10 +112,10 @@ def export(
     )
     shown: dict[str, Any] = {}
     if is_bundle(source):
-        if out is not None or not (tensorrt or dry_run):
+        if out is not None or not (tensorrt or dry_run or triton):
             raise ConfigError(
-                f"'{source}' is a bundle already: give --tensorrt or --dry-run without --out, "
-                "or a run"
+                f"'{source}' is a bundle already: give --tensorrt, --triton or --dry-run without "
+                "--out, or a run"
             )
         folder = source
     else:
@@ -126,8 +147,43 @@ def export(
             _show(result)
     if tensorrt or dry_run:
         shown["engines"] = _engines(folder, options, dry_run, as_json)
+    if triton is not None and serving is not None:
+        from ..export.triton.repository import write_repository
+
+        written = write_repository(
+            folder, triton, serving, version=triton_version, overwrite=overwrite
+        )
+        shown["triton"] = written.to_json()
+        if not as_json:
+            models = ", ".join(written.models)
+            stdout.print(f"Triton models, version {written.version}: {models}", soft_wrap=True)
+            stdout.print(f"Triton repository: {written.folder}", soft_wrap=True)
     if as_json:
         print_json(shown)
+
+
+def _serving_options(
+    repository: Path | None,
+    version: int | None,
+    settings: list[str],
+    *,
+    overwrite: bool,
+    dry_run: bool,
+) -> "RepositoryOptions | None":
+    """What is asked of the repository, refused here before an export takes its time."""
+    if repository is None:
+        if version is not None or settings:
+            raise ConfigError("--triton-version and --triton-set need --triton REPO")
+        return None
+    if dry_run:
+        raise ConfigError("--dry-run writes nothing: leave --triton out")
+    from ..export.triton.messages import model_config_pb2
+    from ..export.triton.options import options_from_settings
+    from ..export.triton.repository import require_free
+
+    model_config_pb2()
+    require_free(repository, version=version, overwrite=overwrite)
+    return options_from_settings(settings)
 
 
 def _engines(folder: Path, options: "EngineOptions", dry_run: bool, as_json: bool) -> list[str]:

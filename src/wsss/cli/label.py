@@ -1,14 +1,18 @@
-"""`wsss label`: by a bundle, which needs no training code, or by a run."""
+"""`wsss label`: by a bundle, here or on a server, or by a run."""
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ..errors import ConfigError
-from .options import Backend, Device
+from .options import Backend, Device, SharedMemory
 from .output import print_json, progress, stdout
+from .signals import termination_as_interrupt
+
+if TYPE_CHECKING:
+    from ..runtime.backends.triton_options import TritonOptions
 
 
 def label(
@@ -44,9 +48,41 @@ def label(
     ] = None,
     backend: Annotated[
         Backend,
-        typer.Option(help="What computes a bundle; auto takes onnxruntime, else torch."),
+        typer.Option(
+            help="What computes a bundle; auto takes onnxruntime, else torch; triton needs --url."
+        ),
     ] = "auto",
     device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = "auto",
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="Triton server: http://HOST:PORT or grpc://HOST:PORT, https, grpcs; it must serve "
+            "the bundle of --model."
+        ),
+    ] = None,
+    server_model: Annotated[
+        str | None,
+        typer.Option(
+            help="Model on the server; default: label, or segmenter; label_ensemble is another."
+        ),
+    ] = None,
+    in_flight: Annotated[
+        int | None, typer.Option(help="Requests to the server under way at once; default 8.")
+    ] = None,
+    deadline: Annotated[
+        float | None,
+        typer.Option(help="Seconds for one request; an image that takes longer fails; default 60."),
+    ] = None,
+    patience: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds that an outage or overload of the server may last; default 120."
+        ),
+    ] = None,
+    shared_memory: Annotated[
+        SharedMemory | None,
+        typer.Option(help="With a server on this host; default auto: where it takes it."),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -61,7 +97,16 @@ def label(
     """
     from ..runtime.bundle import is_bundle
 
-    with progress() as shown:
+    server = _server(
+        backend,
+        url,
+        model=server_model,
+        in_flight=in_flight,
+        deadline_s=deadline,
+        patience_s=patience,
+        shared_memory=shared_memory,
+    )
+    with termination_as_interrupt(), progress() as shown:
         if is_bundle(model):
             from ..runtime.bundle_labelling import label_by_bundle
 
@@ -74,6 +119,7 @@ def label(
                 crf=bool(crf),
                 backend=backend,
                 device=device,
+                server=server,
                 overwrite=overwrite,
                 progress=shown,
             )
@@ -106,3 +152,24 @@ def label(
         )
     if summary.failed:
         sys.exit(3)
+
+
+def _server(backend: str, url: str | None, **given: str | float | None) -> "TritonOptions | None":
+    """The server to use, if any.
+
+    Raises:
+        ConfigError: options of a server without one, a server without its URL, a bad value.
+    """
+    from ..runtime.backends.triton_options import TritonOptions
+
+    options = {name: value for name, value in given.items() if value is not None}
+    if backend != "triton":
+        if options or url is not None:
+            raise ConfigError(
+                "--url, --server-model, --in-flight, --deadline, --patience and --shared-memory "
+                "are of a server: give --backend triton as well, or leave them out"
+            )
+        return None
+    if url is None:
+        raise ConfigError("--backend triton needs the server: give --url http://HOST:PORT")
+    return TritonOptions(url, **options)  # type: ignore[arg-type]

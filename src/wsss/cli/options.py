@@ -4,5 +4,7 @@ from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda"]
 
-Backend = Literal["auto", "torch", "onnxruntime", "tensorrt"]
+SharedMemory = Literal["auto", "on", "off"]
+
+Backend = Literal["auto", "torch", "onnxruntime", "tensorrt", "triton"]
 """The same names as in `runtime/backends/choose.py`, which `--help` has no time to import."""

@@ -13,7 +13,7 @@ from onnx import helper
 from ..errors import ArtifactError, ConfigError
 from ..runtime.backends.choose import open_graph
 from ..runtime.bundle import MANIFEST, SCHEMA, Bundle, file_entry, is_bundle, open_bundle, seal
-from ..runtime.files import atomic_write_bytes, make_folder, write_error
+from ..runtime.files import atomic_write_bytes, make_folder, replace_folder, write_error
 from ..runtime.graph_inputs import Layout
 from ..runtime.palette import voc_palette
 from ..runtime.progress import SILENT, Progress
@@ -151,7 +151,7 @@ def export_run(
             manifest = _manifest(source, settings, work, parity, agreement, images)
             atomic_write_bytes(work / MANIFEST, seal(manifest))
             open_bundle(work)  # by the eyes of those who will use it
-            _move(work, out)
+            replace_folder(work, out)
             task.advance()
         except OSError as error:
             raise write_error(out, error) from error
@@ -168,16 +168,6 @@ def _require_free(out: Path, overwrite: bool) -> None:
             raise ArtifactError(f"'{out}' is not empty and no bundle: choose another --out")
         if not overwrite:
             raise ArtifactError(f"'{out}' is a bundle: choose another --out, or --overwrite it")
-
-
-def _move(work: Path, out: Path) -> None:
-    """Give the finished folder its name; an older bundle goes only then."""
-    work.chmod(0o755)  # mkdtemp's folder is private
-    older = work.with_name(f"{work.name}.older")
-    if out.exists():
-        out.rename(older)
-    work.rename(out)
-    shutil.rmtree(older, ignore_errors=True)
 
 
 def write_graphs(

@@ -17,7 +17,7 @@ from ..runtime.bundle import MANIFEST, Bundle, file_entry, open_bundle, seal
 from ..runtime.files import atomic_write_bytes
 from ..runtime.progress import SILENT, Progress
 from .graphs import CLASSES
-from .subgraph import needed_constants, needed_nodes
+from .subgraph import drop_defaults, needed_constants, needed_nodes
 from .tensorrt import (
     EngineInfo,
     EngineSettings,
@@ -122,13 +122,14 @@ def engine_commands(folder: Path, options: EngineOptions) -> list[str]:
 def write_engine_graph(source: str | Path, target: str | Path) -> bool:
     """Write a graph as TensorRT takes it, and tell whether that changed it.
 
-    TensorRT has no optional inputs: an input with a default would become a constant, so the
-    default goes. And as sizes that depend on values are trouble within loops, all classes walk
-    instead of those in the batch; the others have scores of 0, so the result is the same.
+    Defaults of inputs go (`drop_defaults`). And as sizes that depend on values are trouble within
+    loops, all classes walk instead of those in the batch; the others have scores of 0, so the
+    result is the same.
     """
     model = onnx.load(source)
+    drop_defaults(model)
     inputs = {value.name: value for value in model.graph.input}
-    constants = [tensor for tensor in model.graph.initializer if tensor.name not in inputs]
+    constants = list(model.graph.initializer)
     nodes = list(model.graph.node)
     if "present" in inputs:
         count = inputs["present"].type.tensor_type.shape.dim[1].dim_value

@@ -16,13 +16,6 @@ _LAST = np.iinfo(np.int64).min
 """End of a slice that runs backwards through the first element."""
 
 
-def image_shape(layout: Layout) -> list[str | int]:
-    """Axes of a batch of images, named where they are known only when the graph runs."""
-    if layout == "nhwc":
-        return ["batch", "height", "width", 3]
-    return ["batch", 3, "height", "width"]
-
-
 def add_image(graph: Builder, image: str, layout: Layout) -> tuple[str, str]:
     """uint8 images -> float32 (B, 3, H, W) in 0..255, and their size."""
     # Cast at once, the shape is taken behind it: TensorRT knows uint8 at inputs alone.

@@ -6,15 +6,15 @@ batch and any image. Sources: `runtime/cam.py`, `runtime/pseudo_labels.py` and t
 `training`, against which `parity.py` measures every graph.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from ..runtime.geometry import Align
-from ..runtime.graph_inputs import UNKNOWN, Layout
+from ..runtime.graph_inputs import Layout
 from ..runtime.pairs import PairOffsets
 from ..runtime.pseudo_labels import WalkSettings
 from ..runtime.walks.graph import add_affinity, add_walk
@@ -22,6 +22,7 @@ from ..runtime.walks.graph_builder import IR_VERSION, OPSET, Builder
 from . import geometry
 from .networks import NetworkGraph
 from .subgraph import add_network, needed_constants, needed_nodes
+from .tensors import graph_tensors, unknown_classes
 
 ABSENT, PRESENT = 0.0, 1.0
 """Values of the input `present`: below 0 the classifier decides."""
@@ -74,14 +75,14 @@ def cam_model(network: NetworkGraph, settings: GraphSettings) -> onnx.ModelProto
     """image -> `cam` (B, C, h, w), each map divided by its maximum; `probabilities` (B, C)."""
     draft = _Draft(settings)
     names = add_cam(draft, "image", network)
-    return _model("cam", draft, _inputs(settings, "image"), dict(zip(_CAM, names, strict=True)))
+    return _model("cam", draft, dict(zip(_CAM, names, strict=True)))
 
 
 def affinity_model(network: NetworkGraph, settings: GraphSettings) -> onnx.ModelProto:
     """image -> `affinity` (B, K, h, w), the exponent of the walk applied."""
     draft = _Draft(settings)
     affinity = add_affinities(draft, "image", network)
-    return _model("affinity", draft, _inputs(settings, "image"), {"affinity": affinity})
+    return _model("affinity", draft, {"affinity": affinity})
 
 
 def refine_model(settings: GraphSettings) -> onnx.ModelProto:
@@ -91,8 +92,7 @@ def refine_model(settings: GraphSettings) -> onnx.ModelProto:
     """
     draft = _Draft(settings)
     outputs = add_refinement(draft, "image", *_CAM, "affinity")
-    inputs = _inputs(settings, "image", *_CAM, "affinity", "present")
-    return _model("refine", draft, inputs, outputs)
+    return _model("refine", draft, outputs)
 
 
 def label_model(
@@ -103,14 +103,14 @@ def label_model(
     maps, probabilities = add_cam(draft, "image", cam)
     affinities = add_affinities(draft, "image", affinity)
     outputs = add_refinement(draft, "image", maps, probabilities, affinities)
-    return _model("label", draft, _inputs(settings, "image", "present"), outputs)
+    return _model("label", draft, outputs)
 
 
 def segmenter_model(network: NetworkGraph, settings: GraphSettings) -> onnx.ModelProto:
     """image -> label, confidence, scores (B, C + 1, H, W) that sum to 1; no image labels."""
     draft = _Draft(settings)
     outputs = add_segmentation(draft, "image", network)
-    return _model("segmenter", draft, _inputs(settings, "image"), outputs)
+    return _model("segmenter", draft, outputs)
 
 
 _CAM = ("cam", "probabilities")
@@ -374,13 +374,11 @@ def add_segmentation(draft: _Draft, image: str, network: NetworkGraph) -> dict[s
     return {"label": label, "confidence": confidence, "scores": graph("Div", shares, sum_)}
 
 
-def _model(
-    name: str,
-    draft: _Draft,
-    inputs: Sequence[onnx.ValueInfoProto],
-    outputs: Mapping[str, str],
-) -> onnx.ModelProto:
+def _model(name: str, draft: _Draft, outputs: Mapping[str, str]) -> onnx.ModelProto:
     """A model of what the outputs need of a draft."""
+    settings = draft.settings
+    pairs = len(PairOffsets(settings.walk.radius))
+    inputs, declared = graph_tensors(name, settings.layout, settings.num_classes, pairs)
     nodes = needed_nodes(draft.nodes, outputs.values())
     kinds = {"label": TensorProto.UINT8}
     nodes += [
@@ -392,40 +390,9 @@ def _model(
     ]
     constants = needed_constants(draft.constants, nodes)
     if any(value.name == "present" for value in inputs):
-        # An initializer under the name of an input is its default.
-        default = np.full((1, draft.settings.num_classes), UNKNOWN, np.float32)
-        constants.append(numpy_helper.from_array(default, "present"))
-    declared = [_output(out, name, draft.settings) for out in outputs]
+        constants.append(unknown_classes(settings.num_classes))
     graph = helper.make_graph(nodes, name, inputs, declared, constants)
     opsets = [helper.make_opsetid("", OPSET)]
     return helper.make_model(
         graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="wsss"
     )
-
-
-def _inputs(settings: GraphSettings, *names: str) -> list[onnx.ValueInfoProto]:
-    count, pairs = settings.num_classes, len(PairOffsets(settings.walk.radius))
-    known: dict[str, tuple[int, list[str | int]]] = {
-        "image": (TensorProto.UINT8, geometry.image_shape(settings.layout)),
-        "cam": (TensorProto.FLOAT, ["batch", count, "cam_height", "cam_width"]),
-        "probabilities": (TensorProto.FLOAT, ["batch", count]),
-        "affinity": (TensorProto.FLOAT, ["batch", pairs, "grid_height", "grid_width"]),
-        "present": (TensorProto.FLOAT, ["present_batch", count]),
-    }
-    return [helper.make_tensor_value_info(name, *known[name]) for name in names]
-
-
-def _output(name: str, graph: str, settings: GraphSettings) -> onnx.ValueInfoProto:
-    count, pairs = settings.num_classes, len(PairOffsets(settings.walk.radius))
-    pixels = ["height", "width"]
-    grid = pixels if graph == "segmenter" else ["grid_height", "grid_width"]
-    known: dict[str, tuple[int, list[str | int]]] = {
-        "cam": (TensorProto.FLOAT, ["batch", count, "cam_height", "cam_width"]),
-        "probabilities": (TensorProto.FLOAT, ["batch", count]),
-        "affinity": (TensorProto.FLOAT, ["batch", pairs, *grid]),
-        "label": (TensorProto.UINT8, ["batch", *pixels]),
-        "confidence": (TensorProto.FLOAT, ["batch", *pixels]),
-        "scores": (TensorProto.FLOAT, ["batch", count + 1, *grid]),
-        "used_classes": (TensorProto.FLOAT, ["batch", count]),
-    }
-    return helper.make_tensor_value_info(name, *known[name])

@@ -43,6 +43,20 @@ def add_network(
     return {output.name: renamed[output.name] for output in model.graph.output}
 
 
+def drop_defaults(model: onnx.ModelProto) -> None:
+    """Make every input of a graph required: for TensorRT an input with a default is a constant,
+    and Triton's ONNX Runtime backend refuses it in a model that takes batches."""
+    inputs = {value.name for value in model.graph.input}
+    # Copies: these are parts of what is emptied.
+    kept = [
+        onnx.TensorProto.FromString(tensor.SerializeToString())
+        for tensor in model.graph.initializer
+        if tensor.name not in inputs
+    ]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
 def needed_nodes(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
     """Those that some output depends on, in their order."""
     wanted, kept = set(outputs), []

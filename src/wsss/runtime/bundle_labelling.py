@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError
 from .backends.choose import Backend, Device
+from .backends.triton_options import TritonOptions
 from .bundle_predictor import BundleKind, BundlePredictor
 from .files import file_digest
 from .image_labels import read_label_table
@@ -26,6 +27,7 @@ def label_by_bundle(
     crf: bool = False,
     backend: Backend = "auto",
     device: Device = "auto",
+    server: TritonOptions | None = None,
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> LabelSummary:
@@ -35,12 +37,14 @@ def label_by_bundle(
         labels_path: CSV or JSON of image-level labels, for the walk alone.
         kind: walk, segmenter, or labels: the walk with `crf`; default: walk with image labels,
             else segmenter.
+        server: of the backend triton; several images are then under way at once.
 
     Raises:
         ConfigError, DataError, ArtifactError: see `label_images` and `open_bundle`.
+        ServerError: the server was away or overloaded for too long; what was finished is kept.
     """
     table = read_label_table(labels_path) if labels_path else None
-    predictor = BundlePredictor(folder, backend=backend, device=device)
+    predictor = BundlePredictor(folder, backend=backend, device=device, server=server)
     crf = crf or kind == "labels"
     chosen = _kind("walk" if kind == "labels" else kind, predictor, table is not None)
     if chosen == "segmenter" and table is not None:
@@ -50,15 +54,16 @@ def label_by_bundle(
     def predict(image: NDArray[np.uint8], labels: Sequence[int] | None) -> NDArray[np.uint8]:
         return predictor.label(image, labels, chosen, crf=crf)
 
-    described = predictor.graph("segmenter" if chosen == "segmenter" else "label").describe()
-    provenance = {
-        "model": {"bundle": predictor.bundle.digest},
-        "by": chosen,
-        "crf": crf,
-        "backend": described.backend,
-        "image_labels": file_digest(labels_path) if labels_path else None,
-    }
     try:
+        described = predictor.graph("segmenter" if chosen == "segmenter" else "label").describe()
+        provenance = {
+            "model": {"bundle": predictor.bundle.digest},
+            "by": chosen,
+            "crf": crf,
+            # Of a server what computes on it: a job may go on with another one, or without.
+            "backend": described.backend,
+            "image_labels": file_digest(labels_path) if labels_path else None,
+        }
         return label_images(
             images,
             predict,
@@ -67,6 +72,7 @@ def label_by_bundle(
             classes=predictor.classes,
             labels=table,
             overwrite=overwrite,
+            in_flight=server.in_flight if server is not None else 1,
             progress=progress,
         )
     finally:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..errors import ArtifactError, ConfigError, ShapeError
 from .backends.choose import Backend, Device, open_graph
 from .backends.contract import OpenGraph
+from .backends.triton_options import TritonOptions
 from .bundle import Bundle, open_bundle
 from .graph_inputs import label_inputs
 
@@ -52,11 +53,23 @@ class BundlePredictor:
         backend: Backend = "auto",
         device: Device = "auto",
         threads: int | None = None,
+        server: TritonOptions | None = None,
     ) -> None:
-        """Check a bundle; see `open_bundle` and `open_graph` for what is refused."""
+        """Check a bundle; see `open_bundle`, `open_graph` and `open_triton` for what is refused.
+
+        Args:
+            server: where the graphs run for the backend triton, and only for it; it must serve
+                this very bundle.
+        """
+        if (backend == "triton") != (server is not None):
+            raise ConfigError(
+                "backend 'triton' needs a server, and no other backend takes one: give --backend "
+                "triton together with --url"
+            )
         self.bundle: Bundle = open_bundle(folder)
         self.classes = self.bundle.classes
         self._options: dict[str, Any] = {"backend": backend, "device": device, "threads": threads}
+        self._server = server
         self._graphs: dict[str, OpenGraph] = {}
 
     def default_kind(self, has_labels: bool) -> BundleKind:
@@ -79,18 +92,8 @@ class BundlePredictor:
             ConfigError: unknown kind, or labels for a segmenter; ArtifactError: the bundle lacks
             the graph; ShapeError: no image.
         """
-        if kind not in get_args(BundleKind):
-            choices = ", ".join(get_args(BundleKind))
-            raise ConfigError(f"a bundle does not label by '{kind}': choose of {choices}")
-        if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise ShapeError(f"image is {image.shape}, expected (H, W, 3) RGB")
-        if kind == "segmenter" and labels is not None:
-            raise ConfigError("a segmenter takes no image-level labels: leave them out")
         everything = tuple(range(len(self.classes)))
-        inputs = label_inputs(
-            image, labels, len(self.classes), self.bundle.layout, takes_classes=kind == "walk"
-        )
-        found = self.graph(_GRAPHS[kind]).run(inputs)
+        found = self._run(image, labels, kind)
         used = found.get("used_classes")
         classes = everything if used is None else tuple(int(i) for i in np.flatnonzero(used[0]))
         return Labelled(found["label"][0], found["confidence"][0], found["scores"][0], classes)
@@ -104,17 +107,22 @@ class BundlePredictor:
         crf: bool = False,
     ) -> NDArray[np.uint8]:
         """(H, W) uint8 label map; `crf` refines it by the recipe's dense CRF, which needs torch."""
-        found = self.predict(image, labels, kind)
-        if not crf:
-            return found.label
+        if not crf:  # then the other outputs need not be computed, or come from a server
+            label: NDArray[np.uint8] = self._run(image, labels, kind, ["label"])["label"][0]
+            return label
         from .bundle_crf import refine
 
-        return refine(self.bundle, image, found, kind)
+        return refine(self.bundle, image, self.predict(image, labels, kind), kind)
 
     def graph(self, name: str) -> OpenGraph:
         """An opened graph of the bundle."""
         if name not in self._graphs:
-            self._graphs[name] = open_graph(self._file_of(name), **self._options)
+            if self._server is None:
+                self._graphs[name] = open_graph(self._file_of(name), **self._options)
+            else:
+                from .served_bundle import open_served
+
+                self._graphs[name] = open_served(self.bundle, name, self._server)
         return self._graphs[name]
 
     def close(self) -> None:
@@ -122,6 +130,25 @@ class BundlePredictor:
         for graph in self._graphs.values():
             graph.close()
         self._graphs.clear()
+
+    def _run(
+        self,
+        image: NDArray[np.uint8],
+        labels: Sequence[int] | None,
+        kind: BundleKind,
+        outputs: Sequence[str] | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        if kind not in get_args(BundleKind):
+            choices = ", ".join(get_args(BundleKind))
+            raise ConfigError(f"a bundle does not label by '{kind}': choose of {choices}")
+        if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ShapeError(f"image is {image.shape}, expected (H, W, 3) RGB")
+        if kind == "segmenter" and labels is not None:
+            raise ConfigError("a segmenter takes no image-level labels: leave them out")
+        inputs = label_inputs(
+            image, labels, len(self.classes), self.bundle.layout, takes_classes=kind == "walk"
+        )
+        return self.graph(_GRAPHS[kind]).run(inputs, outputs)
 
     def _file_of(self, name: str) -> Path:
         path = self.bundle.graph_path(name)

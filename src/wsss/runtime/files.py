@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import secrets
+import shutil
 import stat
 from pathlib import Path
 
@@ -68,6 +69,23 @@ def make_folder(path: str | os.PathLike[str]) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(path, error) from error
+
+
+def replace_folder(work: Path, target: Path) -> None:
+    """Give a finished folder its name; an older one of that name goes only then.
+
+    Args:
+        work: from `tempfile.mkdtemp`, beside the target.
+
+    Raises:
+        OSError: as the system says it; see `write_error`.
+    """
+    work.chmod(0o755)  # mkdtemp's folder is private
+    older = work.with_name(f"{work.name}.older")
+    if target.exists():
+        target.rename(older)
+    work.rename(target)
+    shutil.rmtree(older, ignore_errors=True)
 
 
 def write_error(path: str | os.PathLike[str], error: OSError) -> WsssError:

@@ -1,6 +1,7 @@
 """Labelling a folder of images: find them, predict, write, and survive the bad ones.
 
-First form: one process, one image after the other; finished images are kept and not redone.
+One process, with one image after the other or several under way; finished images are kept and not
+redone.
 """
 
 import csv
@@ -9,17 +10,19 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ArtifactError, ConfigError, DataError, ShapeError
+from ..errors import ArtifactError, ConfigError, DataError, DeadlineError, ShapeError
+from .bounded_threads import in_threads
 from .files import IMAGE_SUFFIXES, atomic_write_bytes, make_folder, write_error
-from .image_io import read_image, write_label_map
+from .image_io import image_size, read_image, write_label_map
 from .image_labels import LabelTable, strip_image_suffix
 from .progress import SILENT, Progress
 
@@ -27,6 +30,9 @@ MANIFEST = "labels.json"
 
 Predict = Callable[[NDArray[np.uint8], Sequence[int] | None], NDArray[np.uint8]]
 """(image (H, W, 3) uint8, class indices in it or None) -> (H, W) uint8 label map."""
+
+WINDOW = 8
+"""Images that are sorted by size at a time, for each one that may be under way."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,7 @@ def label_images(
     classes: Sequence[str],
     labels: LabelTable | None = None,
     overwrite: bool = False,
+    in_flight: int = 1,
     progress: Progress = SILENT,
 ) -> LabelSummary:
     """Write one palette PNG an image; images that fail are listed in `failures.csv`.
@@ -127,6 +134,9 @@ def label_images(
         labels: image-level labels by name or relative path; every image must be in it.
         overwrite: first remove the label maps of these images, or all that another model or
             setting wrote. A folder with files of other origin is refused all the same.
+        in_flight: images under way at once, >= 1. From 2 on `predict` is called by that many
+            threads, and images of equal size follow each other where they are close in order, so
+            that a server can make batches of them. What is written does not depend on it.
 
     Raises:
         ArtifactError: the folder holds something else, or cannot be written; ConfigError,
@@ -141,24 +151,66 @@ def label_images(
     if overwrite:
         for image in images:
             _remove(out / image.output)
-    failures: list[tuple[str, str]] = []
+
+    def label(item: _Item) -> str | None:
+        """Why an image failed."""
+        try:
+            label_map = predict(read_image(item.image.path), item.present)
+        except (DataError, ShapeError, DeadlineError) as error:  # others are not about this image
+            return str(error)
+        write_label_map(out / item.image.output, label_map)
+        return None
+
+    items = [_Item(*each) for each in zip(range(len(images)), images, given, strict=True)]
+    failures: dict[int, str] = {}
     kept = 0
     with progress.task("label", len(images)) as task:
-        for image, present in zip(images, given, strict=True):
-            target = out / image.output
-            if target.is_file():
-                kept += 1
-            else:
-                try:
-                    label_map = predict(read_image(image.path), present)
-                except (DataError, ShapeError) as error:  # others are not about this image
-                    failures.append((str(image.path), str(error)))
+
+        def waiting() -> Iterator[_Item]:
+            nonlocal kept
+            for item in items:
+                if not (out / item.image.output).is_file():
+                    yield item
                 else:
-                    write_label_map(target, label_map)
+                    kept += 1
+                    task.advance(failed=len(failures))
+
+        for item, failure in _labelled(waiting(), label, in_flight):
+            if failure is not None:
+                failures[item.place] = failure
             task.advance(failed=len(failures))
-    _write_failures(out, failures)
+    _write_failures(out, [(str(images[i].path), failures[i]) for i in sorted(failures)])
     done = len(images) - kept - len(failures)
     return LabelSummary(str(out), len(images), done, kept, len(failures))
+
+
+@dataclass(frozen=True)
+class _Item:
+    place: int
+    image: InputImage
+    present: list[int] | None
+
+
+def _labelled(
+    items: Iterator[_Item], label: Callable[[_Item], str | None], in_flight: int
+) -> Iterator[tuple[_Item, str | None]]:
+    if in_flight > 1:
+        return in_threads(_by_size(items, WINDOW * in_flight), label, in_flight)
+    return ((item, label(item)) for item in items)
+
+
+def _by_size(items: Iterable[_Item], window: int) -> Iterator[_Item]:
+    """The items, those of equal image size next to each other within each window."""
+    rest = iter(items)
+    while some := list(islice(rest, window)):
+        yield from sorted(some, key=_size)
+
+
+def _size(item: _Item) -> tuple[int, int]:
+    try:
+        return image_size(item.image.path)
+    except DataError:  # will be told when its turn comes
+        return (0, 0)
 
 
 def _given_classes(

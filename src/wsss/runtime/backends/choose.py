@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from ...errors import ConfigError, MissingDependencyError
 from .contract import OpenGraph
 
-Backend = Literal["auto", "torch", "onnxruntime", "tensorrt"]
+Backend = Literal["auto", "torch", "onnxruntime", "tensorrt", "triton"]
 Device = Literal["auto", "cpu", "cuda"]
 
 PLAN = ".plan"
@@ -62,6 +62,8 @@ def _check(backend: str, device: str, threads: int | None) -> None:
     ):
         if name not in choices:
             raise ConfigError(f"unknown {option} '{name}': choose one of {', '.join(choices)}")
+    if backend == "triton":
+        raise ConfigError("backend 'triton' opens no file but a model on a server: `open_triton`")
     if threads is not None and threads < 1:
         raise ConfigError(f"`threads` is {threads}, must be at least 1")
 

@@ -1,0 +1,169 @@
+"""Configurations of the models of a repository: one for each graph, and one for `decode`."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ...runtime.backends.contract import TensorSpec
+from ...runtime.bundle import Bundle
+from .messages import add_tensor, model_config_pb2
+from .options import RepositoryOptions
+
+DECODE = "decode"
+DEFAULT_PRESENT = "default_present"
+FILLED = "filled"
+"""Output of `default_present`: classes as told, or -1 for all of them."""
+ENCODED = "encoded"
+ONNX_FILE, PLAN_FILE, PYTHON_FILE = "model.onnx", "model.plan", "model.py"
+
+
+def graph_config(
+    bundle: Bundle, name: str, options: RepositoryOptions, digests: Mapping[int, str]
+) -> Any:
+    """Configuration of a graph of the bundle.
+
+    `present` is a required input, in which -1 leaves a class to the classifier: the ONNX Runtime
+    backend of Triton refuses optional inputs of models that take batches (its
+    `ModelInstanceState::ValidateInputs`, read in the source of 26.09), and TensorRT has none.
+    """
+    backend, entry = options.backend_of(name), bundle.graphs[name]
+    config = model_config_pb2().ModelConfig(
+        name=name, backend=backend, max_batch_size=options.max_batch_size
+    )
+    if backend == "tensorrt":
+        config.default_model_filename = PLAN_FILE
+        for capability, file in plan_files(bundle, name).items():
+            config.cc_model_filenames[capability] = file
+    for spec in entry.inputs:
+        add_tensor(config.input, spec)
+    for spec in entry.outputs:
+        add_tensor(config.output, spec)
+    _add_instances(config, options, on_gpu=backend == "tensorrt" or options.device == "gpu")
+    _add_batching(config, options)
+    _add_warmup(config, bundle, options)
+    if backend == "onnxruntime" and options.intra_op_threads is not None:
+        config.parameters["intra_op_thread_count"].string_value = str(options.intra_op_threads)
+    config.version_policy.latest.num_versions = options.versions_served
+    add_identity(config, bundle, digests)
+    return config
+
+
+def plan_files(bundle: Bundle, name: str) -> dict[str, str]:
+    """Compute capability -> name of the plan in a version folder."""
+    return {
+        engine.compute_capability: f"model.sm{engine.compute_capability.replace('.', '')}.plan"
+        for engine in bundle.engines_of(name)
+    }
+
+
+def default_present_config(
+    bundle: Bundle, options: RepositoryOptions, digests: Mapping[int, str]
+) -> Any:
+    """Configuration of the graph that makes `present` optional in an ensemble.
+
+    It takes no batches, so the backend lets its input be optional, and the server joins it with
+    steps that do, because whole shapes agree: (B, C) here, (C) and a batch there.
+    """
+    count = len(bundle.classes)
+    config = model_config_pb2().ModelConfig(name=DEFAULT_PRESENT, backend="onnxruntime")
+    for name, optional in (("probabilities", False), ("present", True)):
+        spec = TensorSpec(name, "float32", ("batch", count))
+        add_tensor(config.input, spec, batched=False, optional=optional)
+    add_tensor(config.output, TensorSpec(FILLED, "float32", ("batch", count)), batched=False)
+    _add_instances(config, options, on_gpu=False)  # a few bytes: a GPU would only be a detour
+    config.parameters["intra_op_thread_count"].string_value = "1"
+    config.version_policy.latest.num_versions = options.versions_served
+    add_identity(config, bundle, digests)
+    return config
+
+
+def decode_config(bundle: Bundle, options: RepositoryOptions, digests: Mapping[int, str]) -> Any:
+    """Configuration of the Python model that turns JPEG or PNG bytes into an image."""
+    messages = model_config_pb2()
+    # One image a request: images of different size cannot share a batch. Later steps join them.
+    config = messages.ModelConfig(name=DECODE, backend="python", max_batch_size=1)
+    config.input.add(name=ENCODED, data_type=messages.TYPE_STRING, dims=[1])
+    image = image_spec(bundle)
+    add_tensor(config.output, image)
+    _add_instances(config, options, on_gpu=False)
+    _add_batching(config, options)
+    config.parameters["max_pixels"].string_value = str(options.max_pixels)
+    config.parameters["layout"].string_value = bundle.layout
+    config.version_policy.latest.num_versions = options.versions_served
+    add_identity(config, bundle, digests)
+    return config
+
+
+def image_spec(bundle: Bundle) -> TensorSpec:
+    """The input `image` of all graphs."""
+    axes = ("height", "width", 3) if bundle.layout == "nhwc" else (3, "height", "width")
+    return TensorSpec("image", "uint8", ("batch", *axes))
+
+
+def add_identity(config: Any, bundle: Bundle, digests: Mapping[int, str]) -> None:
+    """What a client needs to know to label with this server, and to know which bundle answers.
+
+    Args:
+        digests: version -> digest of its bundle; a configuration stands for all its versions.
+    """
+    content = {
+        "wsss.digest": digests[max(digests)],
+        "wsss.digests": json.dumps({str(number): digests[number] for number in sorted(digests)}),
+        "wsss.classes": json.dumps(list(bundle.classes)),
+        "wsss.palette": json.dumps([list(row) for row in bundle.palette]),
+        "wsss.layout": bundle.layout,
+        "wsss.method": bundle.method,
+        "wsss.precision": bundle.precision,
+        "wsss.version": bundle.version,
+    }
+    for key, value in content.items():
+        config.parameters[key].string_value = value
+
+
+def _add_instances(config: Any, options: RepositoryOptions, *, on_gpu: bool) -> None:
+    kinds = model_config_pb2().ModelInstanceGroup
+    # Said even where it is 1: the ONNX Runtime backend would start two on a CPU.
+    group = config.instance_group.add(count=options.instances)
+    group.kind = kinds.KIND_GPU if on_gpu else kinds.KIND_CPU
+    if on_gpu:
+        group.gpus.extend(options.gpus)
+
+
+def _add_batching(config: Any, options: RepositoryOptions) -> None:
+    batching = config.dynamic_batching
+    batching.SetInParent()
+    if config.max_batch_size > 1:
+        batching.preferred_batch_size.extend(options.preferred_batch_sizes)
+        batching.max_queue_delay_microseconds = options.max_queue_delay
+    policy = batching.default_queue_policy
+    policy.timeout_action = model_config_pb2().ModelQueuePolicy.REJECT
+    policy.default_timeout_microseconds = options.default_timeout
+    policy.allow_timeout_override = True
+    policy.max_queue_size = options.max_queue_size
+    if options.priority_levels:
+        batching.priority_levels = options.priority_levels
+        batching.default_priority_level = (options.priority_levels + 1) // 2
+
+
+def _add_warmup(config: Any, bundle: Bundle, options: RepositoryOptions) -> None:
+    """Noise as images, zeros as everything else: random bytes as floats would hold NaN."""
+    for height, width in options.warmup:
+        sample = config.model_warmup.add(name=f"{height}x{width}", batch_size=1)
+        for tensor in config.input:
+            value = sample.inputs[tensor.name]
+            value.data_type = tensor.data_type
+            dims = list(tensor.dims)
+            if -1 in dims:
+                place, stride = dims.index(-1), _stride(bundle, tensor.name)
+                dims[place : place + 2] = [-(-height // stride), -(-width // stride)]
+            value.dims.extend(dims)
+            if tensor.name == "image":
+                value.random_data = True
+            else:
+                value.zero_data = True
+
+
+def _stride(bundle: Bundle, tensor: str) -> int:
+    """Pixels per cell; a corner grid may have one more cell, which no graph minds."""
+    key = {"cam": "cam_map", "affinity": "affinity"}.get(tensor)
+    return 1 if key is None else bundle.strides[key]

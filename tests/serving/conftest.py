@@ -1,0 +1,50 @@
+"""A bundle to serve, its repository, and a server that runs it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from triton_server import (
+    TritonEnvironment,
+    TritonServer,
+    TritonUnavailableError,
+    find_environment,
+    triton_server,
+)
+from untrained_run import untrained_recipe, write_untrained_run
+
+from wsss.export.bundle import ExportSettings, export_run
+from wsss.export.triton import RepositoryOptions, write_repository
+
+
+@pytest.fixture(scope="session")
+def triton_environment() -> TritonEnvironment:
+    """The installed server; skips where there is none."""
+    try:
+        return find_environment()
+    except TritonUnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of networks with random weights, three classes; not to be changed."""
+    pytest.importorskip("onnxscript", reason="needs onnxscript")
+    folder = tmp_path_factory.mktemp("served")
+    run = write_untrained_run(folder / "run", untrained_recipe())
+    return export_run(run, folder / "bundle", ExportSettings()).bundle.folder
+
+
+@pytest.fixture(scope="session")
+def repository(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its model repository with everything in it; not to be changed."""
+    folder = tmp_path_factory.mktemp("repositories") / "models"
+    options = RepositoryOptions(decode=True, intra_op_threads=1, warmup=((48, 64),))
+    return write_repository(bundle, folder, options).folder
+
+
+@pytest.fixture(scope="session")
+def server(triton_environment: TritonEnvironment, repository: Path) -> Iterator[TritonServer]:
+    """A server that is ready; a test that stops it starts one of its own."""
+    with triton_server(repository) as running:
+        yield running
