@@ -27,7 +27,8 @@ Model = Annotated[
 Data = Annotated[Path | None, typer.Option(help="Image set for --model.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads, of all forms alike.")]
 Precisions = Annotated[
-    str, typer.Option(help="Of the networks in onnxruntime, with commas: fp32,fp16,int8.")
+    str | None,
+    typer.Option(help="Of the networks in onnxruntime, with commas: fp32 (default), fp16, int8."),
 ]
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer cases, one minute.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -121,7 +122,9 @@ def cam(
     data: Annotated[
         Path | None, typer.Option(help="Image set of photographs; default: drawn ones.")
     ] = None,
-    backbone: Annotated[str, typer.Option(help="Architecture without --model.")] = "resnet50",
+    backbone: Annotated[
+        str | None, typer.Option(help="Architecture without --model; default: resnet50.")
+    ] = None,
     size: Annotated[
         tuple[int, int] | None,
         typer.Option(
@@ -130,7 +133,7 @@ def cam(
         ),
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Photographs; the batch of one form.")] = 2,
-    precision: Precisions = "fp32",
+    precision: Precisions = None,
     threads: Threads = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; medians count.")] = 3,
     quick: Quick = False,
@@ -146,7 +149,7 @@ def cam(
     from ..export.bench.cam import bench_cam
     from ..runtime.bench.machine import measure_machine
     from ..runtime.bench.photo import SIZE
-    from ..training.bench.cam import cam_case, same_size_photos
+    from ..training.bench.cam import calibration_photos, cam_case, same_size_photos
     from ..training.devices import choose_device
 
     precisions = _precisions(precision)
@@ -156,8 +159,12 @@ def cam(
         rounds = 1
         if data is None and size is None:
             size = (SIZE[0] // 2, SIZE[1] // 2)
+    if model is not None and backbone is not None:
+        raise ConfigError("--backbone is for random weights: leave it out, or --model")
     photos, described = same_size_photos(data, size, count)
-    case = cam_case(model, backbone, photos, described)
+    case = cam_case(
+        model, backbone or "resnet50", photos, described, calibration_photos(data, count)
+    )
     machine = measure_machine(place)
     with progress() as shown:
         result = bench_cam(
@@ -173,7 +180,7 @@ def label(
     model: Annotated[Path, typer.Option(help="Run, or bundle, whose ways to label are measured.")],
     data: Annotated[Path, typer.Option(help="Image set that it was trained on, or one like it.")],
     count: Annotated[int, typer.Option(min=1, help="Photographs, spread over the set.")] = 4,
-    precision: Precisions = "fp32",
+    precision: Precisions = None,
     threads: Threads = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; medians count.")] = 3,
     quick: Quick = False,
@@ -188,8 +195,11 @@ def label(
 
     from ..export.bench.label import bench_label
     from ..runtime.bench.machine import measure_machine
+    from ..runtime.bundle import is_bundle
     from ..training.devices import choose_device
 
+    if precision is not None and is_bundle(model):
+        raise ConfigError(f"--precision is for runs: bundle '{model}' has the one of its export")
     precisions = _precisions(precision)
     torch.set_num_threads(threads)
     place = choose_device(device)
@@ -211,10 +221,10 @@ def label(
     _show(machine, f"model {model}, photographs of {data}", tables, as_json, result.notes)
 
 
-def _precisions(names: str) -> "list[Precision]":
+def _precisions(names: str | None) -> "list[Precision]":
     from ..export.precision import require_precision
 
-    return [require_precision(name.strip()) for name in dict.fromkeys(names.split(","))]
+    return [require_precision(name.strip()) for name in dict.fromkeys((names or "fp32").split(","))]
 
 
 def _source(model: Path | None) -> str:

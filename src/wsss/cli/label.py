@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..errors import ConfigError
-from .options import Backend, Device
+from .options import Backend, GraphDevice
 from .output import print_json, progress, stdout
 
 
@@ -46,7 +46,12 @@ def label(
         Backend,
         typer.Option(help="What computes a bundle; auto takes onnxruntime, else torch."),
     ] = "auto",
-    device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = "auto",
+    device: Annotated[
+        GraphDevice,
+        typer.Option(
+            help="auto takes a GPU where there is one; tensorrt is onnxruntime's way to use it."
+        ),
+    ] = "auto",
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -71,7 +76,7 @@ def label(
                 out,
                 labels_path=labels,
                 kind=by,
-                crf=bool(crf),
+                crf=crf,
                 backend=backend,
                 device=device,
                 overwrite=overwrite,
@@ -84,6 +89,11 @@ def label(
                 raise ConfigError(
                     f"'{model}' is no bundle, and a run is computed by torch: `wsss export` it for "
                     f"--backend {backend}"
+                )
+            if device == "tensorrt":
+                raise ConfigError(
+                    f"'{model}' is no bundle, and a run is computed by torch: choose another "
+                    "--device"
                 )
             summary = label_by_run(
                 images,

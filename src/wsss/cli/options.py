@@ -3,6 +3,8 @@
 from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda"]
+GraphDevice = Literal["auto", "cpu", "cuda", "tensorrt"]
+"""tensorrt: TensorRT within onnxruntime."""
 
 Backend = Literal["auto", "torch", "onnxruntime", "tensorrt"]
 """The same names as in `runtime/backends/choose.py`, which `--help` has no time to import."""

@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,10 @@ __all__ = [
     "Bundle",
     "EngineEntry",
     "GraphEntry",
+    "check_again",
     "file_entry",
     "is_bundle",
+    "named_files",
     "open_bundle",
     "seal",
 ]
@@ -73,6 +76,7 @@ def open_bundle(folder: str | os.PathLike[str]) -> Bundle:
     try:
         bundle = bundle_of(root, content)
         files = files_of(content["files"], bundle)
+        bundle = replace(bundle, files=files)
     except ManifestError as fault:
         raise ArtifactError(f"{str(path)!r} {fault}: {_REMEDY}") from None
     graphs = {entry.file: entry for entry in bundle.graphs.values()}
@@ -80,9 +84,32 @@ def open_bundle(folder: str | os.PathLike[str]) -> Bundle:
         entry = graphs.get(file)
         data = _checked_content(root / file, num_bytes, digest, keep=entry is not None)
         if entry:
-            # The bytes that were hashed, so that nobody can exchange the file in between.
+            # The bytes that were hashed; whoever opens the file later calls `check_again`.
             check_graph_bytes(data, str(root / file), entry)
     return bundle
+
+
+def named_files(folder: str | os.PathLike[str]) -> set[str]:
+    """The manifest of a bundle and the files that it names; none of them is looked at.
+
+    Raises:
+        ArtifactError: the manifest is not one of ours.
+    """
+    content = _read_manifest(Path(folder, MANIFEST))
+    files = content.get("files")
+    return {MANIFEST, *(files if isinstance(files, dict) else ())}
+
+
+def check_again(bundle: Bundle, file: str) -> Path:
+    """A file of an opened bundle, which must still be the one that was checked.
+
+    Raises:
+        ArtifactError: it was exchanged since.
+    """
+    path = bundle.folder / file
+    num_bytes, digest = bundle.files[file]
+    _checked_content(path, num_bytes, digest, keep=False)
+    return path
 
 
 def seal(content: Mapping[str, Any]) -> bytes:

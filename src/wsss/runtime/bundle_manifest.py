@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ class Bundle:
         align: reference or corners: how score maps are resized.
         sizes: batch, height, width -> least, usual and greatest.
         settings, normalisation, parity: as the exporter of the method wrote them.
+        files: bytes and SHA-256 of every graph and engine.
     """
 
     folder: Path
@@ -84,6 +85,7 @@ class Bundle:
     engines: tuple[EngineEntry, ...]
     parity: dict[str, Any]
     digest: str
+    files: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def graph_path(self, name: str) -> Path:
         """The ONNX file of a graph.

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from ..errors import ArtifactError, ConfigError, ShapeError
 from .backends.choose import Backend, Device, open_graph
 from .backends.contract import OpenGraph
-from .bundle import Bundle, open_bundle
+from .bundle import Bundle, check_again, open_bundle
 from .graph_inputs import label_inputs
 
 BundleKind = Literal["walk", "segmenter"]
 """walk: CAMs of the classes in the image after the random walk; segmenter: the trained network."""
 _GRAPHS: dict[BundleKind, str] = {"walk": "label", "segmenter": "segmenter"}
+_OUTPUTS = frozenset({"label", "confidence", "scores"})
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class BundlePredictor:
             image, labels, len(self.classes), self.bundle.layout, takes_classes=kind == "walk"
         )
         found = self.graph(_GRAPHS[kind]).run(inputs)
+        self._require_labels(found["label"], image)
         used = found.get("used_classes")
         classes = everything if used is None else tuple(int(i) for i in np.flatnonzero(used[0]))
         return Labelled(found["label"][0], found["confidence"][0], found["scores"][0], classes)
@@ -111,10 +113,29 @@ class BundlePredictor:
 
         return refine(self.bundle, image, found, kind)
 
+    def _require_labels(self, label: NDArray[Any], image: NDArray[np.uint8]) -> None:
+        """Refuse what a stranger's graph may give in place of labels of this image."""
+        expected, last = (1, *image.shape[:2]), len(self.classes)
+        if label.shape != expected or label.dtype != np.uint8 or int(label.max()) > last:
+            raise ArtifactError(
+                f"bundle '{self.bundle.folder}' gave labels {label.dtype} {label.shape} up to "
+                f"{label.max()}, expected uint8 {expected} up to {last}: export it again"
+            )
+
     def graph(self, name: str) -> OpenGraph:
         """An opened graph of the bundle."""
         if name not in self._graphs:
-            self._graphs[name] = open_graph(self._file_of(name), **self._options)
+            path, runs_code = self._file_of(name)
+            graph = open_graph(path, allow_host_code=runs_code, **self._options)
+            self._graphs[name] = graph
+            outputs = {spec.name for spec in graph.describe().outputs}
+            missing = _OUTPUTS - outputs if name in _GRAPHS.values() else set()
+            if missing:
+                raise ArtifactError(
+                    f"graph '{name}' of bundle '{self.bundle.folder}' gives "
+                    f"{', '.join(sorted(outputs))}, expected {', '.join(sorted(_OUTPUTS))} too: "
+                    "export the bundle again"
+                )
         return self._graphs[name]
 
     def close(self) -> None:
@@ -123,10 +144,11 @@ class BundlePredictor:
             graph.close()
         self._graphs.clear()
 
-    def _file_of(self, name: str) -> Path:
+    def _file_of(self, name: str) -> tuple[Path, bool]:
+        """The graph or engine, and whether it may bring host code of its own."""
         path = self.bundle.graph_path(name)
         if self._options["backend"] != "tensorrt":
-            return path
+            return check_again(self.bundle, path.name), False
         engines = self.bundle.engines_of(name)
         if not engines:
             raise ArtifactError(
@@ -135,4 +157,6 @@ class BundlePredictor:
             )
         from .backends.tensorrt_engines import engine_for_this_machine
 
-        return self.bundle.folder / engine_for_this_machine(engines).file
+        engine = engine_for_this_machine(engines)
+        # TensorRT runs a version-compatible plan only with the code that lies in it.
+        return check_again(self.bundle, engine.file), engine.version_compatible

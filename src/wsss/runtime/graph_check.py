@@ -36,6 +36,8 @@ OPSETS = (18, 20)
 IR_VERSIONS = (8, 10)
 """First and last; the earliest ir version that knows opset 18, and the latest that we write."""
 MAX_NODES, MAX_DEPTH = 200_000, 8
+MAX_TRIPS = 100_000
+"""Of a loop; a walk takes half as many as it has steps."""
 
 _DOMAINS = ("", "ai.onnx")
 """Two names of the standard operators; anything else is code that we do not bring along."""
@@ -236,6 +238,8 @@ class _Structure:
                 check_tensor(tensor)
             for graph in (*_single(attribute, "g"), *attribute.graphs):
                 self.check(graph, scope, depth + 1)
+        if node.op_type == "Loop":
+            _check_trips(node, where, scope)
         asked = asked_elements(node, scope)
         if asked > MAX_ELEMENTS:
             raise GraphFaultError(
@@ -245,6 +249,16 @@ class _Structure:
             if name:
                 _define(scope, name)
                 scope[name] = constant_of(node)
+
+
+def _check_trips(node: Any, where: str, scope: Constants) -> None:
+    """A loop without a constant, sensible number of trips could run for ever."""
+    trips = scope.get(node.input[0]) if node.input else None
+    if trips is None or len(trips) != 1 or not 0 <= trips[0] <= MAX_TRIPS:
+        raise GraphFaultError(
+            f"has {where} of {'unknown' if trips is None else quoted(list(trips))} trips, expected "
+            f"a constant of at most {MAX_TRIPS}"
+        )
 
 
 def _check_number(attribute: Any, where: str, num_outputs: int) -> None:
