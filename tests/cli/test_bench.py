@@ -156,6 +156,7 @@ def test_label_rows_go_from_disk_to_disk(trained: tuple[Path, Outcome], tiny_dat
     for row in found["rows"]:
         assert 0 < row["seconds_in_memory"] < row["seconds_per_image"]
         assert 0 <= row["outside_in_memory"] <= row["outside_on_disk"] <= 1
+        assert row["peak_share"] > 0
         assert row["hours_per_100k"] == approx(row["seconds_per_image"] * 1e5 / 3600)
     stages = {(row["part"], row["form"], row["stage"]) for row in found["stages"]}
     for stage in ("read", "CAM network", "affinity network", "affinity", "walk", "encode, write"):
@@ -193,6 +194,7 @@ def test_benches_of_networks_refuse_what_they_cannot_measure(
         (("cam", "--size", "3", "32"), "--size is 3 32, must be at least 16"),
         (("cam", "--backbone", "vgg"), "unknown backbone 'vgg': choose one of"),
         (("cam", "--model", tmp_path), str(tmp_path)),
+        (("cam", "--model", trained[0], "--backbone", "small"), "--backbone is for random weights"),
         (("label", "--model", tmp_path, "--data", tiny_data), str(tmp_path)),
         (("label", "--model", trained[0], "--data", tmp_path), str(tmp_path)),
     ):

@@ -255,6 +255,33 @@ def needs_later_node() -> onnx.ModelProto:
     return made
 
 
+def loop(trips: int | None) -> onnx.ModelProto:
+    """A value carried through a loop; None takes the number of trips from a node."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["going"], ["goes_on"]),
+            helper.make_node("Relu", ["before"], ["after"]),
+        ],
+        "body",
+        [
+            tensor_info("trip", [], TensorProto.INT64),
+            tensor_info("going", [], TensorProto.BOOL),
+            tensor_info("before", ["n", 3]),
+        ],
+        [tensor_info("goes_on", [], TensorProto.BOOL), tensor_info("after", ["n", 3])],
+    )
+    nodes = [helper.make_node("Loop", ["count", "", "x"], ["y"], "loop", body=body)]
+    if trips is not None:
+        return model(nodes, [array("count", trips)])
+    return model([helper.make_node("Size", ["x"], ["count"]), *nodes])
+
+
+def test_a_bounded_loop_passes(tmp_path: Path) -> None:
+    path = tmp_path / "loop.onnx"
+    path.write_bytes(loop(100_000).SerializeToString())
+    check_graph(path)
+
+
 STRUCTURES = {
     "cycle": (model([relu("a", "b"), relu("b", "a")]), "takes 'a', which nothing before"),
     "itself": (model([relu("y", "y")]), "takes 'y', which nothing before"),
@@ -282,6 +309,8 @@ STRUCTURES = {
     "shadow": (with_branches(branch(relu("x", "yes"), output="yes")), "name 'yes' twice"),
     "no nodes": (model([]), "no nodes or no outputs"),
     "too many nodes": (model([relu()] * 200_001), "200001 nodes or more, expected at most 200000"),
+    "endless loop": (loop(2**62), "trips, expected a constant of at most 100000"),
+    "loop of trips that only the run tells": (loop(None), "of unknown trips, expected a constant"),
     "deep": (nested(8), "nests graphs deeper than 8 levels"),
     "domain": (model([relu(domain="com.microsoft")]), "of domain 'com.microsoft', expected"),
     "domain in a branch": (

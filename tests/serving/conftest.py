@@ -4,25 +4,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from triton_server import (
-    TritonEnvironment,
-    TritonServer,
-    TritonUnavailableError,
-    find_environment,
-    triton_server,
-)
+from triton_server import find_server, triton_server
 from untrained_run import untrained_recipe, write_untrained_run
 
+from wsss.errors import MissingDependencyError
 from wsss.export.bundle import ExportSettings, export_run
 from wsss.export.triton import RepositoryOptions, write_repository
+from wsss.runtime.serving.installation import Installation
+from wsss.runtime.serving.local_server import LocalServer
 
 
 @pytest.fixture(scope="session")
-def triton_environment() -> TritonEnvironment:
+def triton_environment() -> Installation:
     """The installed server; skips where there is none."""
     try:
-        return find_environment()
-    except TritonUnavailableError as error:
+        return find_server()
+    except MissingDependencyError as error:
         pytest.skip(str(error))
 
 
@@ -44,7 +41,7 @@ def repository(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(triton_environment: TritonEnvironment, repository: Path) -> Iterator[TritonServer]:
+def server(triton_environment: Installation, repository: Path) -> Iterator[LocalServer]:
     """A server that is ready; a test that stops it starts one of its own."""
     with triton_server(repository) as running:
         yield running

@@ -16,11 +16,12 @@ from wsss.errors import (
     ServerError,
     ShapeError,
 )
+from wsss.runtime.serving.local_server import LocalServer
 
 pytest.importorskip("tritonclient.http", reason="needs tritonclient: pip install 'wsss[triton]'")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 
-from triton_server import TritonServer, triton_server
+from triton_server import triton_server
 
 from wsss.export.triton import RepositoryOptions, write_repository
 from wsss.runtime.backends.onnxruntime_backend import OnnxruntimeGraph, open_onnx
@@ -36,7 +37,7 @@ def own_memory() -> list[str]:
     return sorted(path.name for path in Path(FOLDER).glob(f"{PREFIX}*"))
 
 
-def url_of(server: TritonServer, protocol: str) -> str:
+def url_of(server: LocalServer, protocol: str) -> str:
     return f"{protocol}://{server.http if protocol == 'http' else server.grpc}"
 
 
@@ -55,7 +56,7 @@ def local(bundle: Path) -> OnnxruntimeGraph:
 
 
 @pytest.fixture(params=["http", "grpc"])
-def url(request: pytest.FixtureRequest, server: TritonServer) -> str:
+def url(request: pytest.FixtureRequest, server: LocalServer) -> str:
     return url_of(server, request.param)
 
 
@@ -69,7 +70,7 @@ def graph(url: str) -> Iterator[TritonGraph]:
 @pytest.fixture(scope="module")
 def narrow(
     triton_environment: object, bundle: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[TritonServer]:
+) -> Iterator[LocalServer]:
     """A server whose queues hold one request."""
     folder = tmp_path_factory.mktemp("narrow") / "models"
     options = RepositoryOptions(intra_op_threads=1, max_queue_size=1, max_batch_size=1)
@@ -190,7 +191,7 @@ def test_unknown_model_and_version(url: str) -> None:
     assert own_memory() == []
 
 
-def test_wrong_protocol(server: TritonServer) -> None:
+def test_wrong_protocol(server: LocalServer) -> None:
     with pytest.raises(ServerError, match="no Triton server of this protocol"):
         open_triton(f"http://{server.grpc}", "label")
     with pytest.raises(ServerError, match="no Triton at grpc://"):
@@ -222,7 +223,7 @@ def test_deadline(url: str, local: OnnxruntimeGraph, shared_memory: str) -> None
     assert own_memory() == []
 
 
-def test_full_queue(narrow: TritonServer, local: OnnxruntimeGraph) -> None:
+def test_full_queue(narrow: LocalServer, local: OnnxruntimeGraph) -> None:
     """Refusals are tried again until there is room; without patience they are an error."""
     outcomes: list[object] = []
     inputs = inputs_of(1, (160, 160))
@@ -253,7 +254,7 @@ def test_full_queue(narrow: TritonServer, local: OnnxruntimeGraph) -> None:
     assert own_memory() == []
 
 
-def test_closed_under_way(url: str, server: TritonServer) -> None:
+def test_closed_under_way(url: str, server: LocalServer) -> None:
     """A client that gives up leaves a server that works and no memory."""
     graph = open_triton(url, "label")
     errors: list[Exception] = []
@@ -335,7 +336,7 @@ def test_another_model_after_a_restart(
 
 
 def test_shared_memory_that_the_server_cannot_have(
-    server: TritonServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A key that the server does not find stands for a server in a container of its own."""
     from wsss.runtime.backends import triton_transport

@@ -22,10 +22,11 @@ pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 
 from command_line import Outcome, break_file, wsss
 from tiny_run import files_of
-from triton_server import TritonServer, triton_server
+from triton_server import triton_server
 
 from wsss.runtime.backends.triton_memory import FOLDER, PREFIX
 from wsss.runtime.bundle import MANIFEST, seal
+from wsss.runtime.serving.local_server import LocalServer
 
 pytestmark = pytest.mark.triton
 SIZES = ((48, 64), (40, 56), (64, 48))
@@ -67,7 +68,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["http", "grpc"])
-def url(request: pytest.FixtureRequest, server: TritonServer) -> str:
+def url(request: pytest.FixtureRequest, server: LocalServer) -> str:
     return f"{request.param}://{server.http if request.param == 'http' else server.grpc}"
 
 
@@ -88,7 +89,7 @@ def in_process(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
 
 @pytest.fixture
-def restarted(triton_environment: object, repository: Path) -> Iterator[TritonServer]:
+def restarted(triton_environment: object, repository: Path) -> Iterator[LocalServer]:
     """A server that a test may kill."""
     with triton_server(repository) as running:
         yield running
@@ -119,7 +120,7 @@ def test_same_files_as_in_process(
 
 
 def test_a_job_goes_on_elsewhere(
-    server: TritonServer,
+    server: LocalServer,
     bundle: Path,
     images: Path,
     in_process: Callable[..., Path],
@@ -170,7 +171,7 @@ def test_the_ensemble_when_asked_for(
     assert "different backend" in wsss(*through(url, bundle, out, *arguments)).line()
 
 
-def test_requests_share_batches(server: TritonServer, bundle: Path, tmp_path: Path) -> None:
+def test_requests_share_batches(server: LocalServer, bundle: Path, tmp_path: Path) -> None:
     """Three sizes in turn: without sorting hardly two of a kind would meet in the queue."""
 
     def metric(name: str) -> float:
@@ -206,7 +207,7 @@ def test_another_bundle_is_refused(url: str, bundle: Path, images: Path, tmp_pat
 
 
 def test_another_model_is_refused(
-    server: TritonServer, bundle: Path, images: Path, tmp_path: Path
+    server: LocalServer, bundle: Path, images: Path, tmp_path: Path
 ) -> None:
     url = f"grpc://{server.grpc}"
     for name, message in (
@@ -221,7 +222,7 @@ def test_another_model_is_refused(
 # Outages
 
 
-def disturb(server: TritonServer, out: Path, after: int) -> threading.Thread:
+def disturb(server: LocalServer, out: Path, after: int) -> threading.Thread:
     """Kill the server when so many images are written, and start it again."""
 
     def work() -> None:
@@ -236,7 +237,7 @@ def disturb(server: TritonServer, out: Path, after: int) -> threading.Thread:
 
 
 def killed_and_restarted(
-    server: TritonServer, bundle: Path, images: Path, expected: Path, out: Path, count: int
+    server: LocalServer, bundle: Path, images: Path, expected: Path, out: Path, count: int
 ) -> None:
     """A job in which the server is killed at a third; every image is written exactly once."""
     killing = disturb(server, out, count // 3)
@@ -250,7 +251,7 @@ def killed_and_restarted(
 
 
 def test_server_killed_in_the_middle(
-    restarted: TritonServer, bundle: Path, in_process: Callable[..., Path], tmp_path: Path
+    restarted: LocalServer, bundle: Path, in_process: Callable[..., Path], tmp_path: Path
 ) -> None:
     images = write_images(tmp_path / "images", 60)
     expected = in_process(images, "--by", "walk")
@@ -259,7 +260,7 @@ def test_server_killed_in_the_middle(
 
 @pytest.mark.slow
 def test_server_killed_in_the_middle_of_500(
-    restarted: TritonServer, bundle: Path, in_process: Callable[..., Path], tmp_path: Path
+    restarted: LocalServer, bundle: Path, in_process: Callable[..., Path], tmp_path: Path
 ) -> None:
     images = write_images(tmp_path / "images", 500)
     expected = in_process(images, "--by", "walk")
@@ -267,7 +268,7 @@ def test_server_killed_in_the_middle_of_500(
 
 
 def test_server_that_stays_away(
-    restarted: TritonServer,
+    restarted: LocalServer,
     bundle: Path,
     images: Path,
     in_process: Callable[..., Path],
@@ -304,7 +305,7 @@ def test_server_that_stays_away(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_client_ended_in_the_middle(
     number: signal.Signals,
-    server: TritonServer,
+    server: LocalServer,
     bundle: Path,
     in_process: Callable[..., Path],
     tmp_path: Path,

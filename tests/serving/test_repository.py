@@ -17,12 +17,13 @@ import numpy as np
 import onnxruntime
 import pytest
 from PIL import Image
-from triton_server import TritonServer, triton_server
+from triton_server import triton_server
 
 from wsss.export.triton import RepositoryOptions, write_repository
 from wsss.export.triton.messages import CONFIG, config_text, read_config
 from wsss.runtime.bundle import MANIFEST, seal
 from wsss.runtime.image_io import decode_image
+from wsss.runtime.serving.local_server import LocalServer
 
 pytestmark = pytest.mark.triton
 grpcclient = pytest.importorskip("tritonclient.grpc", reason="needs tritonclient")
@@ -34,7 +35,7 @@ SIZES = ((48, 64), (37, 53), (97, 130))
 KINDS = {"uint8": "UINT8", "float32": "FP32", "object": "BYTES"}
 
 
-def client_of(server: TritonServer, protocol: str) -> Any:
+def client_of(server: LocalServer, protocol: str) -> Any:
     if protocol == "http":
         return httpclient.InferenceServerClient(server.http)
     return grpcclient.InferenceServerClient(server.grpc)
@@ -107,7 +108,7 @@ def assert_equal(found: Arrays, expected: Arrays) -> None:
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_labels_equal_those_in_process_bit_for_bit(
-    server: TritonServer, in_process: InProcess, protocol: str
+    server: LocalServer, in_process: InProcess, protocol: str
 ) -> None:
     client = client_of(server, protocol)
     for size, count in itertools.product(SIZES, (1, 3)):
@@ -128,7 +129,7 @@ def test_labels_equal_those_in_process_bit_for_bit(
 
 
 def test_classes_may_be_left_out_of_the_ensemble(
-    server: TritonServer, in_process: InProcess
+    server: LocalServer, in_process: InProcess
 ) -> None:
     client = client_of(server, "grpc")
     for count in (1, 3):
@@ -146,7 +147,7 @@ def test_classes_may_be_left_out_of_the_ensemble(
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_every_subset_of_the_outputs_can_be_asked_for(
-    server: TritonServer, in_process: InProcess, protocol: str
+    server: LocalServer, in_process: InProcess, protocol: str
 ) -> None:
     client, image = client_of(server, protocol), images(1, (37, 53))
     expected = in_process.ensemble(image)
@@ -166,7 +167,7 @@ def file_of(image: np.ndarray, kind: str, **options: Any) -> bytes:
 
 
 def test_files_are_decoded_as_the_library_decodes_them(
-    server: TritonServer, in_process: InProcess
+    server: LocalServer, in_process: InProcess
 ) -> None:
     client, image = client_of(server, "http"), images(1, (37, 53))[0]
     turned = Image.Exif()
@@ -218,7 +219,7 @@ def png_header(height: int, width: int) -> bytes:
         (file_of(images(1, (37, 53))[0], "PNG")[:-300], "cut off"),
     ],
 )
-def test_bad_files_fail_alone(server: TritonServer, data: bytes, message: str) -> None:
+def test_bad_files_fail_alone(server: LocalServer, data: bytes, message: str) -> None:
     client = client_of(server, "grpc")
     with pytest.raises(Exception, match=message):
         ask(client, "label_encoded", encoded(data), ["label"])
@@ -226,7 +227,7 @@ def test_bad_files_fail_alone(server: TritonServer, data: bytes, message: str) -
     assert ask(client, "label_encoded", good, ["label"])["label"].shape == (1, 20, 30)
 
 
-def test_the_server_runs_our_configurations(server: TritonServer, repository: Path) -> None:
+def test_the_server_runs_our_configurations(server: LocalServer, repository: Path) -> None:
     client = client_of(server, "grpc")
     names = sorted(path.name for path in repository.iterdir() if path.is_dir())
     index = client.get_model_repository_index().models
@@ -253,7 +254,7 @@ def test_the_server_runs_our_configurations(server: TritonServer, repository: Pa
 
 
 def test_requests_that_come_together_run_together(
-    server: TritonServer, in_process: InProcess
+    server: LocalServer, in_process: InProcess
 ) -> None:
     client, image = client_of(server, "grpc"), images(1, (97, 130))
     expected = in_process.run("label", {"image": image, "present": classes(1)})["label"]

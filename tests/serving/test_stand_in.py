@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from triton_server import TritonServer, TritonStartError, triton_server
+from triton_server import find_server, triton_server
 
+from wsss.errors import ServerError
 from wsss.export.triton.messages import CONFIG, config_text, model_config_pb2, read_config
+from wsss.runtime.serving.local_server import LocalServer
 
 pytestmark = pytest.mark.triton
 
@@ -80,9 +82,9 @@ def test_a_server_that_cannot_start_shows_its_log(
 ) -> None:
     shutil.copytree(repository / "cam", tmp_path / "models" / "cam")
     (tmp_path / "models" / "cam" / "1" / "model.onnx").write_bytes(b"no graph")
-    server = TritonServer(tmp_path / "models")
+    server = LocalServer(find_server(), tmp_path / "models")
     try:
-        with pytest.raises(TritonStartError, match=r"(?s)ended with 1:.*Protobuf parsing failed"):
+        with pytest.raises(ServerError, match=r"(?s)ended with 1:.*Protobuf parsing failed"):
             server.start()
     finally:
         server.close()

@@ -1,6 +1,8 @@
 """`wsss bench`: speed as a ratio against the published form, in the same process."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -27,9 +29,17 @@ Model = Annotated[
 Data = Annotated[Path | None, typer.Option(help="Image set for --model.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads, of all forms alike.")]
 Precisions = Annotated[
-    str, typer.Option(help="Of the networks in onnxruntime, with commas: fp32,fp16,int8.")
+    str | None,
+    typer.Option(help="Of the networks in onnxruntime, with commas: fp32 (default), fp16, int8."),
 ]
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer cases, one minute.")]
+Size = Annotated[
+    tuple[int, int] | None,
+    typer.Option(
+        metavar="HEIGHT WIDTH",
+        help="Of the photographs; default: the commonest of --data, or 375 500.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -121,16 +131,12 @@ def cam(
     data: Annotated[
         Path | None, typer.Option(help="Image set of photographs; default: drawn ones.")
     ] = None,
-    backbone: Annotated[str, typer.Option(help="Architecture without --model.")] = "resnet50",
-    size: Annotated[
-        tuple[int, int] | None,
-        typer.Option(
-            metavar="HEIGHT WIDTH",
-            help="Of the photographs; default: the commonest of --data, or 375 500.",
-        ),
+    backbone: Annotated[
+        str | None, typer.Option(help="Architecture without --model; default: resnet50.")
     ] = None,
+    size: Size = None,
     count: Annotated[int, typer.Option(min=1, help="Photographs; the batch of one form.")] = 2,
-    precision: Precisions = "fp32",
+    precision: Precisions = None,
     threads: Threads = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; medians count.")] = 3,
     quick: Quick = False,
@@ -146,7 +152,7 @@ def cam(
     from ..export.bench.cam import bench_cam
     from ..runtime.bench.machine import measure_machine
     from ..runtime.bench.photo import SIZE
-    from ..training.bench.cam import cam_case, same_size_photos
+    from ..training.bench.cam import calibration_photos, cam_case, same_size_photos
     from ..training.devices import choose_device
 
     precisions = _precisions(precision)
@@ -156,8 +162,12 @@ def cam(
         rounds = 1
         if data is None and size is None:
             size = (SIZE[0] // 2, SIZE[1] // 2)
+    if model is not None and backbone is not None:
+        raise ConfigError("--backbone is for random weights: leave it out, or --model")
     photos, described = same_size_photos(data, size, count)
-    case = cam_case(model, backbone, photos, described)
+    case = cam_case(
+        model, backbone or "resnet50", photos, described, calibration_photos(data, count)
+    )
     machine = measure_machine(place)
     with progress() as shown:
         result = bench_cam(
@@ -173,7 +183,7 @@ def label(
     model: Annotated[Path, typer.Option(help="Run, or bundle, whose ways to label are measured.")],
     data: Annotated[Path, typer.Option(help="Image set that it was trained on, or one like it.")],
     count: Annotated[int, typer.Option(min=1, help="Photographs, spread over the set.")] = 4,
-    precision: Precisions = "fp32",
+    precision: Precisions = None,
     threads: Threads = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; medians count.")] = 3,
     quick: Quick = False,
@@ -188,8 +198,11 @@ def label(
 
     from ..export.bench.label import bench_label
     from ..runtime.bench.machine import measure_machine
+    from ..runtime.bundle import is_bundle
     from ..training.devices import choose_device
 
+    if precision is not None and is_bundle(model):
+        raise ConfigError(f"--precision is for runs: bundle '{model}' has the one of its export")
     precisions = _precisions(precision)
     torch.set_num_threads(threads)
     place = choose_device(device)
@@ -211,10 +224,92 @@ def label(
     _show(machine, f"model {model}, photographs of {data}", tables, as_json, result.notes)
 
 
-def _precisions(names: str) -> "list[Precision]":
+@app.command()
+@exit_codes()
+def serve(
+    model: Annotated[Path, typer.Option(help="Bundle, which the server serves.")],
+    url: Annotated[
+        list[str] | None,
+        typer.Option(help="Running server, http:// or grpc://, repeatable; default: one of ours."),
+    ] = None,
+    environment: Annotated[
+        Path | None, typer.Option(help="Of the server without --url: see `wsss serve`.")
+    ] = None,
+    server_model: Annotated[
+        str, typer.Option(help="label, segmenter, or label_ensemble.")
+    ] = "label",
+    data: Annotated[
+        Path | None, typer.Option(help="Image set of photographs; default: drawn ones.")
+    ] = None,
+    size: Size = None,
+    count: Annotated[int, typer.Option(min=1, help="Different photographs.")] = 8,
+    concurrency: Annotated[
+        str, typer.Option(help="Requests under way at once, with commas.")
+    ] = "1,2,4,8",
+    requests: Annotated[int, typer.Option(min=1, help="Of each row.")] = 40,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Of each session, in process and on a server of ours.")
+    ] = 1,
+    instances: Annotated[
+        int, typer.Option(min=1, help="Sessions of each model on a server of ours.")
+    ] = 1,
+    shared_memory: Annotated[
+        bool, typer.Option("--shared-memory", help="Also by shared memory, with a local server.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Load on a Triton server, against onnxruntime in this process with as many threads."""
+    import torch
+
+    from ..export.triton import RepositoryOptions, write_repository
+    from ..runtime.backends.triton_options import SharedMemory, TritonOptions
+    from ..runtime.bench.machine import measure_machine
+    from ..runtime.bench.serve import bench_serve
+    from ..runtime.bundle import open_bundle
+    from ..runtime.serving.installation import find_installation
+    from ..runtime.serving.local_server import LocalServer
+    from ..training.bench.cam import same_size_photos
+
+    torch.set_num_threads(threads)
+    bundle = open_bundle(model)
+    steps = _numbers("--concurrency", concurrency)
+    photos, described = same_size_photos(data, size, count)
+    machine = measure_machine(torch.device("cpu"))
+    with ExitStack() as stack:
+        if not url:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            settings = RepositoryOptions(intra_op_threads=threads, instances=instances)
+            repository = write_repository(model, Path(folder, "models"), settings).folder
+            server = LocalServer(find_installation(environment), repository)
+            stack.enter_context(closing(server)).start()
+            url = [f"http://{server.http}", f"grpc://{server.grpc}"]
+        ways: list[tuple[str, SharedMemory]] = [(each, "off") for each in url]
+        ways += [(url[0], "on")] if shared_memory else []
+        shown = stack.enter_context(progress())
+        rows = bench_serve(
+            bundle,
+            "segmenter" if server_model == "segmenter" else "label",
+            [TritonOptions(place, model=server_model, shared_memory=how) for place, how in ways],
+            list(photos),
+            concurrencies=steps,
+            requests=requests,
+            threads=threads,
+            progress=shown,
+        )
+    _show(machine, f"bundle {model}, {described}", {"rows": rows}, as_json)
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) >= 1 for part in parts):
+        raise ConfigError(f"{option} is '{text}', expected numbers from 1 with commas")
+    return [int(part) for part in parts]
+
+
+def _precisions(names: str | None) -> "list[Precision]":
     from ..export.precision import require_precision
 
-    return [require_precision(name.strip()) for name in dict.fromkeys(names.split(","))]
+    return [require_precision(name.strip()) for name in dict.fromkeys((names or "fp32").split(","))]
 
 
 def _source(model: Path | None) -> str:

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from ..export.triton.options import RepositoryOptions
 
 
+RUN_OPTIONS = ("precision", "data", "layout", "tolerance", "force", "max_batch", "max_side")
+"""Options that shape the graphs: an exported bundle has them already."""
+
+
 def export(
+    context: typer.Context,
     source: Annotated[
         Path,
         typer.Argument(
@@ -108,7 +113,7 @@ def export(
         version_compatible=version_compatible,
         hardware_compatible=hardware_compatible,
         timing_cache=timing_cache,
-        names=tuple(name.strip() for name in graphs.split(",")) if graphs else None,
+        names=tuple(name.strip() for name in graphs.split(",")) if graphs is not None else None,
     )
     shown: dict[str, Any] = {}
     if is_bundle(source):
@@ -117,12 +122,22 @@ def export(
                 f"'{source}' is a bundle already: give --tensorrt, --triton or --dry-run without "
                 "--out, or a run"
             )
+        given = [name for name in (*RUN_OPTIONS, "overwrite") if _was_given(context, name)]
+        if given:
+            raise ConfigError(
+                f"--{given[0].replace('_', '-')} is for runs: bundle '{source}' is exported already"
+            )
         folder = source
     else:
         if out is None:
             raise ConfigError("--out is missing: the folder of the bundle")
         if dry_run:
             raise ConfigError("--dry-run reads the graphs of a bundle: export the run first")
+        if tensorrt:  # found out before minutes of work
+            from ..runtime.backends.tensorrt_backend import import_cuda_torch, import_tensorrt
+
+            import_tensorrt()
+            import_cuda_torch("engines are built for its device")
         folder = out
         from ..export.bundle import ExportSettings, export_run
         from ..training.data.readers import read_image_set
@@ -184,6 +199,11 @@ def _serving_options(
     model_config_pb2()
     require_free(repository, version=version, overwrite=overwrite)
     return options_from_settings(settings)
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _engines(folder: Path, options: "EngineOptions", dry_run: bool, as_json: bool) -> list[str]:

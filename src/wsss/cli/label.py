@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..errors import ConfigError
-from .options import Backend, Device, SharedMemory
+from .options import Backend, GraphDevice, SharedMemory
 from .output import print_json, progress, stdout
 from .signals import termination_as_interrupt
 
@@ -52,7 +52,12 @@ def label(
             help="What computes a bundle; auto takes onnxruntime, else torch; triton needs --url."
         ),
     ] = "auto",
-    device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = "auto",
+    device: Annotated[
+        GraphDevice,
+        typer.Option(
+            help="auto takes a GPU where there is one; tensorrt is onnxruntime's way to use it."
+        ),
+    ] = "auto",
     url: Annotated[
         str | None,
         typer.Option(
@@ -116,7 +121,7 @@ def label(
                 out,
                 labels_path=labels,
                 kind=by,
-                crf=bool(crf),
+                crf=crf,
                 backend=backend,
                 device=device,
                 server=server,
@@ -130,6 +135,11 @@ def label(
                 raise ConfigError(
                     f"'{model}' is no bundle, and a run is computed by torch: `wsss export` it for "
                     f"--backend {backend}"
+                )
+            if device == "tensorrt":
+                raise ConfigError(
+                    f"'{model}' is no bundle, and a run is computed by torch: choose another "
+                    "--device"
                 )
             summary = label_by_run(
                 images,

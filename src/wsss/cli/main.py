@@ -14,6 +14,7 @@ from .eval import evaluate_command
 from .exit_codes import exit_codes
 from .export import export
 from .label import label
+from .serve import serve
 from .train import train
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app.command(name="train")(exit_codes()(train))
 app.command(name="eval")(exit_codes()(evaluate_command))
 app.command(name="export")(exit_codes()(export))
 app.command(name="label")(exit_codes()(label))
+app.command(name="serve")(exit_codes()(serve))
 app.command(name="data")(exit_codes()(data))
 app.command(name="demo")(exit_codes()(demo))
 app.add_typer(bench_app, name="bench")

@@ -3,6 +3,8 @@
 from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda"]
+GraphDevice = Literal["auto", "cpu", "cuda", "tensorrt"]
+"""tensorrt: TensorRT within onnxruntime."""
 
 SharedMemory = Literal["auto", "on", "off"]
 

@@ -50,21 +50,19 @@ def serve(
 
     Where no tritonserver is installed, the line that runs NVIDIA's container is printed instead.
     """
+    from ..export.triton import check_repository, write_repository
     from ..runtime.bundle import is_bundle
     from ..runtime.serving.foreground import serve_in_foreground
     from ..runtime.serving.installation import container_command, find_installation
     from ..runtime.serving.local_server import LocalServer, Ports
-    from ..runtime.serving.repository import check_repository
 
     ports = Ports(http_port, grpc_port, metrics_port)
     with tempfile.TemporaryDirectory(prefix="wsss_repository_") as folder:
         repository = source
         if is_bundle(source):
-            from ..export.triton import write_repository
-
             repository = Path(folder, "repository")
             write_repository(source, repository)
-        models = check_repository(repository)
+        models = sorted(check_repository(repository))
         try:
             installation = find_installation(environment)
         except MissingDependencyError:

@@ -1,5 +1,6 @@
 """`wsss export`: from a run to a bundle that was measured against torch before it got its name."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -12,8 +13,18 @@ from onnx import helper
 
 from ..errors import ArtifactError, ConfigError
 from ..runtime.backends.choose import open_graph
-from ..runtime.bundle import MANIFEST, SCHEMA, Bundle, file_entry, is_bundle, open_bundle, seal
+from ..runtime.bundle import (
+    MANIFEST,
+    SCHEMA,
+    Bundle,
+    file_entry,
+    is_bundle,
+    named_files,
+    open_bundle,
+    seal,
+)
 from ..runtime.files import atomic_write_bytes, make_folder, replace_folder, write_error
+from ..runtime.graph_check import MAX_GRAPH_BYTES
 from ..runtime.graph_inputs import Layout
 from ..runtime.palette import voc_palette
 from ..runtime.progress import SILENT, Progress
@@ -36,8 +47,6 @@ from .reference import ParityCase
 from .source import GRAPHS, ExportSource, open_source
 
 LABEL_GRAPHS = ("label", "segmenter")
-MAX_GRAPH_BYTES = 2**31 - 1
-"""What a protobuf can hold; external data would be a second file that can go astray."""
 MAX_CALIBRATION = 12
 """Images that set the ranges of int8; labels are compared on the others."""
 _PADDING = {
@@ -125,6 +134,12 @@ def export_run(
     _require_free(out, overwrite)
     if settings.precision == "int8" and images is None:
         raise ConfigError("int8 is calibrated on images: give an image set by --data")
+    measured = settings.names is None or not set(LABEL_GRAPHS).isdisjoint(settings.names)
+    if settings.precision != "fp32" and not (measured or settings.force):
+        raise ConfigError(
+            f"--precision {settings.precision} is judged by its labels: add label or segmenter to "
+            "--graphs, or --force it"
+        )
     with progress.task("export", 4) as task:
         source = open_source(run_folder, settings.names, settings.layout)
         if images is not None and images.classes != source.predictor.classes:
@@ -135,6 +150,11 @@ def export_run(
         photos = drawn_photos()
         if images is not None:
             photos = photos_of(images, source.recipe.data.val_split)
+            if settings.precision == "int8" and len(photos) < 2:
+                raise ConfigError(
+                    "int8 needs two images at least, one that sets its ranges and one to compare "
+                    "labels on: --data has one"
+                )
         task.advance()
         make_folder(out.parent)
         work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -161,13 +181,22 @@ def export_run(
 
 
 def _require_free(out: Path, overwrite: bool) -> None:
+    """Refuse to write over what is not ours, before any work."""
     if out.exists() and not out.is_dir():
         raise ArtifactError(f"'{out}' is a file: give --out a folder")
+    if out.is_dir() and out.samefile("."):
+        raise ArtifactError(f"'{out}' is the folder of this command: give --out another one")
     if out.is_dir() and any(out.iterdir()):
         if not is_bundle(out):
             raise ArtifactError(f"'{out}' is not empty and no bundle: choose another --out")
         if not overwrite:
             raise ArtifactError(f"'{out}' is a bundle: choose another --out, or --overwrite it")
+        foreign = sorted({path.name for path in out.iterdir()} - named_files(out))
+        if foreign:
+            raise ArtifactError(
+                f"'{out}' holds '{foreign[0]}', which is no part of the bundle there: move it "
+                "away, or choose another --out"
+            )
 
 
 def write_graphs(
@@ -198,8 +227,6 @@ def write_graphs(
 
 def _metadata(source: ExportSource, name: str, precision: Precision) -> dict[str, str]:
     """Inside of each ONNX file, for those who have lost `bundle.json`."""
-    import json
-
     normalisations = {key: n.to_dict() for key, n in source.normalisations().items()}
     content: dict[str, Any] = {
         "graph": name,
@@ -240,7 +267,7 @@ def _lower(
     calibration, measured = [photo.image for photo in photos], photos
     if settings.precision == "int8":
         count = min(MAX_CALIBRATION, len(photos) // 2)
-        calibration, measured = calibration[: max(1, count)], photos[count:]
+        calibration, measured = calibration[:count], photos[count:]
     networks = {
         stage: lower(
             network,

@@ -165,7 +165,7 @@ def _cells(sides: Sequence[int], stride: int) -> Sizes:
 
 
 def _names(bundle: Bundle, options: EngineOptions) -> tuple[str, ...]:
-    names = options.names or tuple(bundle.graphs)
+    names = tuple(bundle.graphs) if options.names is None else options.names
     for name in names:
         if name not in bundle.graphs:
             raise ConfigError(

@@ -24,8 +24,6 @@ from .networks import NetworkGraph
 from .subgraph import add_network, needed_constants, needed_nodes
 from .tensors import graph_tensors, unknown_classes
 
-ABSENT, PRESENT = 0.0, 1.0
-"""Values of the input `present`: below 0 the classifier decides."""
 FEATURES, AFFINITY = "affinity/features", "affinity/planes"
 PLANES, WALKED = "refine/planes", "refine/walked"
 """Tensors between the boxes, where `locate.py` looks first."""
@@ -178,7 +176,8 @@ def add_affinities(draft: _Draft, image: str, network: NetworkGraph) -> str:
     if settings.align == "corners":
         base = geometry.add_scaled_size(graph, size, 1.0, "corners", network.stride)
         multiple = network.padded_stride
-    grid = _feature_grid(graph, base, 1.0, multiple, network, settings.align)
+    size_at_one = geometry.add_scaled_size(graph, base, 1.0, settings.align, multiple)
+    grid = geometry.add_ceil(graph, size_at_one, graph.integers(network.stride))
     total = ""
     for scale in settings.affinity_scales:
         features = _features(draft, pixels, base, scale, multiple, network)
@@ -216,13 +215,6 @@ def _features(
         normal = geometry.add_padding(graph, normal, size, network.stride)
     outputs = add_network(graph, "affinity_network", network.model, normal, f"{place}/network")
     return outputs["features"]
-
-
-def _feature_grid(
-    graph: Builder, base: str, scale: float, multiple: int, network: NetworkGraph, align: Align
-) -> str:
-    size = geometry.add_scaled_size(graph, base, scale, align, multiple)
-    return geometry.add_ceil(graph, size, graph.integers(network.stride))
 
 
 def add_refinement(

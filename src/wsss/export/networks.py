@@ -6,16 +6,13 @@ the sibling modules, where its rules can be read.
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
-from onnx import numpy_helper
 from torch import Tensor, nn
 
 from ..errors import MissingDependencyError
@@ -93,7 +90,6 @@ def network_graph(network: CamClassifier | AffinityNet | Segmenter) -> NetworkGr
         MissingDependencyError: onnxscript is not installed.
     """
     stride = network.backbone.output_stride
-    padded_stride = stride
     module: nn.Module = network
     names: tuple[str, ...]
     if isinstance(network, CamClassifier):
@@ -103,7 +99,8 @@ def network_graph(network: CamClassifier | AffinityNet | Segmenter) -> NetworkGr
     else:
         names = ("logits",)
     model, program = _trace(module.eval(), names)
-    return NetworkGraph(model, program, network.backbone.normalisation, stride, padded_stride)
+    backbone = network.backbone
+    return NetworkGraph(model, program, backbone.normalisation, stride, backbone.output_stride)
 
 
 def _trace(
@@ -179,8 +176,3 @@ class _Recorder(torch.fx.Interpreter):
         if isinstance(value, Tensor):
             self.values[node.name] = value
         return value
-
-
-def weights_of(model: onnx.ModelProto) -> Mapping[str, NDArray[np.generic]]:
-    """Initializers by name."""
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}

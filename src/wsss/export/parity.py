@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import ArtifactError
 from ..runtime.backends.choose import open_graph
+from ..runtime.pseudo_labels import WalkSettings
 from ..training.demo_set.scenes import draw_scene
 from .locate import first_difference
 from .precision import LEAST_AGREEMENT
@@ -131,6 +132,13 @@ def _worst(measured: Sequence[GraphParity]) -> GraphParity:
     return GraphParity(errors, min(equal) if equal else None)
 
 
+def _magnification(name: str, walk: WalkSettings) -> float:
+    """What the exponents of the method make of rounding: beta in affinities, alpha in labels."""
+    if name == "affinity":
+        return max(1.0, walk.beta)
+    return max(1.0, walk.alpha) if name == "label" and walk.background == "power" else 1.0
+
+
 def _require_close(
     source: ExportSource,
     path: Path,
@@ -141,8 +149,7 @@ def _require_close(
 ) -> None:
     """Raises ArtifactError where a case is beyond the tolerance."""
     name, least = path.stem, LEAST_AGREEMENT["fp32"]
-    if name == "label" and source.settings.walk.background == "power":
-        tolerance *= max(1.0, source.settings.walk.alpha)  # what the exponent makes of rounding
+    tolerance *= _magnification(name, source.settings.walk)
     worst = max(parity.max_error, key=lambda output: parity.max_error[output])
     error, equal = parity.max_error[worst], parity.labels_equal
     if error <= tolerance and (equal is None or equal >= least):

@@ -10,7 +10,7 @@ from ..training.models.affinitynet import AffinityNet
 from ..training.models.backbone import Normalisation
 from ..training.models.classifier import CamClassifier
 from ..training.models.segmenter import Segmenter
-from ..training.predictor import RunPredictor
+from ..training.predictor import CLASS_THRESHOLD, RunPredictor
 from ..training.recipe import Recipe
 from ..training.stages.labels import walk_settings
 from .graphs import GraphSettings
@@ -24,13 +24,13 @@ GRAPHS = {
     "segmenter": ("segmenter",),
 }
 """Graphs of a bundle, and the networks in each."""
+NEEDED = {**GRAPHS, "refine": ("cam", "affinity")}
+"""The networks that must be trained for each: refinement is compared on what these two give."""
 NETWORKS: dict[str, type[CamClassifier] | type[AffinityNet] | type[Segmenter]] = {
     "cam": CamClassifier,
     "affinity": AffinityNet,
     "segmenter": Segmenter,
 }
-CLASS_THRESHOLD = 0.5
-"""Probability from which `RunPredictor.find_classes` calls a class present."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,15 @@ def open_source(run_folder: Path, graphs: tuple[str, ...] | None, layout: Layout
         ConfigError: an unknown graph; ArtifactError: no run, or a network that is not trained.
     """
     predictor = RunPredictor(run_folder, "cpu")
+    if graphs is not None and not graphs:
+        raise ConfigError(f"no graphs are named: choose of {', '.join(GRAPHS)}")
     for name in graphs or ():
         if name not in GRAPHS:
             raise ConfigError(f"unknown graph '{name}': choose of {', '.join(GRAPHS)}")
     chosen = graphs or tuple(
-        name for name, needed in GRAPHS.items() if all(predictor.has(stage) for stage in needed)
+        name for name, needed in NEEDED.items() if all(predictor.has(stage) for stage in needed)
     )
-    stages = sorted({stage for name in chosen for stage in GRAPHS[name]})
+    stages = sorted({stage for name in chosen for stage in NEEDED[name]})
     networks = {stage: network_graph(predictor.network(stage, NETWORKS[stage])) for stage in stages}
     settings = graph_settings(predictor.recipe, len(predictor.classes), layout)
     return ExportSource(predictor, settings, chosen, networks)

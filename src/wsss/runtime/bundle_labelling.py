@@ -24,7 +24,7 @@ def label_by_bundle(
     *,
     labels_path: Path | None = None,
     kind: str | None = None,
-    crf: bool = False,
+    crf: bool | None = None,
     backend: Backend = "auto",
     device: Device = "auto",
     server: TritonOptions | None = None,
@@ -35,8 +35,8 @@ def label_by_bundle(
 
     Args:
         labels_path: CSV or JSON of image-level labels, for the walk alone.
-        kind: walk, segmenter, or labels: the walk with `crf`; default: walk with image labels,
-            else segmenter.
+        kind: walk, segmenter, or labels: the walk with the CRF, unless `crf` is False; default:
+            walk with image labels, else segmenter.
         server: of the backend triton; several images are then under way at once.
 
     Raises:
@@ -45,7 +45,7 @@ def label_by_bundle(
     """
     table = read_label_table(labels_path) if labels_path else None
     predictor = BundlePredictor(folder, backend=backend, device=device, server=server)
-    crf = crf or kind == "labels"
+    crf = kind == "labels" if crf is None else crf
     chosen = _kind("walk" if kind == "labels" else kind, predictor, table is not None)
     if chosen == "segmenter" and table is not None:
         raise ConfigError("--by segmenter takes no image-level labels: leave --labels out")

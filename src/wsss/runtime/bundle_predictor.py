@@ -12,12 +12,13 @@ from ..errors import ArtifactError, ConfigError, ShapeError
 from .backends.choose import Backend, Device, open_graph
 from .backends.contract import OpenGraph
 from .backends.triton_options import TritonOptions
-from .bundle import Bundle, open_bundle
+from .bundle import Bundle, check_again, open_bundle
 from .graph_inputs import label_inputs
 
 BundleKind = Literal["walk", "segmenter"]
 """walk: CAMs of the classes in the image after the random walk; segmenter: the trained network."""
 _GRAPHS: dict[BundleKind, str] = {"walk": "label", "segmenter": "segmenter"}
+_OUTPUTS = frozenset({"label", "confidence", "scores"})
 
 
 @dataclass(frozen=True)
@@ -114,15 +115,34 @@ class BundlePredictor:
 
         return refine(self.bundle, image, self.predict(image, labels, kind), kind)
 
+    def _require_labels(self, label: NDArray[Any], image: NDArray[np.uint8]) -> None:
+        """Refuse what a stranger's graph may give in place of labels of this image."""
+        expected, last = (1, *image.shape[:2]), len(self.classes)
+        if label.shape != expected or label.dtype != np.uint8 or int(label.max()) > last:
+            raise ArtifactError(
+                f"bundle '{self.bundle.folder}' gave labels {label.dtype} {label.shape} up to "
+                f"{label.max()}, expected uint8 {expected} up to {last}: export it again"
+            )
+
     def graph(self, name: str) -> OpenGraph:
         """An opened graph of the bundle."""
         if name not in self._graphs:
             if self._server is None:
-                self._graphs[name] = open_graph(self._file_of(name), **self._options)
+                path, runs_code = self._file_of(name)
+                graph = open_graph(path, allow_host_code=runs_code, **self._options)
             else:
                 from .served_bundle import open_served
 
-                self._graphs[name] = open_served(self.bundle, name, self._server)
+                graph = open_served(self.bundle, name, self._server)
+            self._graphs[name] = graph
+            outputs = {spec.name for spec in graph.describe().outputs}
+            missing = _OUTPUTS - outputs if name in _GRAPHS.values() else set()
+            if missing:
+                raise ArtifactError(
+                    f"graph '{name}' of bundle '{self.bundle.folder}' gives "
+                    f"{', '.join(sorted(outputs))}, expected {', '.join(sorted(_OUTPUTS))} too: "
+                    "export the bundle again"
+                )
         return self._graphs[name]
 
     def close(self) -> None:
@@ -148,12 +168,15 @@ class BundlePredictor:
         inputs = label_inputs(
             image, labels, len(self.classes), self.bundle.layout, takes_classes=kind == "walk"
         )
-        return self.graph(_GRAPHS[kind]).run(inputs, outputs)
+        found = self.graph(_GRAPHS[kind]).run(inputs, outputs)
+        self._require_labels(found["label"], image)
+        return found
 
-    def _file_of(self, name: str) -> Path:
+    def _file_of(self, name: str) -> tuple[Path, bool]:
+        """The graph or engine, and whether it may bring host code of its own."""
         path = self.bundle.graph_path(name)
         if self._options["backend"] != "tensorrt":
-            return path
+            return check_again(self.bundle, path.name), False
         engines = self.bundle.engines_of(name)
         if not engines:
             raise ArtifactError(
@@ -162,4 +185,6 @@ class BundlePredictor:
             )
         from .backends.tensorrt_engines import engine_for_this_machine
 
-        return self.bundle.folder / engine_for_this_machine(engines).file
+        engine = engine_for_this_machine(engines)
+        # TensorRT runs a version-compatible plan only with the code that lies in it.
+        return check_again(self.bundle, engine.file), engine.version_compatible

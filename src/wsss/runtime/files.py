@@ -84,7 +84,12 @@ def replace_folder(work: Path, target: Path) -> None:
     older = work.with_name(f"{work.name}.older")
     if target.exists():
         target.rename(older)
-    work.rename(target)
+    try:
+        work.rename(target)
+    except OSError:
+        if older.exists():
+            older.rename(target)
+        raise
     shutil.rmtree(older, ignore_errors=True)
 
 

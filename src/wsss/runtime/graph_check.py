@@ -5,61 +5,42 @@ hard links, `onnx.load` lets sparse ones out of the folder, and the checker acce
 operators that it does not know. So the structure is walked here first, then onnx has its say.
 """
 
-import math
 import os
-import reprlib
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ..errors import ArtifactError, DataError, MissingDependencyError
 from .backends.contract import TensorSpec
 from .files import open_regular
+from .graph_tensors import (
+    MAX_ELEMENTS,
+    MAX_RANK,
+    TYPES,
+    Constants,
+    GraphFaultError,
+    asked_elements,
+    check_tensor,
+    check_value,
+    constant_of,
+    integers_of,
+    quoted,
+)
 
 if TYPE_CHECKING:
-    from .bundle import GraphEntry
+    from .bundle_manifest import GraphEntry
 
 MAX_GRAPH_BYTES = 2**31 - 1
 """Of a file: no protobuf may be larger."""
-MAX_ELEMENTS = 2**31
-"""Of a tensor whose size the file states: 8 GiB of float32, more than any of our graphs needs."""
 OPSETS = (18, 20)
 IR_VERSIONS = (8, 10)
 """First and last; the earliest ir version that knows opset 18, and the latest that we write."""
-MAX_NODES, MAX_DEPTH, MAX_RANK = 200_000, 8, 64
+MAX_NODES, MAX_DEPTH = 200_000, 8
+MAX_TRIPS = 100_000
+"""Of a loop; a walk takes half as many as it has steps."""
 
 _DOMAINS = ("", "ai.onnx")
 """Two names of the standard operators; anything else is code that we do not bring along."""
-_DTYPES = {
-    1: ("float32", "float_data"),
-    2: ("uint8", "int32_data"),
-    3: ("int8", "int32_data"),
-    4: ("uint16", "int32_data"),
-    5: ("int16", "int32_data"),
-    6: ("int32", "int32_data"),
-    7: ("int64", "int64_data"),
-    9: ("bool", "int32_data"),
-    10: ("float16", "int32_data"),
-    11: ("float64", "double_data"),
-    12: ("uint32", "uint64_data"),
-    13: ("uint64", "uint64_data"),
-}
-"""Number in the file -> numpy's name, and the field that holds values which are not raw bytes."""
-DTYPES = tuple(dtype for dtype, _ in _DTYPES.values())
-"""Of the tensors of a graph, in numpy's names."""
-_DATA_FIELDS = (*sorted({field for _, field in _DTYPES.values()}), "raw_data", "string_data")
-
-_SIZED_BY: dict[str, tuple[int, Callable[[Sequence[int]], int]]] = {
-    "ConstantOfShape": (0, math.prod),
-    "Resize": (3, math.prod),
-    **dict.fromkeys(("Expand", "Reshape", "Tile", "CenterCropPad"), (1, math.prod)),
-    **dict.fromkeys(("Pad", "OneHot", "Range"), (1, max)),
-    **dict.fromkeys(("HannWindow", "HammingWindow", "BlackmanWindow"), (0, max)),
-}
-"""Which input tells the size of what an operator makes, and how many elements it asks for."""
-
 _RANGES = {"axis": (-MAX_RANK, MAX_RANK - 1), "batch_dims": (0, MAX_RANK - 1)}
 """Of attributes; beyond them LayerNormalization (onnx 1.23) and GatherND (onnxruntime 1.31 too) end
 the process instead of refusing the graph."""
@@ -69,21 +50,6 @@ _FOREIGN = (
     *((bytes((0x80, protocol)), "a pickle") for protocol in range(2, 6)),
     (b"\x1f\x8b", "a gzip archive"),
 )
-
-Constants = ChainMap[str, tuple[int, ...] | None]
-"""Names that can be used at a place in a graph; their value if it is a few constant integers."""
-
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = 120
-
-
-def quoted(value: object) -> str:
-    """What a stranger wrote, for a message: short, in one line, without control characters."""
-    return _REPR.repr(value)
-
-
-class _FaultError(Exception):
-    """What is wrong, as the rest of a sentence that begins with the file."""
 
 
 def check_graph(path: str | os.PathLike[str], expected: "GraphEntry | None" = None) -> None:
@@ -129,22 +95,22 @@ def check_graph_bytes(data: bytes, name: str, expected: "GraphEntry | None" = No
         _run_checker(data)
         if expected:
             _compare(model.graph, expected)
-    except _FaultError as fault:
+    except GraphFaultError as fault:
         remedy = "export it again, or take it from a source that you trust"
         raise ArtifactError(f"graph {name!r} {fault}: {remedy}") from None
 
 
 def _parse(data: bytes) -> Any:
     if not data:
-        raise _FaultError("is empty (0 bytes), expected an ONNX graph")
+        raise GraphFaultError("is empty (0 bytes), expected an ONNX graph")
     onnx = _onnx()
     try:
         model = onnx.ModelProto.FromString(data)
     # The decoder is not ours: whatever it raises, nested too deep included, the file is at fault.
     except Exception:
-        raise _FaultError(f"is {_looks_like(data)}, expected an ONNX graph") from None
+        raise GraphFaultError(f"is {_looks_like(data)}, expected an ONNX graph") from None
     if not (model.graph.node and model.graph.output):  # most bytes decode to unknown fields
-        raise _FaultError(f"is {_looks_like(data)}, it has no nodes or no outputs")
+        raise GraphFaultError(f"is {_looks_like(data)}, it has no nodes or no outputs")
     return model
 
 
@@ -172,7 +138,7 @@ def _refuse_external_data(model: Any) -> None:
     for tensor in _tensors(model):
         if tensor.data_location == tensor.EXTERNAL or tensor.external_data:
             entries = {entry.key: entry.value for entry in tensor.external_data}
-            raise _FaultError(
+            raise GraphFaultError(
                 f"keeps tensor {quoted(tensor.name)} in another file, "
                 f"{quoted(entries.get('location', ''))}, expected all data inside of the graph"
             )
@@ -193,24 +159,24 @@ def _tensors(message: Any) -> Iterator[Any]:
 def _check_model(model: Any) -> None:
     """What stands beside the graph."""
     if model.functions:
-        raise _FaultError(
+        raise GraphFaultError(
             f"defines the function {quoted(model.functions[0].name)}, expected standard operators"
         )
     if model.training_info:
-        raise _FaultError("holds training information, expected a graph for inference")
+        raise GraphFaultError("holds training information, expected a graph for inference")
     first, last = IR_VERSIONS
     if not first <= model.ir_version <= last:
-        raise _FaultError(f"has ir version {model.ir_version}, expected {first} to {last}")
+        raise GraphFaultError(f"has ir version {model.ir_version}, expected {first} to {last}")
     domains = [opset.domain for opset in model.opset_import]
     for domain in domains:
         if domain not in _DOMAINS:
-            raise _FaultError(f"imports operators of {quoted(domain)}, expected standard ones")
+            raise GraphFaultError(f"imports operators of {quoted(domain)}, expected standard ones")
     if len(domains) != 1:
-        raise _FaultError(f"imports standard operators {len(domains)} times, expected once")
+        raise GraphFaultError(f"imports standard operators {len(domains)} times, expected once")
     first, last = OPSETS
     opset = model.opset_import[0].version
     if not first <= opset <= last:
-        raise _FaultError(f"has opset {opset}, expected {first} to {last}")
+        raise GraphFaultError(f"has opset {opset}, expected {first} to {last}")
 
 
 class _Structure:
@@ -221,64 +187,78 @@ class _Structure:
 
     def check(self, graph: Any, outer: Constants, depth: int = 0) -> None:
         if depth > MAX_DEPTH:
-            raise _FaultError(f"nests graphs deeper than {MAX_DEPTH} levels")
+            raise GraphFaultError(f"nests graphs deeper than {MAX_DEPTH} levels")
         self._num_nodes += len(graph.node)
         if self._num_nodes > MAX_NODES:
-            raise _FaultError(f"has {self._num_nodes} nodes or more, expected at most {MAX_NODES}")
+            raise GraphFaultError(
+                f"has {self._num_nodes} nodes or more, expected at most {MAX_NODES}"
+            )
         if graph.sparse_initializer:
-            raise _FaultError("holds a sparse tensor, expected dense ones")
+            raise GraphFaultError("holds a sparse tensor, expected dense ones")
         scope = outer.new_child()
         for value in graph.input:
             _define(scope, value.name)
         defaults = set(scope.maps[0])
         for tensor in graph.initializer:
-            _check_tensor(tensor)
+            check_tensor(tensor)
             if tensor.name in defaults:  # an input may have a default, but only one
                 defaults.remove(tensor.name)
             else:
                 _define(scope, tensor.name)
-            scope[tensor.name] = _integers(tensor)
+            scope[tensor.name] = integers_of(tensor)
         for node in graph.node:
             self._check_node(node, scope, depth)
         own = set(scope.maps[0])
         for value in graph.output:
             if value.name not in own:
-                raise _FaultError(
+                raise GraphFaultError(
                     f"lists the output {quoted(value.name)} twice or without a source"
                 )
             own.remove(value.name)
         for value in (*graph.input, *graph.output, *graph.value_info):
-            _check_value(value)
+            check_value(value)
 
     def _check_node(self, node: Any, scope: Constants, depth: int) -> None:
         where = f"node {quoted(node.name)} ({quoted(node.op_type)})"
         if node.domain not in _DOMAINS:
-            raise _FaultError(
+            raise GraphFaultError(
                 f"has {where} of domain {quoted(node.domain)}, expected standard operators"
             )
         for name in node.input:
             if name and name not in scope:
-                raise _FaultError(
+                raise GraphFaultError(
                     f"has {where} that takes {quoted(name)}, which nothing before it gives: "
                     "cyclic, unsorted or cut"
                 )
         for attribute in node.attribute:
             _check_number(attribute, where, len(node.output))
             if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
-                raise _FaultError(f"has {where} with a sparse tensor, expected dense ones")
+                raise GraphFaultError(f"has {where} with a sparse tensor, expected dense ones")
             for tensor in (*_single(attribute, "t"), *attribute.tensors):
-                _check_tensor(tensor)
+                check_tensor(tensor)
             for graph in (*_single(attribute, "g"), *attribute.graphs):
                 self.check(graph, scope, depth + 1)
-        asked = _asked_elements(node, scope)
+        if node.op_type == "Loop":
+            _check_trips(node, where, scope)
+        asked = asked_elements(node, scope)
         if asked > MAX_ELEMENTS:
-            raise _FaultError(
+            raise GraphFaultError(
                 f"has {where} that asks for {asked} elements, expected at most {MAX_ELEMENTS}"
             )
         for name in node.output:
             if name:
                 _define(scope, name)
-                scope[name] = _constant_node(node)
+                scope[name] = constant_of(node)
+
+
+def _check_trips(node: Any, where: str, scope: Constants) -> None:
+    """A loop without a constant, sensible number of trips could run for ever."""
+    trips = scope.get(node.input[0]) if node.input else None
+    if trips is None or len(trips) != 1 or not 0 <= trips[0] <= MAX_TRIPS:
+        raise GraphFaultError(
+            f"has {where} of {'unknown' if trips is None else quoted(list(trips))} trips, expected "
+            f"a constant of at most {MAX_TRIPS}"
+        )
 
 
 def _check_number(attribute: Any, where: str, num_outputs: int) -> None:
@@ -287,7 +267,7 @@ def _check_number(attribute: Any, where: str, num_outputs: int) -> None:
     if attribute.name == "num_outputs":
         first = last = num_outputs
     if not first <= attribute.i <= last:
-        raise _FaultError(
+        raise GraphFaultError(
             f"has {where} with {attribute.name} {attribute.i}, expected {first} to {last}"
         )
 
@@ -295,88 +275,14 @@ def _check_number(attribute: Any, where: str, num_outputs: int) -> None:
 def _define(scope: Constants, name: str) -> None:
     # Also refused if an outer graph has it: onnx forbids that, engines differ in what they do.
     if name in scope:
-        raise _FaultError(f"defines the name {quoted(name)} twice")
+        raise GraphFaultError(f"defines the name {quoted(name)} twice")
     if not isinstance(name, str):  # protobuf gives bytes where they are no UTF-8
-        raise _FaultError(f"defines the name {quoted(name)}, expected text")
+        raise GraphFaultError(f"defines the name {quoted(name)}, expected text")
     scope[name] = None
 
 
 def _single(message: Any, field: str) -> tuple[Any, ...]:
     return (getattr(message, field),) if message.HasField(field) else ()
-
-
-def _check_tensor(tensor: Any) -> None:
-    where = f"tensor {quoted(tensor.name)}"
-    if tensor.data_type not in _DTYPES:
-        raise _FaultError(f"has {where} of type {tensor.data_type}, expected numbers")
-    dtype, typed = _DTYPES[tensor.data_type]
-    count = _num_elements(where, tensor.dims)
-    if tensor.HasField("segment"):
-        raise _FaultError(f"has {where} in segments, expected it whole")
-    stored = {field: len(getattr(tensor, field)) for field in _DATA_FIELDS}
-    stored = {field: length for field, length in stored.items() if length}
-    raw = {"raw_data": count * np.dtype(dtype).itemsize}
-    if stored not in ((raw, {typed: count}) if count else ({},)):
-        found = ", ".join(f"{length} in {field}" for field, length in stored.items()) or "nothing"
-        raise _FaultError(
-            f"has {where} of shape {quoted(list(tensor.dims))} that holds {found}, "
-            f"expected {raw['raw_data']} in raw_data or {count} in {typed}"
-        )
-
-
-def _check_value(value: Any) -> None:
-    if value.type.HasField("tensor_type"):
-        dims = value.type.tensor_type.shape.dim
-        # Sizes that only the run tells count as 1: the others must be possible by themselves.
-        sizes = [dim.dim_value if dim.HasField("dim_value") else 1 for dim in dims]
-        _num_elements(f"tensor {quoted(value.name)}", sizes)
-
-
-def _num_elements(where: str, dims: Sequence[int]) -> int:
-    if len(dims) > MAX_RANK or any(size < 0 for size in dims):
-        raise _FaultError(
-            f"has {where} of shape {quoted(list(dims))}, expected up to {MAX_RANK} sizes from 0"
-        )
-    count = math.prod(dims)
-    # Without the zeros, as engines multiply in 64 bits before they come to them.
-    if math.prod(size or 1 for size in dims) > MAX_ELEMENTS:
-        raise _FaultError(
-            f"has {where} of shape {quoted(list(dims))}, expected at most {MAX_ELEMENTS} elements"
-        )
-    return count
-
-
-def _integers(tensor: Any) -> tuple[int, ...] | None:
-    """The values of a checked tensor, if it could be a shape: few, int64."""
-    if tensor.data_type != tensor.INT64 or math.prod(tensor.dims) > MAX_RANK:
-        return None
-    return tuple(np.frombuffer(tensor.raw_data, "<i8").tolist()) or tuple(tensor.int64_data)
-
-
-def _constant_node(node: Any) -> tuple[int, ...] | None:
-    if node.op_type == "Constant":
-        for attribute in node.attribute:
-            if attribute.name == "value" and attribute.HasField("t"):
-                return _integers(attribute.t)
-            if attribute.name in ("value_int", "value_ints"):
-                return tuple(attribute.ints[:MAX_RANK]) or (attribute.i,)
-    return None
-
-
-def _asked_elements(node: Any, scope: Constants) -> int:
-    """How large an output is at least, as far as constants tell directly.
-
-    A size that is computed, even from constants, is not found: memory is then the engine's to
-    limit.
-    """
-    if node.op_type in ("RandomNormal", "RandomUniform"):
-        sizes = [tuple(a.ints)[:MAX_RANK] for a in node.attribute if a.name == "shape"]
-        return math.prod(map(abs, sizes[0])) if sizes else 0
-    index, count = _SIZED_BY.get(node.op_type, (0, math.prod))
-    if node.op_type not in _SIZED_BY or index >= len(node.input):
-        return 0
-    values = scope.get(node.input[index])
-    return count([abs(value) or 1 for value in values]) if values else 0
 
 
 def _run_checker(data: bytes) -> None:
@@ -388,7 +294,7 @@ def _run_checker(data: bytes) -> None:
     except Exception as error:
         text = "".join(letter if letter.isprintable() else " " for letter in str(error))
         reason = " ".join(text.split())[:300]
-        raise _FaultError(f"is refused by onnx ({reason or type(error).__name__})") from None
+        raise GraphFaultError(f"is refused by onnx ({reason or type(error).__name__})") from None
 
 
 def _compare(graph: Any, expected: "GraphEntry") -> None:
@@ -401,13 +307,13 @@ def _compare_side(side: str, found: Sequence[TensorSpec], wanted: Sequence[Tenso
     names = {spec.name for spec in wanted}
     for spec in found:
         if spec.name not in names:
-            raise _FaultError(f"has the {side} {quoted(spec.name)}, which bundle.json lacks")
+            raise GraphFaultError(f"has the {side} {quoted(spec.name)}, which bundle.json lacks")
     given = {spec.name: spec for spec in found}
     for spec in wanted:
         if spec.name not in given:
-            raise _FaultError(f"lacks the {side} {quoted(spec.name)}, which bundle.json names")
+            raise GraphFaultError(f"lacks the {side} {quoted(spec.name)}, which bundle.json names")
         if spec != given[spec.name]:
-            raise _FaultError(
+            raise GraphFaultError(
                 f"has the {side} {quoted(spec.name)} as {_text(given[spec.name])}, "
                 f"expected by bundle.json: {_text(spec)}"
             )
@@ -415,7 +321,7 @@ def _compare_side(side: str, found: Sequence[TensorSpec], wanted: Sequence[Tenso
 
 def _spec(value: Any, is_optional: bool) -> TensorSpec:
     tensor = value.type.tensor_type
-    dtype = _DTYPES.get(tensor.elem_type, (f"type {tensor.elem_type}", ""))[0]
+    dtype = TYPES.get(tensor.elem_type, (f"type {tensor.elem_type}", ""))[0]
     # An axis without a size or a name is given none, which no manifest may contain.
     shape = [d.dim_value if d.HasField("dim_value") else d.dim_param for d in tensor.shape.dim]
     return TensorSpec(value.name, dtype, tuple(shape), is_optional)

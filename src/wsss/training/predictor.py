@@ -38,6 +38,10 @@ NETWORKS: dict[str, type[Network]] = {
 """Stages that leave a trained network, and its kind."""
 
 
+CLASS_THRESHOLD = 0.5
+"""Probability from which the classifier calls a class present."""
+
+
 class RunPredictor:
     """Opens the networks of a run when they are first needed.
 
@@ -112,7 +116,9 @@ class RunPredictor:
         return affinity_features(network, image, self.recipe, self.device)
 
     @torch.no_grad()
-    def find_classes(self, image: NDArray[np.uint8], threshold: float = 0.5) -> list[int]:
+    def find_classes(
+        self, image: NDArray[np.uint8], threshold: float = CLASS_THRESHOLD
+    ) -> list[int]:
         """Classes whose probability reaches the threshold, by the classifier alone."""
         classifier = self.network("cam", CamClassifier)
         probabilities = class_probabilities(classifier, image, self.recipe.cam, self.device)

@@ -29,7 +29,7 @@ def plans(monkeypatch):
     """Paths that the tensorrt backend was asked to open."""
     opened = []
     module = ModuleType("tensorrt_backend")
-    module.open_plan = opened.append
+    module.open_plan = lambda path, *, allow_host_code: opened.append((path, allow_host_code))
     monkeypatch.setitem(sys.modules, "wsss.runtime.backends.tensorrt_backend", module)
     return opened
 
@@ -92,7 +92,9 @@ def test_torch_without_a_gpu_says_so(path):
 @mark.parametrize("device", ["auto", "cuda"])
 def test_plan_goes_to_tensorrt(plans, backend, device):
     open_graph(Path("engine.plan"), backend=backend, device=device)
-    assert plans == [Path("engine.plan")]
+    assert plans == [(Path("engine.plan"), False)]
+    open_graph(Path("engine.plan"), backend=backend, device=device, allow_host_code=True)
+    assert plans[-1] == (Path("engine.plan"), True)
 
 
 @mark.parametrize(
@@ -136,3 +138,10 @@ def test_a_backend_imports_its_own_library_only(path, backend, loaded):
         "open_graph(Path(sys.argv[1]), backend=sys.argv[2], device='cpu')"
     )
     assert modules_after(code, path, backend) == loaded
+
+
+def test_tensorrt_within_onnxruntime_is_no_fallback(path):
+    with raises(MissingDependencyError, match=r"asked for TensorrtExecutionProvider and gave"):
+        open_graph(path, backend="onnxruntime", device="tensorrt")
+    with raises(ConfigError, match="device 'tensorrt' is onnxruntime's"):
+        open_graph(path, backend="torch", device="tensorrt")

@@ -296,6 +296,15 @@ CASES = [
     case("ArgMax", real(3, 4, 2), axis=-2, keepdims=0),
     case("ArgMax", whole(3, 40, low=0, high=3), axis=1),
     # Space
+    case(
+        "BatchNormalization",
+        *(real(2, 3, 4, 5), real(3), real(3) - 1, real(3) + 2, np.abs(real(3)) + 1),
+    ),
+    case(
+        "BatchNormalization",
+        *(real(1, 3, 6, 5), real(3), real(3), np.zeros(3, float32), np.ones(3, float32)),
+        epsilon=0.0,
+    ),
     case("Conv", real(2, 3, 8, 9), real(4, 3, 3, 3)),
     case("Conv", real(2, 3, 7, 5), real(4, 3, 3, 3), real(4), pads=[1] * 4, strides=[2, 2]),
     case("Conv", real(1, 4, 9, 9), real(6, 2, 3, 2), group=2, dilations=[2, 3], pads=[2, 0, 1, 3]),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ...errors import WsssError
 from ...runtime.backends.contract import OpenGraph
 from ...runtime.bench.machine import Machine, exact_float32, has_bfloat16, synchroniser
+from ...runtime.bench.onnx_profile import profile_graph
 from ...runtime.bench.stages import StageClock, StageRow, Timing, stage_rows, time_forms
 from ...runtime.files import atomic_write_bytes
 from ...runtime.progress import SILENT, Progress
@@ -128,8 +129,8 @@ def bench_cam(
                     advance=task.advance,
                 )
         for name, path in files.items():
-            inputs = [{"image": case.photos[:1]}]
-            timings[name] = divided(timings[name], path, inputs, machine.threads, device)
+            profile = profile_graph(path, [{"image": case.photos[:1]}], threads=machine.threads)
+            timings[name] = divided(timings[name], profile, device)
     count = len(case.photos)
     timings = {name: timing.of_each(count) for name, timing in timings.items()}
     operations = cam_operations(case.network, case.size, case.recipe.cam)
@@ -157,7 +158,7 @@ def _write_graphs(case: CamCase, precisions: Sequence[Precision], folder: Path) 
     settings = graph_settings(case.recipe, case.network.num_classes, "nhwc")
     files = {}
     for precision in precisions:
-        lowered = lower(network, precision, list(case.photos), section.align)
+        lowered = lower(network, precision, case.calibration, section.align)
         path = folder / f"{precision}.onnx"
         model = _cam_alone(graphs.cam_model(lowered, settings))
         atomic_write_bytes(path, model.SerializeToString())

@@ -1,6 +1,6 @@
 """What the benchmarks share about exported graphs: opening, and their stages."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -8,8 +8,8 @@ from typing import TypeVar
 import torch
 
 from ...runtime.backends.choose import Device, open_graph
-from ...runtime.backends.contract import Array, OpenGraph
-from ...runtime.bench.onnx_profile import profile_graph
+from ...runtime.backends.contract import OpenGraph
+from ...runtime.bench.onnx_profile import GraphProfile
 from ...runtime.bench.stages import Timing
 
 GRAPH = "graph"
@@ -38,17 +38,11 @@ def opened(
         yield graphs
 
 
-def divided(
-    timing: Timing[Result],
-    path: Path,
-    inputs: Sequence[Mapping[str, Array]],
-    threads: int,
-    device: torch.device,
-) -> Timing[Result]:
+def divided(timing: Timing[Result], profile: GraphProfile, device: torch.device) -> Timing[Result]:
     """A timing with the graph's stage divided by onnxruntime's profiler.
 
     On a GPU the profiler sees how long kernels take to start, not to run, so it stays whole.
     """
     if device.type != "cpu":
         return timing
-    return timing.with_parts(GRAPH, profile_graph(path, inputs, threads=threads).shares)
+    return timing.with_parts(GRAPH, profile.shares)

@@ -11,6 +11,7 @@ import torch
 from ...errors import ArtifactError, WsssError
 from ...runtime.backends.contract import Array, OpenGraph
 from ...runtime.bench.machine import Machine, exact_float32, synchroniser
+from ...runtime.bench.onnx_profile import profile_graph
 from ...runtime.bench.stages import (
     DISK,
     NETWORKS_AND_WALK,
@@ -29,7 +30,15 @@ from ...runtime.graph_inputs import label_inputs
 from ...runtime.image_io import read_image, write_label_map
 from ...runtime.progress import SILENT, Progress
 from ...training.bench.cam import PUBLISHED, TORCH
-from ...training.bench.label import Image, Labeller, Photo, Way, label_photos, torch_labellers
+from ...training.bench.label import (
+    Image,
+    Labeller,
+    Photo,
+    Way,
+    calibration_images,
+    label_photos,
+    torch_labellers,
+)
 from ...training.predictor import RunPredictor
 from ..bundle import write_graphs
 from ..precision import LEAST_AGREEMENT, Precision, lower
@@ -56,6 +65,8 @@ class LabelRow:
         outside_in_memory, outside_on_disk: share of the time that is spent outside of the networks
             and the walk with its affinities; None where the stages of a graph cannot be told.
         limited_by: the stage that takes longest.
+        peak_share: operations of the networks' convolutions a second, in memory, in torch's float32
+            matrix speed; see `CamRow`.
         hours_per_100k: 100 000 images one after the other at this speed.
         labels_equal: share of pixels labelled as by `RunPredictor`; None without one.
         is_extrapolated: affinities and walk were computed for a part of the grid and scaled.
@@ -72,6 +83,7 @@ class LabelRow:
     outside_in_memory: float | None
     outside_on_disk: float | None
     limited_by: str
+    peak_share: float
     hours_per_100k: float
     labels_equal: float | None
     is_extrapolated: bool
@@ -126,7 +138,8 @@ def bench_label(
     photos = label_photos(data, predictor.classes, count)
     result = LabelBench([], [], [*_NOTES, *bfloat16_note(device)])
     with exact_float32(device), tempfile.TemporaryDirectory() as folder:
-        files = _write_graphs(model, ways, photos, precisions, Path(folder))
+        others = calibration_images(data, photos)
+        files = _write_graphs(model, ways, others, precisions, Path(folder))
         for way in ways:
             expected = _expected(predictor, way, photos)
             labellers = torch_labellers(predictor, way, device)
@@ -203,12 +216,17 @@ class _Bench:
                     advance=task.advance,
                 )
         feeds = [self._inputs(read_image(photo.path), photo.labels) for photo in self.photos]
-        for name, path in files.items():
-            timings[name] = divided(timings[name], path, feeds, threads, self.device)
+        profiles = {
+            name: profile_graph(path, feeds, threads=threads) for name, path in files.items()
+        }
+        for name, profile in profiles.items():
+            timings[name] = divided(timings[name], profile, self.device)
+        # The networks are the same in every form.
+        operations = next(iter(profiles.values())).operations
         timings = {name: timing.of_each(len(self.photos)) for name, timing in timings.items()}
         baseline = timings[PUBLISHED].seconds if PUBLISHED in timings else None
         for name, timing in timings.items():
-            result.rows.append(self._row(name, timing, baseline, equal[name]))
+            result.rows.append(self._row(name, timing, operations, baseline, equal[name]))
             result.stages.extend(stage_rows(self.way, name, timing))
 
     def _job(self, labeller: Labeller, out: Path) -> Form[Labels]:
@@ -231,7 +249,8 @@ class _Bench:
     def _graph_labeller(self, graph: OpenGraph) -> Labeller:
         def label(image: Image, classes: tuple[int, ...] | None, clock: StageClock) -> Image:
             with clock.stage(GRAPH):
-                return np.asarray(graph.run(self._inputs(image, classes))["label"][0], np.uint8)
+                found = graph.run(self._inputs(image, classes), ["label"])
+                return np.asarray(found["label"][0], np.uint8)
 
         return label
 
@@ -240,10 +259,16 @@ class _Bench:
         return label_inputs(image, classes, self.num_classes, self.layout, takes_classes=takes)
 
     def _row(
-        self, name: str, timing: Timing[Labels], baseline: float | None, equal: float | None
+        self,
+        name: str,
+        timing: Timing[Labels],
+        operations: Mapping[str, float],
+        baseline: float | None,
+        equal: float | None,
     ) -> LabelRow:
         in_memory = timing.seconds - sum(timing.stages[stage] for stage in DISK)
         is_whole = GRAPH in timing.stages
+        done = sum(n for stage, n in operations.items() if is_whole or stage in timing.stages)
         return LabelRow(
             self.way,
             name,
@@ -256,6 +281,7 @@ class _Bench:
             None if is_whole else 1 - timing.share(NETWORKS_AND_WALK, without=DISK),
             None if is_whole else 1 - timing.share(NETWORKS_AND_WALK),
             timing.slowest,
+            done / in_memory / 1e9 / self.machine.gflops,
             timing.seconds * MANY / 3600,
             equal,
             any(label is None for label in timing.result),
@@ -265,17 +291,16 @@ class _Bench:
 def _write_graphs(
     run: Path,
     ways: Sequence[Way],
-    photos: Sequence[Photo],
+    calibration: Sequence[Image],
     precisions: Sequence[Precision],
     folder: Path,
 ) -> dict[Way, dict[str, Path]]:
-    """Files by way and form."""
+    """Files by way and form; int8 finds its ranges on images that are not measured."""
     source = open_source(run, tuple(GRAPH_OF[way] for way in ways), "nhwc")
     files: dict[Way, dict[str, Path]] = {way: {} for way in ways}
-    images = [read_image(photo.path) for photo in photos]
     for precision in precisions:
         networks = {
-            stage: lower(network, precision, images, source.settings.align)
+            stage: lower(network, precision, calibration, source.settings.align)
             for stage, network in source.networks.items()
         }
         make_folder(folder / precision)

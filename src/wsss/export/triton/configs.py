@@ -24,7 +24,7 @@ def graph_config(
 
     `present` is a required input, in which -1 leaves a class to the classifier: the ONNX Runtime
     backend of Triton refuses optional inputs of models that take batches (its
-    `ModelInstanceState::ValidateInputs`, read in the source of 26.09), and TensorRT has none.
+    `ModelInstanceState::ValidateInputs`, read in its source), and TensorRT has none.
     """
     backend, entry = options.backend_of(name), bundle.graphs[name]
     config = model_config_pb2().ModelConfig(

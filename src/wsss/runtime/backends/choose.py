@@ -9,7 +9,8 @@ from ...errors import ConfigError, MissingDependencyError
 from .contract import OpenGraph
 
 Backend = Literal["auto", "torch", "onnxruntime", "tensorrt", "triton"]
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda", "tensorrt"]
+"""tensorrt: TensorRT within onnxruntime, which compiles a graph when it first runs."""
 
 PLAN = ".plan"
 """Ending of an engine that TensorRT compiled; everything else is an ONNX file."""
@@ -21,6 +22,7 @@ def open_graph(
     backend: Backend = "auto",
     device: Device = "auto",
     threads: int | None = None,
+    allow_host_code: bool = False,
 ) -> OpenGraph:
     """Open a graph for running.
 
@@ -29,6 +31,7 @@ def open_graph(
         backend: auto takes tensorrt for an engine, else onnxruntime if installed, else torch.
         device: auto takes a GPU where the backend can use it.
         threads: that compute on the CPU, >= 1; None lets the backend choose.
+        allow_host_code: see `open_plan`.
 
     Raises:
         ConfigError: an unknown name, or a combination that does not exist.
@@ -39,12 +42,16 @@ def open_graph(
     _check(backend, device, threads)
     chosen = _backend_for(path, backend)
     if chosen == "tensorrt":
-        return _open_plan(path, device)
+        return _open_plan(path, device, allow_host_code)
     if chosen == "onnxruntime":
         from . import onnxruntime_backend
 
+        if device == "tensorrt":
+            return onnxruntime_backend.open_onnx(path, device=device, threads=threads)
         where = _device(device, onnxruntime_backend.has_cuda)
         return onnxruntime_backend.open_onnx(path, device=where, threads=threads)
+    if device == "tensorrt":
+        raise ConfigError("device 'tensorrt' is onnxruntime's: choose that backend, auto or cuda")
     if find_spec("torch") is None:
         raise MissingDependencyError(
             "torch is not installed: pip install 'wsss[train]', or choose the backend onnxruntime"
@@ -93,15 +100,17 @@ def _backend_for(path: Path, backend: Backend) -> Backend:
     return backend
 
 
-def _device(device: Device, has_cuda: Callable[[], bool]) -> Literal["cpu", "cuda"]:
+def _device(
+    device: Literal["auto", "cpu", "cuda"], has_cuda: Callable[[], bool]
+) -> Literal["cpu", "cuda"]:
     if device == "auto":
         return "cuda" if has_cuda() else "cpu"
     return device
 
 
-def _open_plan(path: Path, device: Device) -> OpenGraph:
-    if device == "cpu":
-        raise ConfigError(f"device 'cpu': {path} is a TensorRT engine, choose auto or cuda")
+def _open_plan(path: Path, device: Device, allow_host_code: bool) -> OpenGraph:
+    if device in ("cpu", "tensorrt"):
+        raise ConfigError(f"device '{device}': {path} is a TensorRT engine, choose auto or cuda")
     from .tensorrt_backend import open_plan
 
-    return open_plan(path)
+    return open_plan(path, allow_host_code=allow_host_code)

@@ -126,6 +126,19 @@ def _max_pool(given: Attributes) -> Compute:
     return compute
 
 
+def _batch_normalization(given: Attributes) -> Compute:
+    epsilon = given.take("epsilon", 1e-5)
+    given.take("momentum", None)  # of training alone
+    given.choose("training_mode", 0)
+
+    def compute(
+        values: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor
+    ) -> Tensor:
+        return F.batch_norm(values, mean, variance, scale, bias, False, 0.0, epsilon)
+
+    return compute
+
+
 def _instance_normalization(given: Attributes) -> Compute:
     epsilon = given.take("epsilon", 1e-5)
 
@@ -142,6 +155,7 @@ def _global_average(values: Tensor) -> Tensor:
 
 SPATIAL: dict[str, Operator] = {
     "AveragePool": Operator(_average_pool),
+    "BatchNormalization": Operator(_batch_normalization),
     "Conv": Operator(_conv),
     "GlobalAveragePool": plain(_global_average),
     "InstanceNormalization": Operator(_instance_normalization),

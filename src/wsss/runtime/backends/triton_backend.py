@@ -29,6 +29,8 @@ _QUIET_S = 1.0
 """No server is replaced by another one in less time than this."""
 _MAX_LATE = 16
 """Requests in a row that came too late, after which the server counts as hanging."""
+_COUNTED_STEP = "cam"
+"""Of `label_ensemble`: the step that takes longest, and that makes batches first."""
 _OPEN_TOTAL_S = 5.0
 """A wrong URL should show soon, however much patience there is for an outage later on."""
 
@@ -160,6 +162,22 @@ class TritonGraph:
             raise
         self._num_late = 0
         return found
+
+    def statistics(self) -> tuple[int, int]:
+        """Inferences and executions since the server started; of an ensemble those of `cam`.
+
+        Raises:
+            ServerError: no answer.
+        """
+        model, version = self.served.name, self._version
+        if _COUNTED_STEP in self.served.steps:
+            model, version = _COUNTED_STEP, ""
+        try:
+            found = self._transport.statistics(model, version, self._deadline_s)
+        except Fault as fault:
+            outcome = GaveUp(fault, 1, 0.0)
+            raise failure(outcome, self._url, model, self._deadline_s) from fault
+        return int(found.get("inference_count", 0)), int(found.get("execution_count", 0))
 
     def close(self) -> None:
         """Remove shared memory and drop the connections; requests under way fail."""

@@ -38,6 +38,7 @@ class ServedModel:
         datatypes: Triton's names of the types of its inputs.
         max_batch_size: 0 where Triton makes no batches.
         parameters: of its configuration, which all versions of the model share.
+        steps: models that an ensemble is made of.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ServedModel:
     datatypes: dict[str, str]
     max_batch_size: int
     parameters: dict[str, str]
+    steps: tuple[str, ...] = ()
 
     def digests(self) -> dict[str, str]:
         """Version -> digest of the bundle that it was made of; empty for models that are not ours.
@@ -100,7 +102,8 @@ def read_model(
     )
     description = GraphDescription(_backend(config, steps), _device(config, steps), inputs, outputs)
     datatypes = {tensor["name"]: str(tensor["datatype"]) for tensor in metadata.get("inputs") or ()}
-    return ServedModel(model, description, datatypes, max_batch_size, parameters_of(config))
+    names = tuple(str(step.get("name")) for step in steps)
+    return ServedModel(model, description, datatypes, max_batch_size, parameters_of(config), names)
 
 
 def _spec(model: str, tensor: Mapping[str, Any], has_batch: bool, is_optional: bool) -> TensorSpec:

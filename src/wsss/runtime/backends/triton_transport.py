@@ -116,6 +116,10 @@ class _Http(_Common):
     def served(self, deadline_s: float) -> list[str]:
         return _ready(self._json("POST", "v2/repository/index", deadline_s))
 
+    def statistics(self, model: str, version: str, deadline_s: float) -> dict[str, Any]:
+        found = self._json("GET", f"{_path(model, version)}/stats", deadline_s)
+        return dict(found["model_stats"][0])
+
     def infer(
         self,
         model: str,
@@ -203,6 +207,13 @@ class _Grpc(_Common):
         with _faults():
             index = self._client.get_model_repository_index(as_json=True, client_timeout=deadline_s)
             return _ready(index.get("models", []))
+
+    def statistics(self, model: str, version: str, deadline_s: float) -> dict[str, Any]:
+        with _faults():
+            found = self._client.get_inference_statistics(
+                model, version, as_json=True, client_timeout=deadline_s
+            )
+            return dict(found["model_stats"][0])
 
     def infer(
         self,

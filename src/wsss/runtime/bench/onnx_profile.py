@@ -56,11 +56,11 @@ class GraphProfile:
     Attributes:
         shares: of each stage in the time of the run; `other` is what has no name of ours, and what
             onnxruntime spends between nodes. They sum to 1.
-        operations: of the convolutions; a multiply-add counts as two.
+        operations: of the convolutions, by stage; a multiply-add counts as two.
     """
 
     shares: dict[str, float]
-    operations: float
+    operations: dict[str, float]
 
 
 def stage_of(node: str) -> str:
@@ -100,17 +100,18 @@ def read_profile(events: Sequence[Mapping[str, Any]]) -> GraphProfile:
     runs = sorted(runs, key=lambda event: event["ts"])[1::2]
     nodes = [event for event in events if event["name"].endswith(_ENDING)]
     seconds: dict[str, float] = {}
-    operations = 0.0
+    operations: dict[str, float] = {}
     for run in runs:
         for node in _outermost(nodes, run):
             stage = stage_of(node["name"].removesuffix(_ENDING))
             seconds[stage] = seconds.get(stage, 0.0) + node["dur"]
-            operations += _operations(node["args"])
+            operations[stage] = operations.get(stage, 0.0) + _operations(node["args"])
     whole = sum(run["dur"] for run in runs)
     rest = whole - sum(seconds.values())
     seconds[OTHER] = seconds.get(OTHER, 0.0) + rest
     return GraphProfile(
-        {stage: value / whole for stage, value in seconds.items()}, operations / len(runs)
+        {stage: value / whole for stage, value in seconds.items()},
+        {stage: value / len(runs) for stage, value in operations.items()},
     )
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import WsssError
+from ...errors import ServerError
 from .installation import Installation
 
 READY_SECONDS = 120.0
@@ -27,10 +27,6 @@ _ERROR_LINE = re.compile(r"E\d{4} ")
 _LINES, _LOG_TAIL = 3, 1500
 _POLL_SECONDS = 0.05
 _SHARED_MEMORY = Path("/dev/shm")
-
-
-class ServerError(WsssError):
-    """The server did not become ready, or ended by itself."""
 
 
 @dataclass(frozen=True)

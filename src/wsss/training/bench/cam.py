@@ -2,7 +2,7 @@
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -38,6 +38,8 @@ RANDOM_RECIPE, RANDOM_CLASSES = "affinitynet_resnet50_voc12", 20
 MAP_STRIDE = 4
 """Pixels per cell of its maps, as IRNet stores them."""
 LEAST_SIDE = 16
+CALIBRATION = 8
+"""Images on which int8 finds its ranges."""
 
 Cams = NDArray[np.float32]
 """(B, C, h, w) maps of all classes, each divided by its maximum."""
@@ -52,12 +54,14 @@ class CamCase:
     Attributes:
         photos: (B, H, W, 3) uint8 RGB.
         source: of network and photographs, in words.
+        calibration: (H, W, 3) other images, on which int8 finds its ranges.
     """
 
     network: CamClassifier
     recipe: Recipe
     photos: NDArray[np.uint8]
     source: str
+    calibration: Sequence[NDArray[np.uint8]]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -87,6 +91,7 @@ def cam_case(
     backbone: str,
     photos: NDArray[np.uint8],
     described: str,
+    calibration: Sequence[NDArray[np.uint8]],
 ) -> CamCase:
     """The classifier of a run, or an architecture with random weights, which is as fast.
 
@@ -96,14 +101,16 @@ def cam_case(
     if model is not None:
         predictor = RunPredictor(model, "cpu")
         network = predictor.network("cam", CamClassifier)
-        return CamCase(network, predictor.recipe, photos, f"run {model}, {described}")
+        source = f"run {model}, {described}"
+        return CamCase(network, predictor.recipe, photos, source, calibration)
     if backbone not in BACKBONES:
         raise ConfigError(f"unknown backbone '{backbone}': choose one of {', '.join(BACKBONES)}")
     torch.manual_seed(0)
     network = CamClassifier(build_backbone(backbone), RANDOM_CLASSES).eval()
     _bring_to_one(network, photos[0])
     recipe = load_recipe(RANDOM_RECIPE, [f"cam.map_stride={MAP_STRIDE}"])
-    return CamCase(network, recipe, photos, f"{backbone} with random weights, {described}")
+    source = f"{backbone} with random weights, {described}"
+    return CamCase(network, recipe, photos, source, calibration)
 
 
 @torch.no_grad()
@@ -143,6 +150,27 @@ def same_size_photos(
         return np.stack(photos).astype(np.uint8), f"photographs of {data}, resized"
     paths = spread(_commonest(images_set), count)
     return np.stack([read_image(path) for path in paths]), f"photographs of {data}"
+
+
+def calibration_photos(data: Path | None, measured: int) -> list[NDArray[np.uint8]]:
+    """Images that `same_size_photos` does not take, for int8.
+
+    Args:
+        data: image set; None for drawn photographs.
+        measured: how many it takes.
+    """
+    if data is None:
+        return [draw_photo(seed, SIZE)[0] for seed in range(measured, measured + CALIBRATION)]
+    images = read_image_set(data)
+    paths = [sample.image_path for sample in images.samples]
+    taken = {*spread(paths, measured), *spread(_commonest(images), measured)}
+    return images_apart(paths, taken)
+
+
+def images_apart(paths: Sequence[Path], taken: Collection[Path]) -> list[NDArray[np.uint8]]:
+    """`CALIBRATION` images out of those that are not taken; of all where none is left."""
+    others = [path for path in paths if path not in taken]
+    return [read_image(path) for path in spread(others or list(paths), CALIBRATION)]
 
 
 def _commonest(images: ImageSet) -> list[Path]:

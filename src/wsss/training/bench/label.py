@@ -25,12 +25,12 @@ from ..data.readers import read_image_set
 from ..models.affinitynet import AffinityNet
 from ..models.classifier import CamClassifier
 from ..models.segmenter import Segmenter
-from ..predictor import RunPredictor
+from ..predictor import CLASS_THRESHOLD, RunPredictor
 from ..recipe import Recipe
 from ..stages.cam import class_probabilities, image_activation
 from ..stages.labels import affinity_features, walk_settings
 from ..stages.segmenter import segment_logits
-from .cam import BFLOAT16, PUBLISHED, TORCH, channels_last, spread
+from .cam import BFLOAT16, PUBLISHED, TORCH, channels_last, images_apart, spread
 from .published import as_published, label_of_walked, published_label
 
 Way = Literal["walk", "segmenter"]
@@ -40,8 +40,6 @@ Classes = tuple[int, ...] | None
 Labeller = Callable[[Image, Classes, StageClock], Image | None]
 """(image (H, W, 3), classes in it or None) -> (H, W) label map; None where the time of a part was
 scaled instead."""
-CLASS_THRESHOLD = 0.5
-"""Probability from which `RunPredictor.find_classes` calls a class present."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,12 @@ def label_photos(data: Path, classes: Sequence[str], count: int) -> list[Photo]:
         )
     photos = [Photo(sample.image_path, sample.labels) for sample in images.samples]
     return spread([photo for photo in photos if photo.labels] or photos, count)
+
+
+def calibration_images(data: Path, photos: Sequence[Photo]) -> list[Image]:
+    """Images of the set apart from those that are measured, for int8."""
+    paths = [sample.image_path for sample in read_image_set(data).samples]
+    return images_apart(paths, {photo.path for photo in photos})
 
 
 def torch_labellers(predictor: RunPredictor, way: Way, device: torch.device) -> dict[str, Labeller]:

@@ -1,9 +1,9 @@
 """Stand-in for Triton's ONNX Runtime backend, where only the Python backend is to be had.
 
-It does with `model.onnx` what the real backend does on a CPU (r26.09, src/onnxruntime.cc, read and
-not copied): compares the configuration with the graph when it loads, joins requests into one
-batch, runs all outputs, answers with those that were asked for. What the real one refuses, this
-one refuses; what only a GPU has, it lacks. Runs inside of the server's Python.
+It does with `model.onnx` what the real backend does on a CPU (its src/onnxruntime.cc, commit
+02ffb9e, read and not copied): compares the configuration with the graph when it loads, joins
+requests into one batch, runs all outputs, answers with those that were asked for. What the real
+one refuses, this one refuses; what only a GPU has, it lacks. Runs inside of the server's Python.
 """
 
 import json
