@@ -234,9 +234,10 @@ def test_a_graph_that_agrees_has_no_first_difference(
 def test_only_trained_networks_are_exported(tmp_path: Path) -> None:
     run = write_untrained_run(tmp_path / "run", untrained_recipe())
     (run / "affinity" / "weights.safetensors").unlink()
-    assert open_source(run, None, "nhwc").graphs == ("cam", "refine", "segmenter")
-    with pytest.raises(ArtifactError, match="has no trained 'affinity' network"):
-        open_source(run, ("label",), "nhwc")
+    assert open_source(run, None, "nhwc").graphs == ("cam", "segmenter")
+    for name in ("label", "refine"):
+        with pytest.raises(ArtifactError, match="has no trained 'affinity' network"):
+            open_source(run, (name,), "nhwc")
     with pytest.raises(ConfigError, match="unknown graph 'labels': choose of cam, affinity"):
         open_source(run, ("labels",), "nhwc")
 
