@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-grpcclient = pytest.importorskip("tritonclient.grpc", reason="needs tritonclient")
+pytest.importorskip("tritonclient.grpc", reason="needs tritonclient")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 
+import tritonclient.grpc as grpcclient
 from triton_server import triton_server
 
 from wsss.export.triton import RepositoryOptions, write_repository

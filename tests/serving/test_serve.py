@@ -208,7 +208,9 @@ def test_bench_rows_tell_latencies_and_batches(
         assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
         assert row["labels_equal"] >= 0.999
         assert row["mean_batch"] == pytest.approx(24 / row["executions"])
-    assert all(row["executions"] == 24 for row in rows if row["concurrency"] == 1 and row["executions"])
+    assert all(
+        row["executions"] == 24 for row in rows if row["concurrency"] == 1 and row["executions"]
+    )
     assert all(row["executions"] < 24 for row in rows if row["concurrency"] == 8)
     message = wsss("bench", "serve", "--model", bundle, "--concurrency", "1,none").line()
     assert "--concurrency is '1,none', expected numbers from 1" in message

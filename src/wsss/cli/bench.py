@@ -247,12 +247,16 @@ def serve(
         str, typer.Option(help="Requests under way at once, with commas.")
     ] = "1,2,4,8",
     requests: Annotated[int, typer.Option(min=1, help="Of each row.")] = 40,
-    threads: Annotated[
-        int, typer.Option(min=1, help="Of each session, in process and on a server of ours.")
-    ] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Of each session of a server of ours.")] = 1,
     instances: Annotated[
-        int, typer.Option(min=1, help="Sessions of each model on a server of ours.")
+        int,
+        typer.Option(
+            min=1, help="Sessions of a model on a server of ours; in process: one with all threads."
+        ),
     ] = 1,
+    max_batch_size: Annotated[
+        int, typer.Option(min=1, help="Images that a server of ours joins.")
+    ] = 8,
     shared_memory: Annotated[
         bool, typer.Option("--shared-memory", help="Also by shared memory, with a local server.")
     ] = False,
@@ -270,7 +274,7 @@ def serve(
     from ..runtime.serving.local_server import LocalServer
     from ..training.bench.cam import same_size_photos
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads * instances)
     bundle = open_bundle(model)
     steps = _numbers("--concurrency", concurrency)
     photos, described = same_size_photos(data, size, count)
@@ -278,7 +282,9 @@ def serve(
     with ExitStack() as stack:
         if not url:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
-            settings = RepositoryOptions(intra_op_threads=threads, instances=instances)
+            settings = RepositoryOptions(
+                intra_op_threads=threads, instances=instances, max_batch_size=max_batch_size
+            )
             repository = write_repository(model, Path(folder, "models"), settings).folder
             server = LocalServer(find_installation(environment), repository)
             stack.enter_context(closing(server)).start()
@@ -293,7 +299,7 @@ def serve(
             list(photos),
             concurrencies=steps,
             requests=requests,
-            threads=threads,
+            threads=threads * instances,
             progress=shown,
         )
     _show(machine, f"bundle {model}, {described}", {"rows": rows}, as_json)

@@ -1,5 +1,6 @@
 """`wsss serve`: a bundle or a model repository, served by a local Triton Inference Server."""
 
+import os
 import signal
 import sys
 import tempfile
@@ -50,7 +51,7 @@ def serve(
 
     Where no tritonserver is installed, the line that runs NVIDIA's container is printed instead.
     """
-    from ..export.triton import check_repository, write_repository
+    from ..export.triton import RepositoryOptions, check_repository, write_repository
     from ..runtime.bundle import is_bundle
     from ..runtime.serving.foreground import serve_in_foreground
     from ..runtime.serving.installation import container_command, find_installation
@@ -61,7 +62,11 @@ def serve(
         repository = source
         if is_bundle(source):
             repository = Path(folder, "repository")
-            write_repository(source, repository)
+            # A session a core: with several threads ORT's idle ones keep the server from its work.
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+            write_repository(
+                source, repository, RepositoryOptions(instances=cores, intra_op_threads=1)
+            )
         models = sorted(check_repository(repository))
         try:
             installation = find_installation(environment)
