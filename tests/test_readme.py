@@ -49,14 +49,15 @@ def test_six_lines_of_python(place):
 
 def test_a_command_for_every_stage(place):
     shown = " ".join(COMMANDS)
-    for command in ("data", "train", "eval", "label", "demo", "bench"):
+    for command in ("data", "train", "eval", "export", "label", "serve", "demo", "bench"):
         assert f"wsss {command} " in shown
     for command in COMMANDS:
         words = shlex.split(command.replace(RECIPE, "tiny.toml"))[1:]
         if "--weights" in words:
             position = words.index("--weights")
             del words[position : position + 2]
-        if words[0] in ("demo", "bench"):  # minutes; `make demo` and tests of their own run them
+        # Minutes, or a server: `make demo` and tests of their own run them.
+        if words[0] in ("demo", "bench", "serve") or "triton" in words:
             words += ["--help"]
         wsss(*words).succeeded()
 

@@ -177,7 +177,7 @@ def test_reloads_and_bad_versions_and_the_end_under_load(
         for version in range(2, 12):
             write_repository(bundle, folder, options, version=version)
             client.load_model("segmenter")
-            if version % 4 == 0:
+            if version % 3 == 0:
                 broken = folder / "segmenter" / str(1000 + version)
                 broken.mkdir()
                 (broken / "model.onnx").write_bytes(b"no graph")

@@ -39,6 +39,7 @@ def served(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], dict[str
     command = [sys.executable, "-m", "wsss", "serve", *map(str, arguments), "--json"]
     command += ["--http-port", str(ports.http), "--grpc-port", str(ports.grpc)]
     command += ["--metrics-port", str(ports.metrics), "--environment", str(wheel.root)]
+    command += ["--drain-seconds", "5"]  # as long a server waits for connections that stay open
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -170,8 +171,8 @@ def test_a_broken_model_is_not_ready_and_the_others_serve_if_asked_to(
     )
     try:
         server.start(wait=False)
-        with pytest.raises(ServerError, match="is not ready after 15 s"):
-            server.wait_ready(15)
+        with pytest.raises(ServerError, match="is not ready after 8 s"):
+            server.wait_ready(8)
         server.start(wait=False)
         while not server.is_live():
             assert not server.has_ended()

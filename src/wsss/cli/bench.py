@@ -13,6 +13,7 @@ from ..errors import ConfigError
 from .exit_codes import exit_codes
 from .options import Device
 from .output import print_json, progress, stdout
+from .signals import termination_as_interrupt
 
 if TYPE_CHECKING:
     from ..export.precision import Precision
@@ -280,6 +281,7 @@ def serve(
     photos, described = same_size_photos(data, size, count)
     machine = measure_machine(torch.device("cpu"))
     with ExitStack() as stack:
+        stack.enter_context(termination_as_interrupt())
         if not url:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             settings = RepositoryOptions(

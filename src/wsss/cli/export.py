@@ -122,7 +122,8 @@ def export(
                 f"'{source}' is a bundle already: give --tensorrt, --triton or --dry-run without "
                 "--out, or a run"
             )
-        given = [name for name in (*RUN_OPTIONS, "overwrite") if _was_given(context, name)]
+        options_of_runs = RUN_OPTIONS if triton else (*RUN_OPTIONS, "overwrite")
+        given = [name for name in options_of_runs if _was_given(context, name)]
         if given:
             raise ConfigError(
                 f"--{given[0].replace('_', '-')} is for runs: bundle '{source}' is exported already"

@@ -1,6 +1,7 @@
 """`wsss serve`: a bundle or a model repository, served by a local Triton Inference Server."""
 
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -74,7 +75,9 @@ def serve(
             kept = source
             if repository != source:  # which is gone when this command ends
                 kept = Path("models")
-                stdout.print(f"wsss export {source} --triton {kept}", soft_wrap=True)
+                stdout.print(
+                    f"wsss export {shlex.quote(str(source))} --triton {kept}", soft_wrap=True
+                )
             numbers = (http_port, grpc_port, metrics_port)
             stdout.print(container_command(kept, host=host, ports=numbers), soft_wrap=True)
             raise

@@ -11,6 +11,8 @@ from .options import RepositoryOptions
 
 DECODE = "decode"
 DEFAULT_PRESENT = "default_present"
+NEVER = 3_600_000_000
+"""Microseconds: an hour."""
 FILLED = "filled"
 """Output of `default_present`: classes as told, or -1 for all of them."""
 ENCODED = "encoded"
@@ -137,7 +139,8 @@ def _add_batching(config: Any, options: RepositoryOptions) -> None:
         batching.max_queue_delay_microseconds = options.max_queue_delay
     policy = batching.default_queue_policy
     policy.timeout_action = model_config_pb2().ModelQueuePolicy.REJECT
-    policy.default_timeout_microseconds = options.default_timeout
+    # A request's own timeout counts only where it is below this one, so never is very late.
+    policy.default_timeout_microseconds = options.default_timeout or NEVER
     policy.allow_timeout_override = True
     policy.max_queue_size = options.max_queue_size
     if options.priority_levels:

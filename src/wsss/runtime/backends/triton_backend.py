@@ -27,6 +27,8 @@ _RETRIED_IN_RUN = RETRIED | {FaultKind.UNKNOWN}
 """The model was there: a server that reloads it does not know it for a moment."""
 _QUIET_S = 1.0
 """No server is replaced by another one in less time than this."""
+_CHECK_S = 2.0
+"""A model can be loaded anew under a busy client, too: it is looked at again this often."""
 _MAX_LATE = 16
 """Requests in a row that came too late, after which the server counts as hanging."""
 _COUNTED_STEP = "cam"
@@ -107,7 +109,7 @@ class TritonGraph:
         # Whether the model must be looked at again before its answers can be trusted.
         self._check_lock = threading.Lock()
         self._is_suspect = False
-        self._seen_at = time.monotonic()
+        self._seen_at = self._checked_at = time.monotonic()
         self._seen_version = ""
         self._num_late = 0
         if shared_memory != "off":
@@ -177,7 +179,7 @@ class TritonGraph:
         except Fault as fault:
             outcome = GaveUp(fault, 1, 0.0)
             raise failure(outcome, self._url, model, self._deadline_s) from fault
-        return int(found.get("inference_count", 0)), int(found.get("execution_count", 0))
+        return found["inference_count"], found["execution_count"]
 
     def close(self) -> None:
         """Remove shared memory and drop the connections; requests under way fail."""
@@ -241,10 +243,12 @@ class TritonGraph:
             if now.identity(self._version) != self.served.identity(self._version):
                 raise other_model(self._url, self._model)
             self._is_suspect = False
-            self._seen_at = time.monotonic()
+            self._seen_at = self._checked_at = time.monotonic()
 
     def _is_trusted(self) -> bool:
-        return not self._is_suspect and time.monotonic() - self._seen_at < _QUIET_S
+        now = time.monotonic()
+        is_recent = now - self._seen_at < _QUIET_S and now - self._checked_at < _CHECK_S
+        return not self._is_suspect and is_recent
 
     def _failure(self, outcome: GaveUp, arrays: Mapping[str, Array]) -> WsssError:
         error = failure(outcome, self._url, self._model, self._deadline_s, arrays)

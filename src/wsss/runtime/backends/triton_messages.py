@@ -61,8 +61,8 @@ class Transport(Protocol):
     def served(self, deadline_s: float) -> list[str]:
         """Names of the models that are ready."""
 
-    def statistics(self, model: str, version: str, deadline_s: float) -> dict[str, Any]:
-        """The model's counters in the form of JSON over HTTP; gRPC gives numbers as text."""
+    def statistics(self, model: str, version: str, deadline_s: float) -> dict[str, int]:
+        """`inference_count` and `execution_count` of a model."""
 
     def infer(
         self,

@@ -116,9 +116,8 @@ class _Http(_Common):
     def served(self, deadline_s: float) -> list[str]:
         return _ready(self._json("POST", "v2/repository/index", deadline_s))
 
-    def statistics(self, model: str, version: str, deadline_s: float) -> dict[str, Any]:
-        found = self._json("GET", f"{_path(model, version)}/stats", deadline_s)
-        return dict(found["model_stats"][0])
+    def statistics(self, model: str, version: str, deadline_s: float) -> dict[str, int]:
+        return _summed(self._json("GET", f"{_path(model, version)}/stats", deadline_s))
 
     def infer(
         self,
@@ -208,12 +207,12 @@ class _Grpc(_Common):
             index = self._client.get_model_repository_index(as_json=True, client_timeout=deadline_s)
             return _ready(index.get("models", []))
 
-    def statistics(self, model: str, version: str, deadline_s: float) -> dict[str, Any]:
+    def statistics(self, model: str, version: str, deadline_s: float) -> dict[str, int]:
         with _faults():
             found = self._client.get_inference_statistics(
                 model, version, as_json=True, client_timeout=deadline_s
             )
-            return dict(found["model_stats"][0])
+            return _summed(found)
 
     def infer(
         self,
@@ -268,6 +267,12 @@ def _array(result: Any, name: str, shape: tuple[int, ...]) -> Array:
 
 def _ready(index: Sequence[dict[str, Any]]) -> list[str]:
     return sorted({entry["name"] for entry in index if entry.get("state") == "READY"})
+
+
+def _summed(found: dict[str, Any]) -> dict[str, int]:
+    """Inferences and executions over all versions of a model."""
+    names = ("inference_count", "execution_count")
+    return {name: sum(int(each.get(name, 0)) for each in found["model_stats"]) for name in names}
 
 
 def _path(model: str, version: str) -> str:

@@ -9,7 +9,7 @@ from types import FrameType
 from .local_server import READY_SECONDS, LocalServer
 
 _POLL_SECONDS = 0.2
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Asked:
@@ -18,11 +18,13 @@ class _Asked:
     def __init__(self, server: LocalServer) -> None:
         self._server = server
         self.number: int | None = None
+        self.is_impatient = False
         self.event = threading.Event()
 
     def take(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:
-            self._server.kill()
+            self.is_impatient = True
+            self._server.end_now()
         else:
             self.number = number
         self.event.set()
@@ -58,8 +60,11 @@ def serve_in_foreground(
                 if server.has_ended():
                     raise server.failure("ended by itself")
             on_drain()
-        finally:
+        except BaseException:
             server.stop()
+            raise
+        if server.stop() != 0 and not asked.is_impatient:
+            raise server.failure("did not answer everything that it had accepted")
     return asked.number
 
 

@@ -8,6 +8,7 @@ ONNX Runtime inside of it.
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -166,6 +167,6 @@ def container_command(repository: Path, *, host: str, ports: tuple[int, int, int
     )
     return (
         f"docker run --rm --init --shm-size 1g {opened} "
-        f"-v {repository.resolve()}:/models:ro {CONTAINER} "
+        f"-v {shlex.quote(str(repository.resolve()))}:/models:ro {CONTAINER} "
         "tritonserver --model-repository=/models --model-control-mode=none"
     )

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import ServerError
+from ...errors import ConfigError, ServerError
 from .installation import Installation
 
 READY_SECONDS = 120.0
@@ -45,6 +45,24 @@ def free_ports() -> Ports:
         for each in sockets:
             each.bind((LOOPBACK, 0))
         return Ports(*(each.getsockname()[1] for each in sockets))
+
+
+def _require_free(host: str, ports: Ports) -> None:
+    """Refuse a port that is taken, or whoever has it would be taken for our server.
+
+    Raises:
+        ConfigError: with the port.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for name, port in (("http", ports.http), ("grpc", ports.grpc), ("metrics", ports.metrics)):
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise ConfigError(
+                    f"{host}:{port} cannot be used ({error.strerror}): choose another --{name}-port"
+                ) from None
 
 
 class LocalServer:
@@ -140,6 +158,7 @@ class LocalServer:
     def start(self, *, wait: bool = True, ready_seconds: float = READY_SECONDS) -> None:
         """Start the process, and wait until it is ready; see `wait_ready`."""
         assert self._process is None, "the server runs already"
+        _require_free(self._host, self.ports)
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -171,6 +190,9 @@ class LocalServer:
             if should_stop():
                 return False
             time.sleep(_POLL_SECONDS)
+        if self.has_ended():
+            self.kill()
+            raise self.failure("ended while it started")
         return True
 
     def failure(self, state: str) -> ServerError:
@@ -215,6 +237,12 @@ class LocalServer:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
         return self._end()
+
+    def end_now(self) -> None:
+        """SIGKILL for whoever waits in `stop`, as a signal handler may send it."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def restart(self) -> None:
         """Stop if it runs, and start again on the same ports."""
