@@ -318,6 +318,8 @@ def test_client_ended_in_the_middle(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell that runs the tests in its background has SIGINT ignored in all below it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         while len(list(out.glob("*.png"))) < 5:

@@ -202,10 +202,11 @@ def _new_region(num_bytes: int) -> Region:
 
 
 def _release(held: _Held) -> None:
-    for region in [*held.regions, *held.retired]:
+    regions = list(held.regions)  # requests that end meanwhile take theirs out
+    for region in [*regions, *held.retired]:
         if not _unregister(held.transport, region):
             break  # a server that hangs would hold up the end once for each region
-    for region in held.regions:
+    for region in regions:
         _destroy(region)
     held.regions.clear()
     held.retired.clear()
