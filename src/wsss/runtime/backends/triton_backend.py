@@ -158,7 +158,9 @@ class TritonGraph:
             if self._stop.is_set():
                 raise closed() from None
             raise self._failure(outcome, arrays) from outcome.fault
-        except (RuntimeError, ValueError):  # what a client says that is closed under way
+        except (
+            Exception
+        ):  # a client that is closed under way, or memory that is gone, says anything
             if self._stop.is_set():
                 raise closed() from None
             raise
