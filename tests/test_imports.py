@@ -73,7 +73,8 @@ def test_runtime_needs_neither_torch_nor_typer_nor_onnx():
         BLOCKER.format(blocked=blocked)
         + "import wsss, wsss.runtime\n"
         + "from wsss import read_image, write_label_map\n"
-        + "from wsss.runtime import image_labels, labelling, score_maps, palette\n"
+        + "from wsss.runtime import bulk, image_labels, score_maps, palette\n"
+        + "from wsss.runtime.bulk import job, pool, run\n"
     )
 
 

@@ -79,7 +79,7 @@ def test_image_of_no_class_is_background(run: Path, photos: Path, tmp_path: Path
         arguments = ("--model", run, "--labels", labels, "--out", out, "--by", way)
         wsss("label", photos, *arguments).succeeded()
         for number in range(2):
-            assert not read_label_map(out / f"photo {number}.png").any()
+            assert not read_label_map(out / "masks" / f"photo {number}.png").any()
 
 
 def test_label_outside_the_class_list(own_data: Path, run: Path, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_odd_images_are_labelled(labels_given: bool, run: Path, tmp_path: Path) 
     wsss(*arguments).succeeded()
     for name in ODD_IMAGES:
         size = (1, 1) if name == "one_pixel" else (HEIGHT, WIDTH)
-        assert read_label_map(out / f"{name}.png").shape == size
+        assert read_label_map(out / "masks" / f"{name}.png").shape == size
 
 
 def test_odd_images_are_learnt_from(recipe_file: Path, tmp_path: Path) -> None:
@@ -244,9 +244,12 @@ def test_output_folder_of_another_run(
     before = everything(mine)
     assert "different recipe" in train(tiny_data, recipe_file, mine, "--set", "name=x").line()
     assert "different data" in train(own_data, recipe_file, mine).line()
-    assert "no labels of ours" in wsss("label", photos, "--model", run, "--out", mine).line()
+    assert (
+        "holds no job of `wsss label`"
+        in wsss("label", photos, "--model", run, "--out", mine).line()
+    )
     force = ("--model", run, "--out", mine, "--overwrite")
-    assert "no labels of ours" in wsss("label", photos, *force).line()
+    assert "holds no job of `wsss label`" in wsss("label", photos, *force).line()
     assert everything(mine) == before
 
 
@@ -257,8 +260,8 @@ def test_output_folder_of_another_labelling(
     arguments = ("label", photos, "--model", run, "--out", out)
     wsss(*arguments).succeeded()
     before = everything(out)
-    assert before.keys() == {"labels.json", "photo 0.png", "photo 1.png"}
-    assert "different model, by)" in wsss(*arguments, "--by", "cam").line()
+    assert before.keys() >= {"job.json", "masks/photo 0.png", "masks/photo 1.png"}
+    assert "different run, by)" in wsss(*arguments, "--by", "cam").line()
     assert "holds no run" in train(tiny_data, recipe_file, out).line()
     assert "holds no run" in train(tiny_data, recipe_file, out, "--overwrite").line()
     assert everything(out) == before

@@ -10,7 +10,7 @@ import pytest
 from command_line import Outcome, break_file, picture, wsss
 from tiny_run import CLASSES, NUM_TRAIN, NUM_VAL, STAGES, files_of
 
-from wsss.runtime.image_io import read_label_map
+from wsss.runtime.image_io import read_image, read_label_map
 from wsss.training.predictor import RunPredictor
 from wsss.training.recipe import load_recipe
 
@@ -25,7 +25,8 @@ def only_json(outcome: Outcome) -> dict[str, object]:
 
 
 def stored(folder: Path) -> dict[str, bytes]:
-    return files_of(folder, "**/*.png", "labels.json", "failures.csv")
+    """What a labelling job gave."""
+    return files_of(folder, "masks/**/*.png", "job.json", "failures.csv")
 
 
 # wsss data
@@ -126,10 +127,11 @@ def test_label_by_the_segmenter(run: Path, tiny_data: Path, tmp_path: Path) -> N
     arguments = ("label", images, "--model", run, "--out", out)
     printed = only_json(wsss(*arguments, "--json"))
     count = NUM_TRAIN + NUM_VAL
-    assert printed == {"out": str(out), "images": count, "labelled": count, "kept": 0, "failed": 0}
+    done = {"images": count, "labelled": count, "kept": 0, "failed": 0, "remaining": 0}
+    assert printed == {"out": str(out), **done}
     for path in images.iterdir():
         mask = read_label_map(tiny_data / "SegmentationClass" / path.name)
-        assert read_label_map(out / path.name).shape == mask.shape
+        assert read_label_map(out / "masks" / path.name).shape == mask.shape
     before = stored(out)
     printed = only_json(wsss(*arguments, "--json"))
     assert printed["kept"] == count and printed["labelled"] == 0
@@ -143,7 +145,7 @@ def test_label_by_given_labels_equals_the_run(run: Path, tiny_data: Path, tmp_pa
     wsss("label", tiny_data / "JPEGImages", "--model", run, "--out", out, *labels).succeeded()
     made = sorted((run / "labels").glob("*.png"))
     assert len(made) == NUM_TRAIN
-    differing = [read_label_map(path) != read_label_map(out / path.name) for path in made]
+    differing = [read_label_map(path) != read_label_map(out / "masks" / path.name) for path in made]
     # The run stores its scores as float16, so that a pixel on the edge of two labels may tip.
     assert sum(map(np.sum, differing)) <= 0.001 * sum(map(np.size, differing))
 
@@ -159,9 +161,9 @@ def test_label_mirrors_the_tree_and_keeps_suffixes_apart(run: Path, tmp_path: Pa
     for kept in (0, 3):
         command = ("label", photos, "--model", run, "--out", out, "--labels", labels, "--json")
         assert only_json(wsss(*command))["kept"] == kept
-    made = stored(out).keys() - {"labels.json"}
-    assert made == {"a.png.png", "a.webp.png", "deep/er/b.png"}
-    assert not read_label_map(out / "a.webp.png").any()
+    made = stored(out).keys() - {"job.json"}
+    assert made == {f"masks/{name}.png" for name in ("a.png", "a.webp", "deep/er/b")}
+    assert not read_label_map(out / "masks" / "a.webp.png").any()
 
 
 def test_label_among_broken_images(run: Path, tiny_data: Path, tmp_path: Path) -> None:
@@ -179,17 +181,24 @@ def test_label_among_broken_images(run: Path, tiny_data: Path, tmp_path: Path) -
     assert (printed["labelled"], printed["failed"]) == (count - 3, 3)
     with (out / "failures.csv").open(newline="") as file:
         rows = list(csv.reader(file))
-    assert rows[0] == ["image", "reason"]
+    assert rows[0] == ["image", "code", "reason"]
     assert [row[0] for row in rows[1:]] == [str(images / f"{name}.png") for name in sorted(broken)]
-    assert all(path in reason for path, reason in rows[1:])
+    assert [row[1] for row in rows[1:]] == ["not-an-image", "empty", "truncated"]
+    assert all(Path(path).name in reason for path, _, reason in rows[1:])
 
     (images / "val_1.png").write_bytes(whole)
-    printed = json.loads(wsss(*command).out)
+    outcome = wsss(*command)  # they are not tried again unless that is asked for
+    printed = json.loads(outcome.out)
+    assert outcome.code == 3
+    assert (printed["kept"], printed["labelled"], printed["failed"]) == (count - 3, 0, 3)
+    printed = json.loads(wsss(*command, "--retry-failed").out)
     assert (printed["kept"], printed["labelled"], printed["failed"]) == (count - 3, 1, 2)
     for name in ("train_0", "train_5"):
         (images / f"{name}.png").write_bytes(whole)
-    assert only_json(wsss(*command))["labelled"] == 2
+    assert only_json(wsss(*command, "--retry-failed"))["labelled"] == 2
     assert not (out / "failures.csv").exists()
+    for path in images.iterdir():
+        assert read_label_map(out / "masks" / path.name).shape == read_image(path).shape[:2]
 
 
 def test_interrupted_labelling(
@@ -204,7 +213,7 @@ def test_interrupted_labelling(
     def interrupted_label(self: RunPredictor, *details: object, **settings: object) -> object:
         nonlocal calls
         calls += 1
-        if calls == 3:
+        if calls == 11:  # of a second unit
             raise KeyboardInterrupt
         return label(self, *details, **settings)
 
@@ -213,10 +222,10 @@ def test_interrupted_labelling(
         line = wsss(*arguments, "--out", out).line(130)
     assert "interrupted" in line
     finished = stored(out)
-    assert len(finished) == 2 + 1  # and labels.json
+    assert 8 + 1 <= len(finished) < NUM_TRAIN + NUM_VAL + 1  # and job.json
     assert finished.items() <= stored(whole).items()
     printed = only_json(wsss(*arguments, "--out", out, "--json"))
-    assert (printed["kept"], printed["labelled"]) == (2, NUM_TRAIN + NUM_VAL - 2)
+    assert (printed["kept"], printed["labelled"]) == (8, NUM_TRAIN + NUM_VAL - 8)
     assert stored(out) == stored(whole)
 
 
@@ -253,13 +262,13 @@ def test_label_overwrites_where_told(run: Path, tiny_data: Path, tmp_path: Path)
     (images / "train_0.png").unlink()  # whose old label must not stay among the new ones
     wsss(*arguments, "--by", "cam", "--overwrite").succeeded()
     by_cam = stored(out)
-    assert by_cam.keys() == by_segmenter.keys() - {"train_0.png"}
-    assert by_cam["labels.json"] != by_segmenter["labels.json"]
+    assert by_cam.keys() == by_segmenter.keys() - {"masks/train_0.png"}
+    assert by_cam["job.json"] != by_segmenter["job.json"]
 
     break_file(images / "train_1.png", "truncated")
     outcome = wsss(*arguments, "--by", "cam", "--overwrite")
     assert outcome.code == 3
-    assert stored(out).keys() == by_cam.keys() - {"train_1.png"} | {"failures.csv"}
+    assert stored(out).keys() == by_cam.keys() - {"masks/train_1.png"} | {"failures.csv"}
 
 
 def test_killed_before_a_manifest(run: Path, tiny_data: Path, tmp_path: Path) -> None:
@@ -267,4 +276,4 @@ def test_killed_before_a_manifest(run: Path, tiny_data: Path, tmp_path: Path) ->
     (tmp_path / "out").mkdir()
     image = tiny_data / "JPEGImages" / "val_0.png"
     wsss("label", image, "--model", run, "--out", tmp_path / "out").succeeded()
-    assert stored(tmp_path / "out").keys() == {"labels.json", "val_0.png"}
+    assert stored(tmp_path / "out").keys() == {"job.json", "masks/val_0.png"}

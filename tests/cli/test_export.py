@@ -28,7 +28,7 @@ def exported(
 
 
 def labels_of(folder: Path) -> dict[str, np.ndarray]:
-    return {path.name: read_label_map(path) for path in sorted(folder.glob("*.png"))}
+    return {path.name: read_label_map(path) for path in sorted(folder.glob("masks/*.png"))}
 
 
 def test_every_graph_is_measured_before_it_is_told(exported: tuple[Path, Outcome]) -> None:
@@ -80,7 +80,7 @@ def test_one_flipped_byte_is_refused_by_the_name_of_its_file(
     images, out = tiny_data / "JPEGImages", tmp_path / "out"
     message = wsss("label", images, "--model", bundle, "--out", out).line()
     assert file in message
-    assert not list(out.glob("*.png"))
+    assert not list(out.glob("**/*.png"))
 
 
 def test_int8_is_calibrated_measured_and_runs(

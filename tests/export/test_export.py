@@ -18,12 +18,13 @@ from wsss.errors import ArtifactError, ConfigError
 from wsss.export import agreement, bundle
 from wsss.export.bundle import ExportSettings, export_run
 from wsss.export.engines import EngineOptions, engine_commands, write_engine_graph
+from wsss.runtime.bulk.bundle_model import bundle_model
+from wsss.runtime.bulk.run import label_in_bulk
 from wsss.runtime.bundle import open_bundle
-from wsss.runtime.bundle_labelling import label_by_bundle
 from wsss.runtime.bundle_predictor import BundlePredictor
 from wsss.runtime.image_io import read_label_map
 from wsss.training.demo_set.scenes import draw_scene, write_demo_scenes
-from wsss.training.label import label_by_run
+from wsss.training.run_model import run_model
 
 from .tensorrt_support import unsupported
 
@@ -50,7 +51,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def labels_in(folder: Path) -> dict[str, np.ndarray]:
-    return {path.name: read_label_map(path) for path in sorted(folder.glob("*.png"))}
+    return {path.name: read_label_map(path) for path in sorted(folder.glob("masks/*.png"))}
 
 
 def test_a_bundle_says_what_is_in_it(run: Path, exported: Path) -> None:
@@ -71,8 +72,8 @@ def test_a_bundle_says_what_is_in_it(run: Path, exported: Path) -> None:
 def test_a_bundle_gives_the_labels_of_its_run(
     run: Path, exported: Path, photos: Path, tmp_path: Path, kind: str
 ) -> None:
-    label_by_bundle([photos], exported, tmp_path / "bundle", kind=kind)
-    label_by_run([photos], run, tmp_path / "run", kind=kind, crf=False)
+    label_in_bulk([photos], bundle_model(exported, kind=kind), tmp_path / "bundle")
+    label_in_bulk([photos], run_model(run, kind=kind, crf=False), tmp_path / "run")
     found, expected = labels_in(tmp_path / "bundle"), labels_in(tmp_path / "run")
     assert found.keys() == expected.keys() and len(found) == 3
     same = np.concatenate([(found[name] == expected[name]).ravel() for name in found])
@@ -217,6 +218,6 @@ def test_labelling_needs_neither_torch_nor_training_code(
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["labelled"] == 3
-    label_by_bundle([photos], exported, tmp_path / "here")
+    label_in_bulk([photos], bundle_model(exported), tmp_path / "here")
     for name, label in labels_in(tmp_path / "here").items():
         np.testing.assert_array_equal(label, labels_in(tmp_path / "out")[name])

@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,8 @@ from wsss.errors import ArtifactError, DataError, ShapeError
 from wsss.runtime.files import atomic_write_bytes
 from wsss.runtime.image_io import (
     decode_image,
+    encode_grey,
+    encode_label_map,
     image_size,
     read_image,
     read_label_map,
@@ -173,6 +176,35 @@ def test_label_map_round_trip(tmp_path: Path, shape: tuple[int, int]) -> None:
         assert image.mode == "P"
         assert image.getpalette() == voc_palette().ravel().tolist()
     assert [entry.name for entry in path.parent.iterdir()] == ["a.png"]
+
+
+def test_encoded_label_map_is_what_is_written(tmp_path: Path) -> None:
+    labels = np.random.default_rng(0).integers(0, 256, (9, 7), dtype=np.uint8)
+    write_label_map(tmp_path / "a.png", labels)
+    assert (tmp_path / "a.png").read_bytes() == encode_label_map(labels)
+
+
+def test_encoded_maps_hold_palette_and_text() -> None:
+    labels = np.random.default_rng(0).integers(0, 256, (9, 7), dtype=np.uint8)
+    palette = np.random.default_rng(1).integers(0, 256, (256, 3), dtype=np.uint8)
+    text = {"wsss": '{"a":1}', "other": "b"}
+    for data, mode in (
+        (encode_label_map(labels, palette, text), "P"),
+        (encode_grey(labels, text), "L"),
+    ):
+        assert data.count(b"tEXt") == 2 and b"zTXt" not in data and b"tIME" not in data
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.mode == mode and image.text == text
+            assert np.array_equal(np.array(image), labels)
+            if mode == "P":
+                assert image.getpalette() == palette.ravel().tolist()
+
+
+@pytest.mark.parametrize("encode", [encode_label_map, encode_grey])
+def test_maps_that_cannot_be_encoded(encode: Callable[[np.ndarray], bytes]) -> None:
+    for values in (np.zeros((2, 2)), np.zeros((0, 3), np.uint8), np.zeros((2, 2, 3), np.uint8)):
+        with pytest.raises(ShapeError, match="of uint8"):
+            encode(values)
 
 
 def test_label_map_from_grey_and_colour(tmp_path: Path) -> None:

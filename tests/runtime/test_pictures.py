@@ -2,6 +2,7 @@
 
 import base64
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -52,6 +53,35 @@ def test_outlines_match_loops(size: tuple[int, int]) -> None:
     for _ in range(20):
         labels = generator.choice(np.array([0, 1, 2, 255], np.uint8), size)
         np.testing.assert_array_equal(outlines(labels), _outlines_by_loops(labels))
+
+
+def _labels_by_loops(
+    photo: NDArray[np.uint8], labels: NDArray[np.uint8], palette: NDArray[np.uint8], opacity: float
+) -> NDArray[np.uint8]:
+    drawn, lines = photo.copy(), _outlines_by_loops(labels)
+    brightness = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
+    for y, x in np.ndindex(labels.shape):
+        hatched = labels[y, x] == 255 and (y + x) % 6 < 2
+        if lines[y, x] or hatched:
+            drawn[y, x] = 255
+        elif labels[y, x] not in (0, 255):
+            share = np.float32(opacity)
+            colour = palette[labels[y, x]].astype(np.float32)
+            drawn[y, x] = np.rint((1 - share) * np.float32(brightness[y, x]) + share * colour)
+    return drawn
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("opacity", [0.0, 0.6, 1.0])
+def test_drawn_labels_match_loops(size: tuple[int, int], opacity: float) -> None:
+    generator = np.random.default_rng(0)
+    palette = generator.integers(0, 256, (256, 3), np.uint8)
+    for given, expected in ((palette, palette), (None, voc_palette())):
+        photo = generator.integers(0, 256, (*size, 3), np.uint8)
+        labels = generator.choice(np.array([0, 1, 2, 255], np.uint8), size)
+        drawn = draw_labels(photo, labels, palette=given, opacity=opacity).astype(int)
+        by_loops = _labels_by_loops(photo, labels, expected, opacity)
+        assert np.abs(drawn - by_loops).max() <= 1  # float32 in another order
 
 
 def test_background_stays_and_objects_are_tinted_inside_a_line() -> None:

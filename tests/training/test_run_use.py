@@ -1,6 +1,5 @@
 """What a finished run is good for: labels for any image, figures, and folders of labels."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +10,15 @@ import pytest
 from tiny_run import CLASSES, NUM_TRAIN, NUM_VAL, copy_run
 
 from wsss.errors import ArtifactError, ConfigError
+from wsss.runtime.bulk.job import read_job
+from wsss.runtime.bulk.run import label_in_bulk
 from wsss.runtime.image_io import read_image, read_label_map
 from wsss.runtime.score_maps import load_score_maps
 from wsss.training.data.image_set import ImageSet
-from wsss.training.label import label_by_run
 from wsss.training.measure import measure
 from wsss.training.predictor import PredictionKind, RunPredictor
 from wsss.training.run import read_stage
+from wsss.training.run_model import run_model
 
 
 @pytest.fixture
@@ -162,29 +163,30 @@ def test_labelling_keeps_what_is_done_and_lists_what_failed(
     for index in range(3):
         shutil.copy(tiny_data / "JPEGImages" / f"val_{index}.png", photos / f"{index}.png")
     (photos / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    first = label_by_run([photos], finished_run, out, device="cpu")
+    model = run_model(finished_run, device="cpu")
+    first = label_in_bulk([photos], model, out)
     assert (first.images, first.labelled, first.kept, first.failed) == (4, 3, 0, 1)
     assert str(photos / "broken.png") in (out / "failures.csv").read_text()
-    times = {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")}
+    times = {path.name: path.stat().st_mtime_ns for path in out.glob("masks/*.png")}
     assert sorted(times) == ["0.png", "1.png", "2.png"]
-    second = label_by_run([photos], finished_run, out, device="cpu")
+    second = label_in_bulk([photos], model, out)
     assert (second.labelled, second.kept, second.failed) == (0, 3, 1)
-    assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")} == times
-    with pytest.raises(ArtifactError, match="holds labels made otherwise"):
-        label_by_run([photos], finished_run, out, kind="walk", device="cpu")
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("masks/*.png")} == times
+    with pytest.raises(ConfigError, match="holds labels made otherwise"):
+        label_in_bulk([photos], run_model(finished_run, kind="walk", device="cpu"), out)
     expected = RunPredictor(finished_run, "cpu").label(read_image(photos / "0.png"))
-    assert np.array_equal(read_label_map(out / "0.png"), expected)
+    assert np.array_equal(read_label_map(out / "masks" / "0.png"), expected)
 
 
 def test_labelling_with_image_labels(finished_run: Path, tiny_data: Path, tmp_path: Path) -> None:
     image, table = tiny_data / "JPEGImages" / "val_0.png", tmp_path / "labels.csv"
     table.write_text("file,labels\nval_0.png,bar\n")
-    label_by_run([image], finished_run, tmp_path / "out", labels_path=table, device="cpu")
-    assert set(np.unique(read_label_map(tmp_path / "out" / "val_0.png")).tolist()) <= {0, 2}
-    assert json.loads((tmp_path / "out" / "labels.json").read_text())["by"] == "labels"
+    model = run_model(finished_run, has_labels=True, device="cpu")
+    label_in_bulk([image], model, tmp_path / "out", labels_path=table)
+    label_map = read_label_map(tmp_path / "out" / "masks" / "val_0.png")
+    assert set(np.unique(label_map).tolist()) <= {0, 2}
+    assert read_job(tmp_path / "out")["settings"]["model"]["by"] == "labels"
     with pytest.raises(ConfigError, match="takes no image-level labels"):
-        label_by_run(
-            [image], finished_run, tmp_path / "b", labels_path=table, kind="segmenter", device="cpu"
-        )
+        run_model(finished_run, kind="segmenter", has_labels=True, device="cpu")
     with pytest.raises(ConfigError, match="unknown way to label 'magic': choose of cam, walk"):
-        label_by_run([image], finished_run, tmp_path / "b", kind="magic", device="cpu")
+        run_model(finished_run, kind="magic", device="cpu")

@@ -1,6 +1,7 @@
 """`wsss label`: by a bundle, here or on a server, or by a run."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,20 +14,22 @@ from .signals import termination_as_interrupt
 
 if TYPE_CHECKING:
     from ..runtime.backends.triton_options import TritonOptions
+    from ..runtime.bulk.model import Model
 
 
 def label(
+    out: Annotated[Path, typer.Option(help="Folder of the job; label maps go to its `masks`.")],
     images: Annotated[
-        list[Path],
+        list[str] | None,
         typer.Argument(
             metavar="IMAGES",
-            help="Images, and folders searched in depth; --out itself is left out of the search.",
+            help="Images, folders searched in depth, quoted globs, .txt lists, .tar shards, URLs; "
+            "--out itself is left out of the search.",
         ),
-    ],
+    ] = None,
     model: Annotated[
-        Path, typer.Option(help="Bundle that `wsss export` wrote, or run of `wsss train`.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for palette PNGs, mirroring the inputs.")],
+        Path | None, typer.Option(help="Bundle that `wsss export` wrote, or run of `wsss train`.")
+    ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(help="CSV or JSON with the image-level labels of every image."),
@@ -88,20 +91,57 @@ def label(
         SharedMemory | None,
         typer.Option(help="With a server on this host; default auto: where it takes it."),
     ] = None,
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="Of png, confidence, scores, overlay, coco, yolo, labelstudio, cvat, labelme, "
+            "separated by commas; tar packs them into a tar a unit.",
+        ),
+    ] = "png",
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(help="Pixels below it become 255, no statement; 0 to 1, by bundles."),
+    ] = None,
+    batch: Annotated[
+        int, typer.Option(help="Images of equal size in the network together; for GPUs.")
+    ] = 1,
+    max_pixels: Annotated[
+        int | None, typer.Option(help="Larger images fail; default 100,000,000.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes; default: one a core for a bundle on the CPU, else one; 0: none but "
+            "this one, which dies with an image that kills it."
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Label part I of N, from 0, of a job on a shared disk; then --merge.",
+        ),
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Make the results of a job whose shards are all done.")
+    ] = False,
+    append: Annotated[
+        bool, typer.Option("--append", help="Look for images that were not there at first.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try again what failed, as the files are now.")
+    ] = False,
     overwrite: Annotated[
         bool,
-        typer.Option(
-            "--overwrite", help="Write again what is there, remove what another job wrote."
-        ),
+        typer.Option("--overwrite", help="First remove the job that is in --out, whatever it is."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Label images by a bundle or a run, with or without given image-level labels.
 
-    Finished images are kept: the same command continues an interrupted job.
+    The same command goes on with an interrupted job; failed images are listed in failures.csv.
     """
-    from ..runtime.bundle import is_bundle
-
     server = _server(
         backend,
         url,
@@ -111,56 +151,97 @@ def label(
         patience_s=patience,
         shared_memory=shared_memory,
     )
+    if merge:
+        _merge(images, model, out, as_json)
+        return
+    if not images or model is None:
+        raise ConfigError("nothing to label: give IMAGES and --model (only --merge needs neither)")
+    from ..runtime.bulk.plan import Settings
+    from ..runtime.bulk.run import Shard, label_in_bulk
+    from ..runtime.image_io import DEFAULT_MAX_PIXELS
+
+    settings = Settings(
+        formats=tuple(name.strip() for name in formats.split(",")),
+        min_confidence=min_confidence,
+        batch=batch,
+        max_pixels=DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels,
+    )
+    part = Shard.parse(shard) if shard is not None else None
     with termination_as_interrupt(), progress() as shown:
-        if is_bundle(model):
-            from ..runtime.bundle_labelling import label_by_bundle
-
-            summary = label_by_bundle(
-                images,
-                model,
-                out,
-                labels_path=labels,
-                kind=by,
-                crf=crf,
-                backend=backend,
-                device=device,
-                server=server,
-                overwrite=overwrite,
-                progress=shown,
-            )
-        else:
-            from ..training.label import label_by_run
-
-            if backend not in ("auto", "torch"):
-                raise ConfigError(
-                    f"'{model}' is no bundle, and a run is computed by torch: `wsss export` it for "
-                    f"--backend {backend}"
-                )
-            if device == "tensorrt":
-                raise ConfigError(
-                    f"'{model}' is no bundle, and a run is computed by torch: choose another "
-                    "--device"
-                )
-            summary = label_by_run(
-                images,
-                model,
-                out,
-                labels_path=labels,
-                kind=by,
-                crf=crf,
-                device=device,
-                overwrite=overwrite,
-                progress=shown,
-            )
+        summary = label_in_bulk(
+            images,
+            _model(model, by, crf, labels is not None, backend, device, server),
+            out,
+            settings=settings,
+            labels_path=labels,
+            workers=workers,
+            shard=part,
+            overwrite=overwrite,
+            append=append,
+            retry_failed=retry_failed,
+            progress=shown,
+        )
     if as_json:
         print_json(summary.to_json())
     else:
+        rest = f", {summary.remaining} remain" if summary.remaining else ""
         stdout.print(
-            f"{summary.labelled} labelled, {summary.kept} kept, {summary.failed} failed: "
+            f"{summary.labelled} labelled, {summary.kept} kept, {summary.failed} failed{rest}: "
             f"{summary.out}",
             soft_wrap=True,
         )
     if summary.failed:
+        sys.exit(3)
+
+
+def _model(
+    folder: Path,
+    by: str | None,
+    crf: bool | None,
+    has_labels: bool,
+    backend: Backend,
+    device: GraphDevice,
+    server: "TritonOptions | None",
+) -> "Model":
+    from ..runtime.bundle import is_bundle
+
+    if is_bundle(folder):
+        from ..runtime.bulk.bundle_model import bundle_model
+
+        return bundle_model(
+            folder,
+            kind=by,
+            crf=crf,
+            has_labels=has_labels,
+            backend=backend,
+            device=device,
+            server=server,
+        )
+    from ..training.run_model import run_model
+
+    if backend not in ("auto", "torch"):
+        raise ConfigError(
+            f"'{folder}' is no bundle, and a run is computed by torch: `wsss export` it for "
+            f"--backend {backend}"
+        )
+    if device == "tensorrt":
+        raise ConfigError(
+            f"'{folder}' is no bundle, and a run is computed by torch: choose another --device"
+        )
+    return run_model(folder, kind=by, crf=crf, has_labels=has_labels, device=device)
+
+
+def _merge(images: list[str] | None, model: Path | None, out: Path, as_json: bool) -> None:
+    if images or model is not None:
+        raise ConfigError("--merge works on what is in --out: leave IMAGES and --model out")
+    from ..runtime.bulk.run import finish
+
+    counts = finish(out)
+    if as_json:
+        print_json(asdict(counts))
+    else:
+        stdout.print(f"{counts.labelled} labelled, {counts.failed} failed: {out}", soft_wrap=True)
+    if counts.failed:
         sys.exit(3)
 
 

@@ -104,7 +104,7 @@ def measure_agreement(
         matrices = [ConfusionMatrix(num_classes), ConfusionMatrix(num_classes)]
         for photo in photos:
             inputs = label_inputs(
-                photo.image, photo.classes, num_classes, layout, takes_classes=takes_classes
+                photo.image[None], [photo.classes], num_classes, layout, takes_classes=takes_classes
             )
             labels = list(_labels(graphs, inputs, seconds))
             equal += int((labels[0] == labels[1]).sum())

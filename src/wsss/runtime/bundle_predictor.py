@@ -93,11 +93,36 @@ class BundlePredictor:
             ConfigError: unknown kind, or labels for a segmenter; ArtifactError: the bundle lacks
             the graph; ShapeError: no image.
         """
+        if image.ndim != 3:
+            raise ShapeError(f"image is {image.shape}, expected (H, W, 3) RGB")
+        return self.predict_batch(image[None], [labels], kind)[0]
+
+    def predict_batch(
+        self,
+        images: NDArray[np.uint8],
+        labels: Sequence[Sequence[int] | None],
+        kind: BundleKind = "walk",
+    ) -> list[Labelled]:
+        """As `predict`, for images of one size that go through the graph together.
+
+        Args:
+            images: (B, H, W, 3) uint8 RGB.
+            labels: of each image.
+        """
+        found = self._run(images, labels, kind)
         everything = tuple(range(len(self.classes)))
-        found = self._run(image, labels, kind)
         used = found.get("used_classes")
-        classes = everything if used is None else tuple(int(i) for i in np.flatnonzero(used[0]))
-        return Labelled(found["label"][0], found["confidence"][0], found["scores"][0], classes)
+        classes = (
+            [everything] * len(images)
+            if used is None
+            else [tuple(int(i) for i in np.flatnonzero(row)) for row in used]
+        )
+        return [
+            Labelled(*each)
+            for each in zip(
+                found["label"], found["confidence"], found["scores"], classes, strict=True
+            )
+        ]
 
     def label(
         self,
@@ -109,15 +134,16 @@ class BundlePredictor:
     ) -> NDArray[np.uint8]:
         """(H, W) uint8 label map; `crf` refines it by the recipe's dense CRF, which needs torch."""
         if not crf:  # then the other outputs need not be computed, or come from a server
-            label: NDArray[np.uint8] = self._run(image, labels, kind, ["label"])["label"][0]
+            found = self._run(image[None], [labels], kind, ["label"])
+            label: NDArray[np.uint8] = found["label"][0]
             return label
         from .bundle_crf import refine
 
         return refine(self.bundle, image, self.predict(image, labels, kind), kind)
 
-    def _require_labels(self, label: NDArray[Any], image: NDArray[np.uint8]) -> None:
-        """Refuse what a stranger's graph may give in place of labels of this image."""
-        expected, last = (1, *image.shape[:2]), len(self.classes)
+    def _require_labels(self, label: NDArray[Any], images: NDArray[np.uint8]) -> None:
+        """Refuse what a stranger's graph may give in place of labels of these images."""
+        expected, last = images.shape[:3], len(self.classes)
         if label.shape != expected or label.dtype != np.uint8 or int(label.max()) > last:
             raise ArtifactError(
                 f"bundle '{self.bundle.folder}' gave labels {label.dtype} {label.shape} up to "
@@ -153,23 +179,23 @@ class BundlePredictor:
 
     def _run(
         self,
-        image: NDArray[np.uint8],
-        labels: Sequence[int] | None,
+        images: NDArray[np.uint8],
+        labels: Sequence[Sequence[int] | None],
         kind: BundleKind,
         outputs: Sequence[str] | None = None,
     ) -> dict[str, NDArray[Any]]:
         if kind not in get_args(BundleKind):
             choices = ", ".join(get_args(BundleKind))
             raise ConfigError(f"a bundle does not label by '{kind}': choose of {choices}")
-        if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise ShapeError(f"image is {image.shape}, expected (H, W, 3) RGB")
-        if kind == "segmenter" and labels is not None:
+        if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
+            raise ShapeError(f"image is {images.shape[1:]}, expected (H, W, 3) RGB")
+        if kind == "segmenter" and any(each is not None for each in labels):
             raise ConfigError("a segmenter takes no image-level labels: leave them out")
         inputs = label_inputs(
-            image, labels, len(self.classes), self.bundle.layout, takes_classes=kind == "walk"
+            images, labels, len(self.classes), self.bundle.layout, takes_classes=kind == "walk"
         )
         found = self.graph(_GRAPHS[kind]).run(inputs, outputs)
-        self._require_labels(found["label"], image)
+        self._require_labels(found["label"], images)
         return found
 
     def _file_of(self, name: str) -> tuple[Path, bool]:

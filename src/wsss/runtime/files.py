@@ -9,19 +9,22 @@ import shutil
 import stat
 from pathlib import Path
 
-from ..errors import ArtifactError, DataError, WsssError
+from ..errors import ArtifactError, WsssError
+from .bulk.codes import BadFile
 
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .gif .ppm .pgm .pbm"
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
 """Extensions of image files, in lower case."""
 
 
-def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+def atomic_write_bytes(path: str | os.PathLike[str], data: bytes, *, durable: bool = True) -> None:
     """Writes a file so that at any moment either the old or the whole new content is there.
 
     Args:
         path: missing folders are made.
-        data: the content, flushed to the disk before the name appears.
+        data: the content.
+        durable: flush it to the disk before the name appears, so that this holds for a power cut
+            as well; else the caller flushes many files at once.
 
     Raises:
         ArtifactError: disk full, read-only, no permission; nothing is left behind.
@@ -34,8 +37,9 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         try:
             with open(temporary, "xb") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -114,17 +118,19 @@ def read_file(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
     """The content of a regular file; pipes, devices and folders are refused without blocking.
 
     Raises:
-        DataError: absent, not a regular file, unreadable or larger than `max_bytes`.
+        BadFile: absent, not a regular file, unreadable or larger than `max_bytes`.
     """
     name = os.fspath(path)
     with open_regular(name) as file:
         num_bytes = os.fstat(file.fileno()).st_size
         if num_bytes > max_bytes:
-            raise DataError(f"{name!r} has {num_bytes} bytes, expected at most {max_bytes}")
+            raise BadFile(
+                "too-large", f"{name!r} has {num_bytes} bytes, expected at most {max_bytes}"
+            )
         try:
             return file.read(max_bytes)
         except OSError as error:
-            raise DataError(f"cannot read {name!r}: {error.strerror}") from error
+            raise read_error(name, error) from error
 
 
 def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
@@ -134,12 +140,28 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
         # A pipe without a writer would block for ever.
         descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"cannot read {name!r}: {reason}") from error
+        raise read_error(name, error) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise DataError(f"{name!r} is not a regular file: replace it or take it out")
+        raise BadFile("not-a-file", f"{name!r} is not a regular file: replace it or take it out")
     return open(descriptor, "rb")
+
+
+def read_error(name: str, error: OSError | ValueError) -> BadFile:
+    """The one line that tells why a file could not be read; ValueError: its name has a NUL."""
+    if isinstance(error, ValueError):
+        return BadFile("bad-name", f"cannot read {name!r}: {error}")
+    code = {
+        errno.ENOENT: "missing",
+        errno.ENOTDIR: "missing",
+        errno.EISDIR: "not-a-file",
+        errno.ENXIO: "not-a-file",  # a socket
+        errno.ENODEV: "not-a-file",  # a device that nothing drives
+        errno.ENAMETOOLONG: "bad-name",
+        errno.EILSEQ: "bad-name",
+        errno.ELOOP: "bad-name",
+    }.get(error.errno or 0, "unreadable")
+    return BadFile(code, f"cannot read {name!r}: {error.strerror or error}")
 
 
 def file_digest(path: Path) -> str:

@@ -29,20 +29,21 @@ def present_input(classes: Sequence[Sequence[int] | None], num_classes: int) -> 
 
 
 def label_inputs(
-    image: NDArray[np.uint8],
-    classes: Sequence[int] | None,
+    images: NDArray[np.uint8],
+    classes: Sequence[Sequence[int] | None],
     num_classes: int,
     layout: str,
     *,
     takes_classes: bool,
 ) -> dict[str, NDArray[Any]]:
-    """One image for `label` or `segmenter`.
+    """Images of one size for `label` or `segmenter`.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
+        images: (B, H, W, 3) uint8 RGB.
+        classes: in each image; None leaves them to the classifier.
         takes_classes: whether the graph has the input `present`.
     """
-    inputs: dict[str, NDArray[Any]] = {"image": image_input(image[None], layout)}
+    inputs: dict[str, NDArray[Any]] = {"image": image_input(images, layout)}
     if takes_classes:
-        inputs["present"] = present_input([classes], num_classes)
+        inputs["present"] = present_input(classes, num_classes)
     return inputs

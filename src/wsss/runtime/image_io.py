@@ -10,10 +10,11 @@ import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 # OpenCV reads its own limit once, at import. Twice Pillow's threshold is where Pillow refuses too.
 LARGEST_MAX_PIXELS = 178_956_970
@@ -24,6 +25,7 @@ import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from ..errors import DataError, ShapeError  # noqa: E402
+from .bulk.codes import BadImage  # noqa: E402
 from .files import atomic_write_bytes, open_regular, read_file  # noqa: E402
 from .palette import voc_palette  # noqa: E402
 
@@ -33,6 +35,9 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 DEFAULT_MAX_PIXELS = 100_000_000
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 _ORIENTATION_TAG = 0x0112
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*")
+# Two letters, as BMP and PPM have, are the start of many a text.
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", *_TIFF_SIGNATURES)
 # Pillow reports oddities of a header as warnings, and warning filters belong to the whole process.
 _header_lock = threading.Lock()
 
@@ -56,7 +61,7 @@ def read_image(
     """An image file as RGB pixels; see `decode_image`."""
     name = os.fspath(path)
     return decode_image(
-        read_file(name, max_bytes=_byte_limit(max_pixels)), name, max_pixels=max_pixels
+        read_file(name, max_bytes=byte_limit(max_pixels)), name, max_pixels=max_pixels
     )
 
 
@@ -76,14 +81,21 @@ def decode_image(
         (H, W, 3) uint8 RGB, EXIF orientation applied.
 
     Raises:
-        DataError: empty, truncated, damaged, no image, too many pixels or an unsupported depth.
+        BadImage: empty, truncated, damaged, no image, too many pixels, an unsupported depth, or
+        too little memory.
     """
     header = _check_header(io.BytesIO(data), len(data), name, max_pixels)
     _check_complete(data, header.format, name)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            height, width = header.stored_size
+            raise BadImage(
+                "out-of-memory",
+                f"image {name!r} of {height} x {width} does not fit into memory: make it smaller",
+            ) from error
         decoded = None
     if decoded is None or decoded.dtype != np.uint8:
         raise _damaged(name)
@@ -109,6 +121,15 @@ def image_size(
         return _check_header(file, num_bytes, name, max_pixels).displayed_size
 
 
+def header_size(data: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) that `decode_image` would return, from the header alone.
+
+    Raises:
+        DataError: see `image_size`.
+    """
+    return _check_header(io.BytesIO(data), len(data), name, max_pixels).displayed_size
+
+
 def read_label_map(
     path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> NDArray[np.uint8]:
@@ -126,7 +147,7 @@ def read_label_map(
         DataError: not a PNG, damaged, a colour outside the VOC palette, or an index above 255.
     """
     name = os.fspath(path)
-    data = read_file(name, max_bytes=_byte_limit(max_pixels))
+    data = read_file(name, max_bytes=byte_limit(max_pixels))
     header = _check_header(io.BytesIO(data), len(data), name, max_pixels)
     if header.format != "PNG":
         raise DataError(f"label map {name!r} is {header.format}, expected PNG: convert it to PNG")
@@ -152,36 +173,79 @@ def write_label_map(path: str | os.PathLike[str], labels: NDArray[np.uint8]) -> 
         ShapeError: not a non-empty (H, W) uint8 array.
         ArtifactError: the file cannot be written; an older one is left as it was.
     """
-    if labels.ndim != 2 or labels.size == 0 or labels.dtype != np.uint8:
+    atomic_write_bytes(path, encode_label_map(labels))
+
+
+def encode_label_map(
+    labels: NDArray[np.uint8],
+    palette: NDArray[np.uint8] | None = None,
+    text: Mapping[str, str] | None = None,
+) -> bytes:
+    """Indices as the bytes of a palette PNG; same arguments, same bytes.
+
+    Args:
+        labels: (H, W) uint8.
+        palette: (256, 3) uint8 RGB by index; None: that of VOC.
+        text: by keyword what tEXt chunks say, in Latin-1.
+
+    Raises:
+        ShapeError: not a non-empty (H, W) uint8 array.
+    """
+    image = _one_plane(labels, "a label map")
+    image.putpalette((voc_palette() if palette is None else palette).tobytes())
+    # What Pillow takes for palettes by itself; said, so that another version keeps to it.
+    return _encode_png(image, text, 6, zlib.Z_DEFAULT_STRATEGY)
+
+
+def encode_grey(values: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> bytes:
+    """Values as the bytes of an 8-bit grey PNG; see `encode_label_map`."""
+    # Looking for runs alone gives the smallest files of smooth values, in a fifth of the time.
+    return _encode_png(_one_plane(values, "a grey picture"), text, 1, zlib.Z_RLE)
+
+
+def _one_plane(values: NDArray[np.uint8], what: str) -> Image.Image:
+    if values.ndim != 2 or values.size == 0 or values.dtype != np.uint8:
         raise ShapeError(
-            f"a label map is {labels.dtype} {labels.shape}, expected non-empty (H, W) of uint8"
+            f"{what} is {values.dtype} {values.shape}, expected non-empty (H, W) of uint8"
         )
-    image = Image.fromarray(labels)
-    image.putpalette(voc_palette().tobytes())
+    return Image.fromarray(values)
+
+
+def _encode_png(
+    image: Image.Image, text: Mapping[str, str] | None, level: int, strategy: int
+) -> bytes:
+    chunks = PngImagePlugin.PngInfo()
+    for keyword, value in (text or {}).items():
+        chunks.add_text(keyword, value)
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=6)
-    atomic_write_bytes(path, buffer.getvalue())
+    image.save(buffer, "PNG", compress_level=level, compress_type=strategy, pnginfo=chunks)
+    return buffer.getvalue()
 
 
-def _byte_limit(max_pixels: int) -> int:
-    """Raw pixels take at most 8 bytes (4 channels of 16 bits); more is no image of that size."""
+def byte_limit(max_pixels: int) -> int:
+    """Bytes that a file of so many pixels may have.
+
+    Raw pixels take at most 8 bytes (4 channels of 16 bits); more is no image of that size.
+    """
     return 8 * max_pixels + (64 << 20)
 
 
 def _check_header(file: io.BufferedIOBase, num_bytes: int, name: str, max_pixels: int) -> _Header:
     if num_bytes == 0:
-        raise DataError(f"image {name!r} is empty (0 bytes): replace it or take it out")
+        raise BadImage("empty", f"image {name!r} is empty (0 bytes): replace it or take it out")
     header = _parse_header(file, name, max_pixels)
     height, width = header.stored_size
     if height * width > max_pixels:
-        raise DataError(
-            f"image {name!r} is {height} x {width}, more than {max_pixels} pixels: make it smaller"
+        raise BadImage(
+            "too-large",
+            f"image {name!r} is {height} x {width}, more than {max_pixels} pixels: make it smaller",
         )
     # Only TIFF: 16-bit PPM is "I" as well.
     if header.mode == "F" or (header.mode == "I" and header.format == "TIFF"):
-        raise DataError(
+        raise BadImage(
+            "unsupported-depth",
             f"image {name!r} has 32 bits a pixel value (mode {header.mode}), expected 8 or 16: "
-            "convert it"
+            "convert it",
         )
     return header
 
@@ -199,17 +263,48 @@ def _parse_header(file: io.BufferedIOBase, name: str, max_pixels: int) -> _Heade
                 image.format or "", image.mode, (height, width), _read_orientation(image)
             )
     except Image.DecompressionBombError as error:
-        raise DataError(
+        raise BadImage(
+            "too-large",
             f"image {name!r} has more than {min(max_pixels, LARGEST_MAX_PIXELS)} pixels: "
-            "make it smaller"
+            "make it smaller",
         ) from error
     except UnidentifiedImageError as error:
-        raise DataError(
-            f"{name!r} is not an image that can be read, expected JPEG, PNG, WebP, TIFF, BMP, GIF "
-            "or PPM of 8 or 16 bits"
-        ) from error
+        raise _unidentified(file, name) from error
     except Exception as error:  # what parsers of hostile headers raise is not a closed list
         raise _damaged(name) from error
+
+
+def _unidentified(file: io.BufferedIOBase, name: str) -> BadImage:
+    """What is wrong with a file of which Pillow makes nothing."""
+    file.seek(0)
+    start = file.read(16)
+    if start.startswith(_TIFF_SIGNATURES) and (form := _tiff_form(file, start)) is not None:
+        return BadImage(
+            "unsupported-depth",
+            f"image {name!r} is a TIFF of {form} bits a pixel, expected up to 4 channels of 8 or "
+            "16 bits without sign: convert it",
+        )
+    if start.startswith(_SIGNATURES) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
+        return _damaged(name)
+    return BadImage(
+        "not-an-image",
+        f"{name!r} is not an image that can be read, expected JPEG, PNG, WebP, TIFF, BMP, GIF "
+        "or PPM of 8 or 16 bits",
+    )
+
+
+def _tiff_form(file: io.BufferedIOBase, start: bytes) -> str | None:
+    """Bits of each channel, if the header is whole."""
+    try:
+        with _header_lock, warnings.catch_warnings():
+            warnings.simplefilter("error")  # so does Pillow tell of a header that is cut
+            tags = TiffImagePlugin.ImageFileDirectory_v2(start[:8])
+            file.seek(tags.next)
+            tags.load(file)  # type: ignore[arg-type]
+            whole = all(tag in tags for tag in (256, 257, 258))
+            return " + ".join(str(bits) for bits in tags[258][:8]) if whole else None
+    except Exception:  # as in `_parse_header`
+        return None
 
 
 def _read_orientation(image: Image.Image) -> int:
@@ -299,5 +394,7 @@ def _indices_of_colours(colours: NDArray[Any], name: str) -> NDArray[np.uint8]:
     return np.asarray(indices, np.uint8)
 
 
-def _damaged(name: str) -> DataError:
-    return DataError(f"image {name!r} is truncated or damaged: replace it or take it out")
+def _damaged(name: str) -> BadImage:
+    return BadImage(
+        "truncated", f"image {name!r} is truncated or damaged: replace it or take it out"
+    )

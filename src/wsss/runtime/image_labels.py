@@ -131,8 +131,9 @@ def object_names(labels: Iterable[str]) -> tuple[str, ...]:
 
 def strip_image_suffix(name: str) -> str:
     """A file name without the extension, if that is one of an image (`v1.2` keeps its dot)."""
-    suffix = PurePosixPath(name).suffix
-    return name[: -len(suffix)] if suffix.lower() in IMAGE_SUFFIXES else name
+    stem, _, extension = name.rpartition(".")
+    is_name = stem != "" and not stem.endswith("/")  # `.jpg` alone is a hidden file's name
+    return stem if is_name and f".{extension.lower()}" in IMAGE_SUFFIXES else name
 
 
 def _stem(name: str) -> str:

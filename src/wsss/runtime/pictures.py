@@ -14,14 +14,22 @@ Picture = NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""
 
 _WHITE = np.array([255, 255, 255], np.uint8)
+_HATCHING = np.indices((6, 6)).sum(0) % 6 < 2
 
 
-def draw_labels(image: Picture, labels: NDArray[np.uint8], *, opacity: float = 0.6) -> Picture:
+def draw_labels(
+    image: Picture,
+    labels: NDArray[np.uint8],
+    *,
+    palette: NDArray[np.uint8] | None = None,
+    opacity: float = 0.6,
+) -> Picture:
     """A photograph whose objects are grey tinted by class, with a white line around each.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         labels: (H, W) uint8; 0 stays as photographed, 255 (no statement) gets white hatching.
+        palette: (256, 3) uint8 RGB by label value; None: that of VOC.
         opacity: share of the class colour, in [0, 1].
 
     Raises:
@@ -31,14 +39,21 @@ def draw_labels(image: Picture, labels: NDArray[np.uint8], *, opacity: float = 0
         raise ShapeError(
             f"labels are {labels.shape}, the image {image.shape[:2]}: they must be of one size"
         )
+    colours = voc_palette() if palette is None else palette
     drawn = image.copy()
     # Over its own colours a tint would no longer be the colour of the legend.
-    grey = _grey(image)
-    objects = (labels != 0) & (labels != IGNORE_INDEX)
-    tint = voc_palette()[labels]
-    drawn[objects] = _mix(grey, tint, opacity)[objects]
-    rows, columns = np.indices(labels.shape)
-    drawn[(labels == IGNORE_INDEX) & ((rows + columns) % 6 < 2)] = _WHITE
+    brightness = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    greys = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, 1)
+    counts = cv2.calcHist([labels], [0], None, [256], [0, 256])
+    for value in np.flatnonzero(counts).tolist():
+        if value not in (0, IGNORE_INDEX):
+            inside = labels == value
+            tinted = _mix(greys, colours[value], opacity)  # (256, 3), by brightness
+            drawn[inside] = tinted[brightness[inside]]
+    if counts[IGNORE_INDEX]:
+        tiles = labels.shape[0] // 6 + 1, labels.shape[1] // 6 + 1
+        hatching = np.tile(_HATCHING, tiles)[: labels.shape[0], : labels.shape[1]]
+        drawn[(labels == IGNORE_INDEX) & hatching] = _WHITE
     drawn[outlines(labels)] = _WHITE
     return drawn
 

@@ -1,12 +1,12 @@
 """What `wsss eval` does: find out what was given, and measure it by one evaluator."""
 
-import json
 from pathlib import Path
 from typing import Literal, cast, get_args
 
 from ..errors import ArtifactError, ConfigError
+from ..runtime.bulk.job import JOB, read_job
+from ..runtime.bulk.writers.png import FOLDER as MASKS
 from ..runtime.geometry import Align
-from ..runtime.labelling import MANIFEST
 from ..runtime.progress import SILENT, Progress
 from .data.image_set import ImageSet
 from .evaluation import EvalReport, FolderPredictions, Predictions, evaluate
@@ -40,6 +40,8 @@ def measure(
         ArtifactError, ConfigError, DataError: see `evaluate`.
     """
     path = Path(path)
+    if (path / JOB).is_file():  # of `wsss label`
+        path = path / MASKS
     recipe = _recipe_of(path)
     predictions: Predictions
     if (path / "recipe.toml").is_file():
@@ -78,12 +80,8 @@ def measure(
 
 def _labels_used(path: Path) -> bool | None:
     """Whether stored predictions saw image-level labels, as far as their maker says it."""
-    manifest = path / MANIFEST
-    if manifest.is_file():
-        try:
-            return json.loads(manifest.read_text(encoding="utf-8")).get("image_labels") is not None
-        except (ValueError, AttributeError):
-            return None
+    if (path.parent / JOB).is_file():
+        return read_job(path.parent)["settings"].get("image_labels") is not None
     stage = path.parent if path.name == "scores" else path
     return True if stage.name in ("cam", "seeds", "labels") and read_stage(stage) else None
 

@@ -256,7 +256,9 @@ class _Bench:
 
     def _inputs(self, image: Image, classes: Sequence[int] | None) -> dict[str, Array]:
         takes = self.way == "walk"
-        return label_inputs(image, classes, self.num_classes, self.layout, takes_classes=takes)
+        return label_inputs(
+            image[None], [classes], self.num_classes, self.layout, takes_classes=takes
+        )
 
     def _row(
         self,

@@ -84,7 +84,9 @@ def bench_serve(
     """
     takes_classes = graph == "label"
     feeds = [
-        label_inputs(image, None, len(bundle.classes), bundle.layout, takes_classes=takes_classes)
+        label_inputs(
+            image[None], [None], len(bundle.classes), bundle.layout, takes_classes=takes_classes
+        )
         for image in images
     ]
     path = check_again(bundle, bundle.graph_path(graph).name)

@@ -46,14 +46,16 @@ class Writer:
         return iter(())
 
     def entry(self, image: LabelledImage) -> Any:
-        """What `collect` needs of an image, JSON-compatible; None: nothing."""
+        """What `collect` needs of an image, JSON-compatible; None: nothing, it gets no entry."""
         return None
 
     def collect(self, entries: Iterable[Any]) -> Iterator[tuple[str, Iterator[bytes]]]:
         """Files of the whole job, each as pieces of bytes.
 
         Args:
-            entries: of all images, in the order of the list; a stream of any length that can be
-                gone through more than once, and is never to be held whole.
+            entries: of all images that gave one, in the order of the list; a stream of any length
+                that can be gone through more than once, and is never to be held whole.
+
+        The pieces of a file are to be read before the next file is asked for.
         """
         return iter(())

@@ -1,0 +1,160 @@
+"""A bundle as the model of a job: neither torch nor training code is needed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import ArtifactError, ConfigError
+from ..backends.choose import Backend, Device
+from ..backends.triton_options import TritonOptions
+from ..bundle_predictor import BundleKind, BundlePredictor, Labelled
+from .model import Answer
+from .writers.contract import Need
+
+_ALL: frozenset[Need] = frozenset(("confidence", "scores"))
+
+
+@dataclass(frozen=True)
+class BundleModel:
+    """See `Model`.
+
+    Attributes:
+        digest: of the bundle; the folder must still hold it when a worker opens it.
+        computes: what runs the graphs; of a server, what it computes with: a job may go on with
+            another one, or without.
+        workers: see `Model`.
+        server: of the backend triton; several images are then under way at once.
+    """
+
+    folder: Path
+    digest: str
+    classes: tuple[str, ...]
+    kind: BundleKind
+    crf: bool
+    backend: Backend
+    device: Device
+    computes: str
+    workers: int | None
+    server: TritonOptions | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """See `Model`."""
+        return self.server.in_flight if self.server is not None else 1
+
+    @property
+    def offers(self) -> frozenset[Need]:
+        """See `Model`; what the network says of its own labels says nothing of those of the CRF."""
+        return frozenset() if self.crf else _ALL
+
+    def identity(self) -> Mapping[str, Any]:
+        """See `Model`."""
+        return {
+            "bundle": self.digest,
+            "by": self.kind,
+            "crf": self.crf,
+            "backend": self.computes,
+        }
+
+    def open(self, threads: int | None) -> "OpenBundle":
+        """See `Model`.
+
+        Raises:
+            ArtifactError: the bundle was exchanged since the job began; see `BundlePredictor`.
+        """
+        options: dict[str, Any] = {"backend": self.backend, "device": self.device}
+        predictor = BundlePredictor(self.folder, threads=threads, server=self.server, **options)
+        if predictor.bundle.digest != self.digest:
+            raise ArtifactError(
+                f"'{self.folder}' was exchanged while it labels: put the bundle back, or begin the "
+                "job again"
+            )
+        return OpenBundle(predictor, self.kind, self.crf)
+
+
+class OpenBundle:
+    """See `OpenModel`."""
+
+    def __init__(self, predictor: BundlePredictor, kind: BundleKind, crf: bool) -> None:
+        self._predictor, self._kind, self._crf = predictor, kind, crf
+
+    def label(
+        self, images: Sequence[NDArray[np.uint8]], labels: Sequence[Sequence[int] | None]
+    ) -> list[Answer]:
+        """See `OpenModel`."""
+        if self._crf:
+            return [
+                Answer(self._predictor.label(image, classes, self._kind, crf=True))
+                for image, classes in zip(images, labels, strict=True)
+            ]
+        found = self._predictor.predict_batch(np.stack(images), labels, self._kind)
+        return [_answer(each) for each in found]
+
+    def close(self) -> None:
+        """See `OpenModel`."""
+        self._predictor.close()
+
+
+def _answer(found: Labelled) -> Answer:
+    return Answer(found.label, found.confidence, found.scores)
+
+
+def bundle_model(
+    folder: Path,
+    *,
+    kind: str | None = None,
+    crf: bool | None = None,
+    has_labels: bool = False,
+    backend: Backend = "auto",
+    device: Device = "auto",
+    server: TritonOptions | None = None,
+) -> BundleModel:
+    """A bundle that was opened once, so that what is wrong with it shows before any work.
+
+    Args:
+        kind: walk, segmenter, or labels: the walk with the CRF, unless `crf` is False; default:
+            walk with image labels, else segmenter.
+        has_labels: whether the job has image-level labels.
+
+    Raises:
+        ConfigError, ArtifactError, MissingDependencyError, ServerError: see `BundlePredictor`.
+    """
+    predictor = BundlePredictor(folder, backend=backend, device=device, server=server)
+    try:
+        crf = kind == "labels" if crf is None else crf
+        chosen = _kind("walk" if kind == "labels" else kind, predictor, has_labels)
+        if chosen == "segmenter" and has_labels:
+            raise ConfigError("--by segmenter takes no image-level labels: leave --labels out")
+        if crf:
+            from ..bundle_crf import crf_settings
+
+            crf_settings(predictor.bundle, chosen)
+        described = predictor.graph("segmenter" if chosen == "segmenter" else "label").describe()
+        return BundleModel(
+            folder.resolve(),
+            predictor.bundle.digest,
+            predictor.classes,
+            chosen,
+            crf,
+            backend,
+            device,
+            described.backend,
+            None if described.device == "cpu" and server is None else 1,
+            server,
+        )
+    finally:
+        predictor.close()
+
+
+def _kind(name: str | None, predictor: BundlePredictor, has_labels: bool) -> BundleKind:
+    for kind in get_args(BundleKind):
+        if name == kind:
+            chosen: BundleKind = kind
+            return chosen
+    if name is not None:
+        raise ConfigError(f"a bundle labels by walk, labels or segmenter, not by '{name}'")
+    return predictor.default_kind(has_labels)

@@ -1,0 +1,175 @@
+"""The folder of a job: claimed by one model and its settings, with a frozen list of images.
+
+job.json          model, settings, sources: what a resumed job must share
+inputs/           the frozen list, a part for each unit
+masks/ ...        what the writers give, mirroring the inputs; shards/ with --format tar
+units/            a commit record for each unit: without it nothing of a unit counts
+entries/          what coco.json and others are collected from
+timings.jsonl     where the time went, unit by unit
+failures.csv, summary.json, report.html, coco.json ...   made from the records at the end
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...errors import ArtifactError, ConfigError
+from ...version import __version__
+from ..files import atomic_write_bytes, read_file, write_error
+from ..image_labels import LabelTable
+from .durable import WORK
+from .frozen_list import FrozenList, freeze, open_list, unit_size_for
+from .given_labels import image_refs
+from .lock import while_freezing
+from .output_names import NamedImages
+from .plan import INPUTS, Plan
+from .sources import find
+
+JOB = "job.json"
+_FORMAT = 1
+_MAX_BYTES = 1 << 24
+_SHOWN = 20
+"""Sources that stand in `job.json`: a shell may have made thousands of one glob."""
+
+
+def claim(
+    plan: Plan,
+    sources: Sequence[str],
+    table: LabelTable | None = None,
+    *,
+    overwrite: bool = False,
+    append: bool = False,
+) -> tuple[Plan, FrozenList]:
+    """Make a folder the place of a job, or go on with the job that it holds.
+
+    Args:
+        plan: without the digest of the list.
+        sources: see `find`; looked at if there is no list yet, or to append.
+        table: image-level labels; every image must be in it.
+        overwrite: first remove what another model or other settings wrote.
+        append: add images that are new in the sources, behind those of the list.
+
+    Returns:
+        The plan with its list.
+
+    Raises:
+        ArtifactError: the folder holds something else, or cannot be written.
+        ConfigError: it holds another job; or labels that the model does not know.
+        DataError: no images, or images without labels.
+    """
+    out = plan.out
+    with while_freezing(out):
+        if overwrite and (out / JOB).is_file():
+            _remove_all(out)
+        if not (out / JOB).is_file():
+            images = _begin(plan, sources, table)
+        else:
+            found = _require_same(plan, sources, append)
+            images = open_list(out / INPUTS, found["list"])
+            if append:
+                beside = (ref.output for ref in images)
+                found_now = find(sources, leave_out=out)
+                with NamedImages(found_now, out / WORK, beside=beside) as named:
+                    images = images.append(image_refs(named, table, plan.model.classes))
+                # Until then the job has the old list, which is still there.
+                _write_job(plan, sources, images)
+    return replace(plan, list_digest=images.digest), images
+
+
+def read_job(out: Path) -> dict[str, Any]:
+    """`job.json` of a job's folder.
+
+    Raises:
+        ArtifactError: none, damaged, or of a newer version.
+    """
+    path = out / JOB
+    if not path.is_file():
+        raise ArtifactError(f"'{out}' holds no job of `wsss label`: expected a {JOB} in it")
+    try:
+        content = json.loads(read_file(path, max_bytes=_MAX_BYTES))
+        kinds = {"settings": dict, "sources_digest": str, "list": str}
+        is_whole = all(isinstance(content[key], kind) for key, kind in kinds.items())
+    except (ValueError, KeyError, TypeError, RecursionError):
+        is_whole = False
+    if not is_whole:
+        raise ArtifactError(f"'{path}' is damaged: begin the job again in another folder")
+    if content.get("format") != _FORMAT:
+        raise ArtifactError(
+            f"'{path}' has format {content.get('format')}, expected {_FORMAT}: use the wsss that "
+            "began this job, or begin it again"
+        )
+    found: dict[str, Any] = content
+    return found
+
+
+def _begin(plan: Plan, sources: Sequence[str], table: LabelTable | None) -> FrozenList:
+    """Freeze the list of a new job."""
+    out = plan.out
+    strangers = [path.name for path in out.iterdir() if path.name not in (WORK, INPUTS)]
+    if strangers:
+        raise ArtifactError(
+            f"'{out}' is not empty ('{min(strangers)}') and holds no job of `wsss label`: choose "
+            "another --out"
+        )
+    with NamedImages(find(sources, leave_out=out), out / WORK) as named:
+        refs = image_refs(named, table, plan.model.classes)
+        images = freeze(refs, out / INPUTS, unit_size_for(len(named)))
+    # Last: without it there is no job, and what was frozen is frozen again.
+    _write_job(plan, sources, images)
+    return images
+
+
+def _write_job(plan: Plan, sources: Sequence[str], images: FrozenList) -> None:
+    content = {
+        "format": _FORMAT,
+        "made_by": __version__,
+        "settings": plan.identity(),
+        "sources": list(sources[:_SHOWN]),
+        "sources_digest": _digest(sources),
+        "list": images.digest,
+    }
+    text = json.dumps(content, indent=2, sort_keys=True)
+    atomic_write_bytes(plan.out / JOB, text.encode("ascii"))
+
+
+def _require_same(plan: Plan, sources: Sequence[str], append: bool) -> dict[str, Any]:
+    out = plan.out
+    found, wanted = read_job(out), _flat(plan.identity())
+    earlier = _flat(found["settings"])
+    differing = [key for key in wanted if earlier.get(key) != wanted[key]]
+    if found["sources_digest"] != _digest(sources) and not append:
+        differing.append("images")
+    if differing:
+        raise ConfigError(
+            f"'{out}' holds labels made otherwise (different {', '.join(differing)}): choose "
+            "another --out, or --overwrite them"
+        )
+    return found
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with those of the model among them, whose names then say what differs."""
+    model = settings.get("model")
+    return {**settings, **(model if isinstance(model, dict) else {}), "model": None}
+
+
+def _digest(sources: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(sources).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _remove_all(out: Path) -> None:
+    """Everything but the locks; `job.json` goes last, so that a killed removal can be repeated."""
+    for path in sorted(out.iterdir(), key=lambda path: path.name == JOB):
+        if path.name == WORK:
+            continue
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise write_error(path, error) from error

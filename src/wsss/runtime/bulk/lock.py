@@ -1,0 +1,99 @@
+"""One job in a folder at a time; shards of one job side by side.
+
+The locks are the system's (`flock`): they end with their process, however it ends. On a network
+file system that does not pass them on, two jobs waste work and harm nothing, since every file and
+record of a unit is the same whoever writes it.
+"""
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...errors import ConfigError
+from ..files import make_folder, write_error
+from .durable import WORK
+
+_FREEZE_S = 3600.0
+"""A list of ten million images is frozen in less time."""
+_PAUSE_S = 0.2
+
+
+@contextmanager
+def whole_job(out: Path) -> Iterator[None]:
+    """Nobody else works in this folder meanwhile.
+
+    Raises:
+        ConfigError: somebody does; the message tells which process.
+        ArtifactError: the folder cannot be written.
+    """
+    with _open(out, "job.lock") as descriptor:
+        if not _try(descriptor, fcntl.LOCK_EX):
+            raise _taken(out, "job.lock")
+        _sign(descriptor)
+        yield
+
+
+@contextmanager
+def one_shard(out: Path, shard: str) -> Iterator[None]:
+    """Nobody else works on this shard, and nobody on the whole job; see `whole_job`."""
+    with _open(out, "job.lock") as job, _open(out, f"shard-{shard}.lock") as own:
+        if not _try(job, fcntl.LOCK_SH):
+            raise _taken(out, "job.lock")
+        if not _try(own, fcntl.LOCK_EX):
+            raise _taken(out, f"shard-{shard}.lock")
+        _sign(own)
+        yield
+
+
+@contextmanager
+def while_freezing(out: Path) -> Iterator[None]:
+    """Shards that begin together wait here for the first of them to freeze the list."""
+    with _open(out, "list.lock") as descriptor:
+        end = time.monotonic() + _FREEZE_S
+        while not _try(descriptor, fcntl.LOCK_EX):
+            if time.monotonic() > end:
+                raise _taken(out, "list.lock")
+            time.sleep(_PAUSE_S)
+        _sign(descriptor)
+        yield
+
+
+@contextmanager
+def _open(out: Path, name: str) -> Iterator[int]:
+    path = out / WORK / name
+    make_folder(path.parent)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise write_error(path, error) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _try(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _sign(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+
+
+def _taken(out: Path, name: str) -> ConfigError:
+    try:
+        holder = (out / WORK / name).read_text(errors="replace")[:200] or "other shards"
+    except OSError:
+        holder = "another process"
+    return ConfigError(
+        f"'{out}' is being written by {holder}: wait for it or end it, or choose another --out"
+    )

@@ -1,0 +1,82 @@
+"""What a job needs of a model: how to open it in a worker, and what it says of images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .writers.contract import Need
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says of one image.
+
+    Attributes:
+        label: (H, W) uint8: 0 background, class index + 1.
+        confidence: (H, W) float32 in [0, 1], of that label; None where the model has none.
+        scores: (C + 1, h, w) float32, plane 0 the background; None as before.
+        change: share of the walk's grid whose label differs from the CAM's; None as before.
+    """
+
+    label: NDArray[np.uint8]
+    confidence: NDArray[np.float32] | None = None
+    scores: NDArray[np.float32] | None = None
+    change: float | None = None
+
+
+class OpenModel(Protocol):
+    """A model in the process that labels; as many threads as `in_flight` may call it at once."""
+
+    def label(
+        self, images: Sequence[NDArray[np.uint8]], labels: Sequence[Sequence[int] | None]
+    ) -> list[Answer]:
+        """Label images of one size.
+
+        Args:
+            images: (H, W, 3) uint8 RGB.
+            labels: class indices of each; None: those that the classifier finds.
+
+        Raises:
+            DataError, ShapeError, DeadlineError: it fails on these images; any other error ends
+            the job.
+        """
+
+    def close(self) -> None:
+        """Give memory back."""
+
+
+class Model(Protocol):
+    """How to open a model; it travels to other processes and machines, so it is pickled.
+
+    Attributes:
+        classes: names without background.
+        in_flight: images that may be in the network at once: 1 where it computes here.
+        offers: what it can tell besides labels.
+        workers: processes that label best; None: one a core, each with its share of them. With 0
+            it is labelled in the process that asked for it.
+    """
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def in_flight(self) -> int: ...
+
+    @property
+    def offers(self) -> frozenset[Need]: ...
+
+    @property
+    def workers(self) -> int | None: ...
+
+    def identity(self) -> Mapping[str, Any]:
+        """All that decides the pixels, JSON-compatible; another identity is another job."""
+
+    def open(self, threads: int | None) -> OpenModel:
+        """Open it.
+
+        Args:
+            threads: that may compute; None: as many as it likes.
+        """

@@ -1,0 +1,91 @@
+"""What a job is: its settings, and what of them decides the pixels."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import ConfigError
+from ..image_io import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
+from .model import Model
+
+INPUTS = "inputs"
+"""Folder of the frozen list."""
+TAR = "tar"
+"""Among the formats: not one by itself, but all others packed into a tar a unit."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a job labels and writes.
+
+    Raises:
+        ConfigError: a value that cannot be.
+    """
+
+    formats: tuple[str, ...] = ("png",)
+    """Names of writers; `tar` packs what they write."""
+    min_confidence: float | None = None
+    """Pixels below it get 255, in [0, 1]; None: none does."""
+    batch: int = 1
+    """Images of equal size that go through the network together, >= 1; within a unit."""
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    """Larger images fail."""
+
+    def __post_init__(self) -> None:
+        if not self.formats or set(self.formats) == {TAR}:
+            raise ConfigError("no output format: give --format png, or several")
+        if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
+            raise ConfigError(f"--min-confidence is {self.min_confidence}, expected 0 to 1")
+        if self.batch < 1:
+            raise ConfigError(f"--batch is {self.batch}, expected at least 1")
+        if not 1 <= self.max_pixels <= LARGEST_MAX_PIXELS:
+            raise ConfigError(
+                f"--max-pixels is {self.max_pixels}, expected 1 to {LARGEST_MAX_PIXELS}"
+            )
+
+    @property
+    def as_tar(self) -> bool:
+        """Whether files are packed."""
+        return TAR in self.formats
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """Names of the writers, in an order of their own: that of the command says nothing."""
+        return tuple(sorted(name for name in self.formats if name != TAR))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job as workers get it; pickled.
+
+    Attributes:
+        list_digest: of the frozen list of images.
+        image_labels: digest of the table of image-level labels, whose content is in the list.
+        threads: that a worker computes with; None: as many as it likes.
+    """
+
+    out: Path
+    model: Model
+    settings: Settings
+    list_digest: str = ""
+    image_labels: str | None = None
+    threads: int | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What decides pixels and files, in the form of `job.json`."""
+        return {
+            "model": dict(self.model.identity()),
+            "classes": list(self.model.classes),
+            "image_labels": self.image_labels,
+            "formats": sorted(self.settings.formats),
+            "min_confidence": self.settings.min_confidence,
+            "batch": self.settings.batch,
+            "max_pixels": self.settings.max_pixels,
+        }
+
+    def digest(self) -> str:
+        """Of the identity; stands in every record."""
+        text = json.dumps(self.identity(), sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode("ascii")).hexdigest()

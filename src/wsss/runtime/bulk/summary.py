@@ -1,0 +1,170 @@
+"""What a job came to, made from its records: summary, failures, files that formats collect."""
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...version import __version__
+from ..files import atomic_write_bytes, write_error
+from ..palette import IGNORE_INDEX
+from .durable import WORK
+from .frozen_list import FrozenList
+from .json_lines import read_lines
+from .records import OK, read_images, read_summary, recorded_units
+from .timings import add_timings
+from .unit import entries_path
+from .writers.contract import JobView, Writer
+
+SUMMARY, FAILURES = "summary.json", "failures.csv"
+
+
+@dataclass(frozen=True)
+class JobCounts:
+    """What all records of a job say together.
+
+    Attributes:
+        units, units_done: all, and those with a record.
+        images: in all units.
+        codes: code -> images, over the units that are done.
+        pixels: label value -> pixels.
+        images_of: label value -> images in which it occurs.
+    """
+
+    units: int
+    units_done: int
+    images: int
+    codes: Mapping[str, int]
+    pixels: Mapping[int, int]
+    images_of: Mapping[int, int]
+
+    @property
+    def labelled(self) -> int:
+        """Images with a label map."""
+        return self.codes.get(OK, 0)
+
+    @property
+    def failed(self) -> int:
+        """Images that were set aside."""
+        return sum(self.codes.values()) - self.labelled
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every unit has its record."""
+        return self.units_done == self.units
+
+
+def count_records(out: Path, images: FrozenList, units: Collection[int] | None = None) -> JobCounts:
+    """Add up the first lines of the records.
+
+    Args:
+        units: of which; None: of all.
+
+    Raises:
+        ArtifactError: one is damaged.
+    """
+    codes, pixels, images_of = Counter[str](), Counter[int](), Counter[int]()
+    units = range(images.num_units) if units is None else units
+    done = sorted(recorded_units(out).intersection(units))
+    for unit in done:
+        summary = read_summary(out, unit)
+        codes.update(summary.codes)
+        pixels.update(summary.pixels)
+        images_of.update(summary.images_of)
+    num_images = sum(images.parts[unit].count for unit in units)
+    return JobCounts(len(units), len(done), num_images, codes, pixels, images_of)
+
+
+def write_results(out: Path, images: FrozenList, writers: Mapping[str, Writer]) -> None:
+    """`failures.csv`, and the files that formats collect, of the units that are done.
+
+    Raises:
+        ArtifactError: a record is damaged, or the disk does not take the files.
+    """
+    units = sorted(recorded_units(out).intersection(range(images.num_units)))
+    if count_records(out, images).failed:
+        _write_pieces(out, FAILURES, _failure_lines(out, images, units))
+    else:
+        (out / FAILURES).unlink(missing_ok=True)
+    for name, writer in writers.items():
+        for path, pieces in writer.collect(_Entries(out, name, units)):
+            _write_pieces(out, path, pieces)
+
+
+def write_summary(out: Path, counts: JobCounts, job: JobView) -> None:
+    """`summary.json`: the counts, what each class got, and where the time went."""
+    names = {0: "background", IGNORE_INDEX: "no statement"}
+    names |= {place + 1: name for place, name in enumerate(job.classes)}
+    total = sum(counts.pixels.values())
+    content = {
+        "wsss": __version__,
+        "settings": job.provenance,
+        "units": counts.units,
+        "units_done": counts.units_done,
+        "images": counts.images,
+        "labelled": counts.labelled,
+        "failed": counts.failed,
+        "codes": dict(counts.codes),
+        "classes": {
+            names.get(value, str(value)): {
+                "images": counts.images_of.get(value, 0),
+                "share_of_pixels": pixels / total,
+            }
+            for value, pixels in sorted(counts.pixels.items())
+        },
+        "time": add_timings(out),
+    }
+    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
+    atomic_write_bytes(out / SUMMARY, (text + "\n").encode("ascii"))
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """What writers said of the images, unit by unit; may be gone through more than once."""
+
+    out: Path
+    format_name: str
+    units: Iterable[int]
+
+    def __iter__(self) -> Iterator[Any]:
+        for unit in self.units:
+            path = self.out / entries_path(self.format_name, unit)
+            if path.is_file():  # a unit may have none
+                yield from (entry for _, entry in read_lines(path) if entry is not None)
+
+
+def _failure_lines(out: Path, images: FrozenList, units: Iterable[int]) -> Iterator[bytes]:
+    yield _csv_line("image", "code", "reason")
+    for unit in units:
+        summary = read_summary(out, unit)
+        if set(summary.codes) <= {OK}:
+            continue
+        sources = [ref.source for ref in images.unit(unit)]
+        for source, record in zip(sources, read_images(out, unit), strict=True):
+            if not record.is_ok:
+                yield _csv_line(source, record.code, record.reason)
+
+
+def _csv_line(*cells: str) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerow(cells)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _write_pieces(out: Path, path: str, pieces: Iterable[bytes]) -> None:
+    """A file of any length, under its name only when it is whole."""
+    target, temporary = out / path, out / WORK / "result.tmp"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.writelines(pieces)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise write_error(target, error) from error

@@ -1,0 +1,278 @@
+"""Labelling one unit: read, network, encode, write, commit.
+
+Every thread takes an image all the way. A gate lets as many into the network as it can serve:
+while one image computes, the next is read and the last is written, so that the network is not idle
+while there is work, and no more images are in memory than there are threads.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import DataError, DeadlineError, ShapeError
+from ..bounded_threads import in_threads
+from ..palette import IGNORE_INDEX, voc_palette
+from .clock import Clock
+from .codes import BadImage
+from .durable import Staging
+from .frozen_list import open_list
+from .images import ImageRef, LabelledImage
+from .json_lines import SUFFIX, pack, read_lines
+from .marks import Marks
+from .model import Answer, OpenModel
+from .plan import INPUTS, Plan
+from .read import read_pixels, read_size
+from .records import OK, ImageRecord, UnitSummary, read_images, unit_name, write_record
+from .sinks import FolderSink, Sink, TarSink
+from .writers import open_writers
+from .writers.contract import JobView, Writer
+
+STAGES = ("read", "wait", "network", "encode", "write")
+ENTRIES = "entries"
+_BESIDE_THE_NETWORK = 2
+"""Images that are read or written while others compute."""
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A unit to label.
+
+    Attributes:
+        retry: label only the images that failed before, as they are now; the unit has a record.
+        alone: places in the unit of images that may have killed a worker: they come first, one at
+            a time.
+        dead: of those that did so each time, which are not tried again.
+    """
+
+    unit: int
+    retry: bool = False
+    alone: frozenset[int] = frozenset()
+    dead: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class UnitOutcome:
+    """A unit that was committed, and where its time went; see `Clock.seconds`."""
+
+    summary: UnitSummary
+    seconds: Mapping[str, float]
+
+
+class UnitLabeller:
+    """Labels units of a job; opened once in each worker."""
+
+    def __init__(self, plan: Plan) -> None:
+        """
+        Raises:
+            WsssError: the list or the model cannot be opened.
+        """
+        self._plan, self._digest = plan, plan.digest()
+        self._list = open_list(plan.out / INPUTS, plan.list_digest)
+        view = JobView(plan.model.classes, voc_palette(), plan.identity())
+        names = plan.settings.writers
+        self._writers = dict(zip(names, open_writers(names, view), strict=True))
+        self._model = plan.model.open(plan.threads)
+
+    def label(self, task: Task) -> UnitOutcome:
+        """Label a unit and commit it.
+
+        Raises:
+            ArtifactError: the disk does not take the outputs; ServerError and others: see
+            `OpenModel.label`. Nothing of the unit counts then.
+        """
+        out, name, refs = self._plan.out, unit_name(task.unit), self._list.unit(task.unit)
+        first = self._list.first(task.unit)
+        clock = Clock(self._plan.model.in_flight)
+        staging = Staging(out, name)
+        try:
+            kept: dict[int, _Done] = {}
+            if task.retry:
+                kept, refs = self._earlier(task.unit, refs)
+            sink: Sink = FolderSink(staging)
+            if self._plan.settings.as_tar:
+                sink = TarSink(staging, name, {first + i: ref.name for i, ref in enumerate(refs)})
+            with Marks.create(out, name, len(refs)) as marks:
+                work = _Work(self._plan, self._model, self._writers, sink, clock, marks, first)
+                done = work.run(refs, kept, task)
+            with clock.stage("write"):
+                for format_name in self._writers:
+                    lines = [(each.record.index, each.entries.get(format_name)) for each in done]
+                    if any(entry is not None for _, entry in lines):
+                        staging.put(entries_path(format_name, task.unit), pack(lines))
+                sink.commit()
+                records = [each.record for each in done]
+                summary = write_record(out, task.unit, self._digest, records, staging.work)
+        finally:
+            staging.close()
+        return UnitOutcome(summary, clock.seconds())
+
+    def _earlier(
+        self, unit: int, refs: Sequence[ImageRef]
+    ) -> tuple[dict[int, "_Done"], list[ImageRef]]:
+        """What an earlier try has labelled; and the images, those that failed as they are now."""
+        records = list(read_images(self._plan.out, unit))
+        entries: dict[int, dict[str, Any]] = {}
+        for name in self._writers:
+            path = self._plan.out / entries_path(name, unit)
+            for index, entry in read_lines(path) if path.is_file() else ():
+                entries.setdefault(index, {})[name] = entry
+        # A tar is written as one: all of its images are labelled again.
+        is_kept = [record.is_ok and not self._plan.settings.as_tar for record in records]
+        kept = {
+            place: _Done(record, entries.get(record.index, {}))
+            for place, record in enumerate(records)
+            if is_kept[place]
+        }
+        now = [
+            ref if record.is_ok else replace(ref, stamp=None)
+            for ref, record in zip(refs, records, strict=True)
+        ]
+        return kept, now
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        self._model.close()
+
+
+def entries_path(format_name: str, unit: int) -> str:
+    """Of what a format collects of a unit, relative to the job's folder."""
+    return f"{ENTRIES}/{format_name}/{unit_name(unit)}{SUFFIX}"
+
+
+@dataclass(frozen=True)
+class _Done:
+    record: ImageRecord
+    entries: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The images of one unit."""
+
+    plan: Plan
+    model: OpenModel
+    writers: Mapping[str, Writer]
+    sink: Sink
+    clock: Clock
+    marks: Marks
+    first: int
+
+    def run(self, refs: Sequence[ImageRef], kept: Mapping[int, _Done], task: Task) -> list[_Done]:
+        """What became of each, in their order."""
+        done = dict(kept)
+        for place in task.dead:
+            reason = "a worker died each time that it took this image"
+            done[place] = self._failure(place, refs[place], "worker-died", reason)
+        for place in sorted(task.alone - task.dead):
+            done |= self._label({place: refs[place]})
+        rest = [place for place in range(len(refs)) if place not in done]
+        threads = self.plan.model.in_flight + _BESIDE_THE_NETWORK
+        for _, some in in_threads(self._groups(refs, rest), self._label, threads):
+            done |= some
+        return [done[place] for place in range(len(refs))]
+
+    def _groups(
+        self, refs: Sequence[ImageRef], places: Iterable[int]
+    ) -> Iterator[dict[int, ImageRef]]:
+        """What goes through the network together.
+
+        Which images that are depends on the unit alone, whoever labels it.
+        """
+        count = self.plan.settings.batch
+        if count == self.plan.model.in_flight == 1:
+            yield from ({place: refs[place]} for place in places)
+            return
+        # A server joins requests of one size, too, if they come close to each other.
+        sized = sorted((self._size(refs[place]), place) for place in places)
+        for _, equal in groupby(sized, key=lambda pair: pair[0]):
+            same = [place for _, place in equal]
+            for start in range(0, len(same), count):
+                yield {place: refs[place] for place in same[start : start + count]}
+
+    def _size(self, ref: ImageRef) -> tuple[int, int]:
+        try:
+            return read_size(ref, self.plan.settings.max_pixels)
+        except BadImage:  # it will be told when its turn comes
+            return (0, 0)
+
+    def _label(self, refs: Mapping[int, ImageRef]) -> dict[int, _Done]:
+        """Images of one size, from file to files."""
+        done: dict[int, _Done] = {}
+        pixels: dict[int, Pixels] = {}
+        for place, ref in refs.items():
+            self.marks.begin(place)
+            try:
+                with self.clock.stage("read"):
+                    pixels[place] = read_pixels(ref, self.plan.settings.max_pixels)
+            except BadImage as error:
+                done[place] = self._failure(place, ref, error.code, str(error))
+        for place, answer in self._answers(refs, pixels).items():
+            if isinstance(answer, Answer):
+                done[place] = self._finish(place, refs[place], pixels[place], answer)
+            else:
+                done[place] = self._failure(place, refs[place], "model-failed", str(answer))
+        for place in refs:
+            self.marks.end(place)
+        return done
+
+    def _answers(
+        self, refs: Mapping[int, ImageRef], pixels: Mapping[int, Pixels]
+    ) -> dict[int, Answer | Exception]:
+        places = list(pixels)
+        if not places:
+            return {}
+        try:
+            with self.clock.network():
+                labels = [refs[place].labels for place in places]
+                answers = self.model.label(list(pixels.values()), labels)
+        except (DataError, ShapeError, DeadlineError) as error:  # others are not about images
+            if len(places) == 1:
+                return {places[0]: error}
+            found: dict[int, Answer | Exception] = {}
+            for place in places:  # which of them was it?
+                found |= self._answers(refs, {place: pixels[place]})
+            return found
+        return dict(zip(places, answers, strict=True))
+
+    def _finish(self, place: int, ref: ImageRef, pixels: Pixels, answer: Answer) -> _Done:
+        label, index = answer.label, self.first + place
+        if self.plan.settings.min_confidence is not None and answer.confidence is not None:
+            doubtful = answer.confidence < self.plan.settings.min_confidence
+            label = np.where(doubtful, np.uint8(IGNORE_INDEX), label)
+        image = LabelledImage(ref, index, pixels, label, answer.confidence, answer.scores)
+        digest = hashlib.sha256()
+        entries = {}
+        for name, writer in self.writers.items():
+            with self.clock.stage("encode"):
+                files = list(writer.files(image))
+                entries[name] = writer.entry(image)
+            with self.clock.stage("write"):
+                for path, data in files:
+                    digest.update(path.encode("utf-8", "surrogateescape") + b"\0" + data)
+                    self.sink.put(index, path, data)
+        counts = np.bincount(label.ravel(), minlength=256)
+        found = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+        confidence = answer.confidence
+        record = ImageRecord(
+            index,
+            ref.name,
+            ref.output,
+            OK,
+            sha256=digest.hexdigest(),
+            size=(pixels.shape[0], pixels.shape[1]),
+            pixels=found,
+            confidence=None if confidence is None else round(float(confidence.mean()), 6),
+            change=None if answer.change is None else round(answer.change, 6),
+            missing=tuple(index for index in ref.labels or () if index + 1 not in found),
+        )
+        return _Done(record, entries)
+
+    def _failure(self, place: int, ref: ImageRef, code: str, reason: str) -> _Done:
+        return _Done(ImageRecord(self.first + place, ref.name, ref.output, code, reason))

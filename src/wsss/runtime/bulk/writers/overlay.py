@@ -1,0 +1,34 @@
+"""Labels drawn over their photographs, for people."""
+
+import struct
+from collections.abc import Iterator
+
+from ...pictures import draw_labels, encode_jpeg
+from ..images import LabelledImage
+from .contract import JobView, Writer
+from .text import origin_text
+
+_LONGEST_COMMENT = 65_533
+
+
+class OverlayWriter(Writer):
+    """`overlays/<output>.jpg`: the photograph, objects tinted by class, 255 hatched.
+
+    The origin stands in the file's comment.
+    """
+
+    def __init__(self, job: JobView) -> None:
+        super().__init__(job)
+        self._comment = _comment_segments(origin_text(job).encode("ascii"))
+
+    def files(self, image: LabelledImage) -> Iterator[tuple[str, bytes]]:
+        drawn = encode_jpeg(draw_labels(image.pixels, image.label, palette=self.job.palette))
+        # JFIF wants its own segment first, right behind the two bytes that start the image.
+        (length,) = struct.unpack_from(">H", drawn, 4)
+        head = 4 + length
+        yield f"overlays/{image.ref.output}.jpg", drawn[:head] + self._comment + drawn[head:]
+
+
+def _comment_segments(text: bytes) -> bytes:
+    pieces = (text[i : i + _LONGEST_COMMENT] for i in range(0, len(text), _LONGEST_COMMENT))
+    return b"".join(b"\xff\xfe" + struct.pack(">H", len(piece) + 2) + piece for piece in pieces)

@@ -1,0 +1,101 @@
+"""A run as the model of a labelling job: its torch networks, before anything is exported."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..errors import ConfigError
+from ..runtime.bulk.model import Answer
+from ..runtime.bulk.writers.contract import Need
+from ..runtime.files import file_digest
+from .predictor import PredictionKind, RunPredictor
+
+
+@dataclass(frozen=True)
+class RunModel:
+    """See `wsss.runtime.bulk.model.Model`; a run gives label maps alone.
+
+    Attributes:
+        details: what decides the pixels.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    kind: PredictionKind
+    crf: bool | None
+    device: str
+    details: Mapping[str, Any]
+
+    in_flight: int = 1
+    offers: frozenset[Need] = frozenset()
+    workers: int = 0
+
+    def identity(self) -> Mapping[str, Any]:
+        """See `Model`."""
+        return self.details
+
+    def open(self, threads: int | None) -> "OpenRun":
+        """See `Model`."""
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return OpenRun(RunPredictor(self.folder, self.device), self.kind, self.crf)
+
+
+class OpenRun:
+    """See `wsss.runtime.bulk.model.OpenModel`."""
+
+    def __init__(self, predictor: RunPredictor, kind: PredictionKind, crf: bool | None) -> None:
+        self._predictor, self._kind, self._crf = predictor, kind, crf
+
+    def label(
+        self, images: Sequence[NDArray[np.uint8]], labels: Sequence[Sequence[int] | None]
+    ) -> list[Answer]:
+        """See `OpenModel`."""
+        return [
+            Answer(self._predictor.label(image, classes, self._kind, crf=self._crf))
+            for image, classes in zip(images, labels, strict=True)
+        ]
+
+    def close(self) -> None:
+        """See `OpenModel`."""
+
+
+def run_model(
+    folder: Path,
+    *,
+    kind: str | None = None,
+    crf: bool | None = None,
+    has_labels: bool = False,
+    device: str = "auto",
+) -> RunModel:
+    """A run that was looked at, so that what is wrong with it shows before any work.
+
+    Args:
+        kind: cam, walk, labels or segmenter; default: labels with image labels, else segmenter.
+        crf: with or without the recipe's dense CRF; default: see `RunPredictor.label`.
+        has_labels: whether the job has image-level labels.
+
+    Raises:
+        ConfigError, ArtifactError: see `RunPredictor`.
+    """
+    chosen = cast(PredictionKind, kind or ("labels" if has_labels else "segmenter"))
+    if chosen not in get_args(PredictionKind):
+        choices = ", ".join(get_args(PredictionKind))
+        raise ConfigError(f"unknown way to label '{chosen}': choose of {choices}")
+    if chosen == "segmenter" and has_labels:
+        raise ConfigError("--by segmenter takes no image-level labels: leave --labels out")
+    predictor = RunPredictor(folder, device)
+    networks = (chosen,) if chosen in ("segmenter", "cam") else ("cam", "affinity")
+    weights = [predictor.weights_path(name) for name in networks]
+    details = {
+        "run": {path.parent.name: file_digest(path) for path in weights},
+        "by": chosen,
+        "crf": crf,
+        "recipe": predictor.recipe.model_dump(mode="json", include={"cam", "walk", "segmenter"}),
+    }
+    return RunModel(folder.resolve(), predictor.classes, chosen, crf, device, details)
