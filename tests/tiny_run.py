@@ -103,7 +103,9 @@ def tiny_recipe(*overrides: str) -> Recipe:
 def files_of(folder: Path, *patterns: str) -> dict[str, bytes]:
     """Content of the files that match, by their path below the folder."""
     found = sorted({path for pattern in patterns for path in folder.glob(pattern)})
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in found if path.is_file()
+    }
 
 
 def results_of(run: Path) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,8 @@ class Plan:
     threads: int | None = None
 
     def identity(self) -> dict[str, Any]:
-        """What decides pixels and files, in the form of `job.json`."""
-        return {
+        """What decides pixels and files, in the form and order in which `job.json` holds it."""
+        settings = {
             "model": dict(self.model.identity()),
             "classes": list(self.model.classes),
             "image_labels": self.image_labels,
@@ -84,8 +85,13 @@ class Plan:
             "batch": self.settings.batch,
             "max_pixels": self.settings.max_pixels,
         }
+        ordered: dict[str, Any] = json.loads(self._text(settings))
+        return ordered
 
     def digest(self) -> str:
         """Of the identity; stands in every record."""
-        text = json.dumps(self.identity(), sort_keys=True, allow_nan=False)
-        return hashlib.sha256(text.encode("ascii")).hexdigest()
+        return hashlib.sha256(self._text(self.identity()).encode("ascii")).hexdigest()
+
+    @staticmethod
+    def _text(settings: Mapping[str, Any]) -> str:
+        return json.dumps(settings, sort_keys=True, allow_nan=False)

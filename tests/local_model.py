@@ -1,0 +1,96 @@
+"""A model for tests of labelling jobs: quick, picklable, and able to fail in every way."""
+
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsss.errors import DataError, ServerError
+from wsss.runtime.bulk.model import Answer
+
+POISON, REFUSED, FATAL, ONCE = 66, 67, 68, 69
+"""Values of the first pixel: kills its process; fails; ends the job; kills it the first time."""
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """Labels by the red channel; see `wsss.runtime.bulk.model.Model`."""
+
+    name: str = "local"
+    classes: tuple[str, ...] = ("cat", "dog", "bird", "tree")
+    in_flight: int = 1
+    workers: int | None = 0
+    offers: frozenset[str] = frozenset(("confidence", "scores"))
+    seconds: float = 0.0
+    is_deadly: bool = False
+    """Kills the process that opens it."""
+    memory: Path | None = None
+    """Folder in which it remembers what it has killed."""
+
+    def identity(self) -> Mapping[str, Any]:
+        return {"name": self.name}
+
+    def open(self, threads: int | None) -> "OpenLocal":
+        if self.is_deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return OpenLocal(self)
+
+
+class OpenLocal:
+    def __init__(self, model: LocalModel) -> None:
+        self.model = model
+
+    def label(
+        self, images: Sequence[NDArray[np.uint8]], labels: Sequence[Sequence[int] | None]
+    ) -> list[Answer]:
+        assert len({image.shape for image in images}) == 1
+        time.sleep(self.model.seconds)
+        for image in images:
+            first = int(image[0, 0, 0])
+            if first == REFUSED:
+                raise DataError("the model does not like this image")
+            if first == FATAL:
+                raise ServerError("gone")
+            if first == POISON or (first == ONCE and self._is_first(image)):
+                os.kill(os.getpid(), signal.SIGKILL)
+        return [self._answer(*each) for each in zip(images, labels, strict=True)]
+
+    def close(self) -> None:
+        pass
+
+    def _is_first(self, image: NDArray[np.uint8]) -> bool:
+        assert self.model.memory is not None
+        path = self.model.memory / f"{image.sum()}"
+        if path.exists():
+            return False
+        path.touch()
+        return True
+
+    def _answer(self, image: NDArray[np.uint8], labels: Sequence[int] | None) -> Answer:
+        allowed = [0, *(index + 1 for index in (range(4) if labels is None else labels))]
+        label = np.asarray(allowed, np.uint8)[image[..., 0] % len(allowed)]
+        confidence = (image[..., 1] / 255).astype(np.float32)
+        scores = np.zeros((5, *image.shape[:2]), np.float32)
+        np.put_along_axis(scores, label[None].astype(np.intp), confidence[None], 0)
+        return Answer(label, confidence, scores)
+
+
+def write_images(folder: Path, count: int, special: Mapping[int, int] | None = None) -> Path:
+    """Images of three sizes, the same each time; `special` sets the first pixel of some."""
+    sizes = ((12, 18), (10, 14), (18, 12))
+    for number in range(count):
+        height, width = sizes[number % 3]
+        rng = np.random.default_rng(number)
+        pixels = rng.integers(0, 60, (height, width, 3), dtype=np.uint8)
+        pixels[0, 0] = (special or {}).get(number, 0)
+        path = folder / f"{number % 4}" / f"image {number:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cv2.imencode(".png", pixels[..., ::-1])[1].tobytes())
+    return folder
