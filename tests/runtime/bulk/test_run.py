@@ -217,18 +217,16 @@ def in_group(tmp_path: Path, images: Path, out: Path, workers: int) -> "subproce
 def test_killed_at_any_time_it_goes_on_to_the_same_bytes(
     workers: int, images: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
-    out, chance, kills = tmp_path / "out", random.Random(workers), 0
-    while True:
+    out, chance = tmp_path / "out", random.Random(workers)
+    for kill_at in (chance.randrange(40), chance.randrange(40), chance.randrange(48), None):
         process = in_group(tmp_path, images, out, workers)
-        try:
-            _, said = process.communicate(timeout=0.8 + 1.5 * chance.random() if kills < 4 else 60)
-            assert process.returncode == 0, said
-            break
-        except subprocess.TimeoutExpired:
+        while kill_at is not None and len(list(out.glob("masks/**/*.png"))) <= kill_at:
+            assert process.poll() is None
+            time.sleep(0.002)
+        if kill_at is not None:
             os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            kills += 1
-    assert kills >= 1
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == (0 if kill_at is None else -signal.SIGKILL), said
     assert results(out) == expected
 
 
@@ -330,13 +328,15 @@ def test_failed_images_are_tried_again_where_told(
     images: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     mine = write_images(tmp_path / "images", COUNT, {20: REFUSED})
+    path = mine / "3" / "image 007.png"
+    whole_image = path.read_bytes()
     for formats in (("png", "coco"), ("png", "coco", "tar")):
-        (mine / "3" / "image 007.png").write_bytes(b"no image")
+        path.write_bytes(b"no image")
         out = tmp_path / "-".join(formats)
         settings = Settings(formats)
         label(mine, out, settings=settings, workers=1)
         before = results(out)
-        write_images(mine, COUNT, {20: REFUSED})
+        path.write_bytes(whole_image)
         assert label(mine, out, settings=settings).failed == 2
         assert results(out) == before
         summary = label(mine, out, settings=settings, retry_failed=True, workers=1)
