@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from ..errors import ArtifactError, ConfigError
+from ..errors import ConfigError
 from ..runtime.geometry import Align
 from ..runtime.labelling import MANIFEST
 from ..runtime.progress import SILENT, Progress
@@ -47,11 +47,7 @@ def measure(
             choices = ", ".join(get_args(PredictionKind))
             raise ConfigError(f"unknown stage '{stage}': choose of {choices}")
         predictor = RunPredictor(path, device)
-        if predictor.classes != images.classes:
-            raise ArtifactError(
-                f"run '{path}' knows the classes {', '.join(predictor.classes)}; the image set has "
-                f"{', '.join(images.classes)}"
-            )
+        images.require_classes(predictor.classes, f"run '{path}'")
         kind = cast(PredictionKind, stage)
         predictions = RunPredictions(predictor, kind, use_image_labels=use_image_labels)
         split = split or predictor.recipe.data.val_split
