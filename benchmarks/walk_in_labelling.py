@@ -27,7 +27,7 @@ from wsss.runtime.pairs import PairOffsets
 from wsss.runtime.propagation import propagate
 from wsss.runtime.pseudo_labels import label_from_scores, walk_scores
 from wsss.runtime.score_maps import load_score_maps
-from wsss.training.data.image_set import ImageSet
+from wsss.training.data.image_set import ImageSet, spread
 from wsss.training.data.readers import read_image_set
 from wsss.training.predictor import RunPredictor
 from wsss.training.stages.labels import walk_settings
@@ -58,7 +58,7 @@ def shares(predictor: RunPredictor, images: ImageSet, count: int) -> dict[str, d
     """Seconds an image of every part, and per cent of the whole that the walk takes."""
     seconds: dict[str, float] = defaultdict(float)
     labelled = [sample for sample in images.samples if sample.labels]
-    chosen = labelled[:: max(1, len(labelled) // count)][:count]
+    chosen = spread(labelled, count)
     warm = True
     for index, sample in enumerate([chosen[0], *chosen]):
         spent = partial(spend, defaultdict(float) if warm else seconds)

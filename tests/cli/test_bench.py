@@ -99,6 +99,13 @@ def test_no_speed_of_a_wrong_result(monkeypatch: MonkeyPatch) -> None:
     assert not result.stdout
 
 
+@fixture
+def exporter() -> None:
+    """Skips a test where torch cannot export, or nothing runs the graphs."""
+    importorskip("onnxscript", reason="needs onnxscript")
+    importorskip("onnxruntime", reason="needs onnxruntime")
+
+
 FORMS = {"published", "torch", "torch batched", "onnxruntime", "onnxruntime fp16"}
 
 
@@ -115,9 +122,8 @@ def stage_sums(stages: list[dict[str, object]]) -> dict[tuple[object, object], f
     return sums
 
 
+@mark.usefixtures("exporter")
 def test_cam_rows_are_checked_against_torch(trained: tuple[Path, Outcome], tiny_data: Path) -> None:
-    importorskip("onnxscript", reason="needs onnxscript")
-    importorskip("onnxruntime", reason="needs onnxruntime")
     outcome = wsss(
         *("bench", "cam", "--model", trained[0], "--data", tiny_data, "--json"),
         *("--rounds", "1", "--precision", "fp32,fp16"),
@@ -137,9 +143,8 @@ def test_cam_rows_are_checked_against_torch(trained: tuple[Path, Outcome], tiny_
     assert all(share == approx(1) for share in stage_sums(found["stages"]).values())
 
 
+@mark.usefixtures("exporter")
 def test_label_rows_go_from_disk_to_disk(trained: tuple[Path, Outcome], tiny_data: Path) -> None:
-    importorskip("onnxscript", reason="needs onnxscript")
-    importorskip("onnxruntime", reason="needs onnxruntime")
     outcome = wsss(
         "bench", "label", "--model", trained[0], "--data", tiny_data, "--quick", "--json"
     )
@@ -164,12 +169,10 @@ def test_label_rows_go_from_disk_to_disk(trained: tuple[Path, Outcome], tiny_dat
     assert all(share == approx(1) for share in stage_sums(found["stages"]).values())
 
 
+@mark.usefixtures("exporter")
 def test_no_speed_of_wrong_labels(
     trained: tuple[Path, Outcome], tiny_data: Path, monkeypatch: MonkeyPatch
 ) -> None:
-    importorskip("onnxscript", reason="needs onnxscript")
-    importorskip("onnxruntime", reason="needs onnxruntime")
-
     def wrong(*_: object) -> object:
         return lambda image, classes, clock: np.full(image.shape[:2], 2, np.uint8)
 
@@ -178,9 +181,8 @@ def test_no_speed_of_wrong_labels(
     assert "form 'torch' of walk is wrong here" in wsss(*arguments).line()
 
 
+@mark.usefixtures("exporter")
 def test_no_speed_of_wrong_maps(monkeypatch: MonkeyPatch) -> None:
-    importorskip("onnxscript", reason="needs onnxscript")
-    importorskip("onnxruntime", reason="needs onnxruntime")
     monkeypatch.setattr(cam_bench, "published_network_error", lambda *_: 0.5)
     arguments = ("bench", "cam", "--backbone", "small", "--size", "32", "32", "--count", "1")
     assert "form 'published: network' is wrong here" in wsss(*arguments).line()
@@ -199,3 +201,12 @@ def test_benches_of_networks_refuse_what_they_cannot_measure(
         (("label", "--model", trained[0], "--data", tmp_path), str(tmp_path)),
     ):
         assert message in wsss("bench", *arguments).line()
+
+
+def test_photographs_of_other_classes_are_refused(
+    trained: tuple[Path, Outcome], own_data: Path
+) -> None:
+    (own_data / "classes.txt").write_text("bar\ndisc\n")  # the same ones, counted otherwise
+    for kind in ("walk", "crf", "label"):
+        message = wsss("bench", kind, "--model", trained[0], "--data", own_data).line()
+        assert "knows the classes disc, bar; the image set has bar, disc" in message

@@ -141,6 +141,15 @@ def test_what_cannot_be_exported_is_told_in_one_line(
     assert not out.exists()
 
 
+def test_an_image_set_of_other_classes_is_refused(
+    trained: tuple[Path, Outcome], own_data: Path, tmp_path: Path
+) -> None:
+    (own_data / "classes.txt").write_text("bar\ndisc\n")  # the same ones, counted otherwise
+    arguments = ("--data", own_data, "--out", tmp_path / "out", "--graphs", "segmenter")
+    message = wsss("export", trained[0], *arguments).line()
+    assert "knows the classes disc, bar; the image set has bar, disc" in message
+
+
 def test_refinement_alone_is_compared_on_what_the_networks_give(
     trained: tuple[Path, Outcome], tmp_path: Path
 ) -> None:

@@ -17,13 +17,15 @@ import wsss
 from wsss.errors import ArtifactError, ConfigError
 from wsss.export import agreement, bundle
 from wsss.export.bundle import ExportSettings, export_run
-from wsss.export.engines import EngineOptions, engine_commands, write_engine_graph
+from wsss.export.engines import engine_commands, write_engine_graph
+from wsss.export.tensorrt import EngineSettings
 from wsss.runtime.bulk.bundle_model import bundle_model
 from wsss.runtime.bulk.run import label_in_bulk
 from wsss.runtime.bundle import open_bundle
 from wsss.runtime.bundle_predictor import BundlePredictor
-from wsss.runtime.image_io import read_label_map
+from wsss.runtime.image_io import read_image, read_label_map
 from wsss.training.demo_set.scenes import draw_scene, write_demo_scenes
+from wsss.training.predictor import RunPredictor
 from wsss.training.run_model import run_model
 
 from .tensorrt_support import unsupported
@@ -80,13 +82,37 @@ def test_a_bundle_gives_the_labels_of_its_run(
     assert same.mean() >= 0.999
 
 
+def test_a_bundle_has_the_dense_crf_of_its_run(photos: Path, tmp_path: Path) -> None:
+    settings = ("walk.crf.iterations=5", "segmenter.crf.iterations=5")
+    run = write_untrained_run(tmp_path / "run", untrained_recipe(*settings))
+    asked = ExportSettings(names=("label", "segmenter"))
+    folder = export_run(run, tmp_path / "bundle", asked).bundle.folder
+    by_bundle, by_run = BundlePredictor(folder, device="cpu"), RunPredictor(run, "cpu")
+    images = [read_image(path) for path in sorted(photos.iterdir())]
+    for kind, way, labels in (("walk", "labels", (0, 2)), ("segmenter", "segmenter", None)):
+        for image in images:
+            found = by_bundle.label(image, labels, kind, crf=True)
+            assert (found == by_run.label(image, labels, way)).mean() >= 0.999
+            assert (found != by_bundle.label(image, labels, kind)).any()
+
+
+@pytest.mark.parametrize("kind", ["walk", "segmenter"])
+def test_a_recipe_without_dense_crf_says_so(exported: Path, kind: str) -> None:
+    predictor, image = BundlePredictor(exported, device="cpu"), np.zeros((40, 50, 3), np.uint8)
+    with pytest.raises(ConfigError, match=f"'demo' has no dense CRF after '{kind}'"):
+        predictor.label(image, None, kind, crf=True)
+
+
+def plain_session(path: Path) -> "onnxruntime.InferenceSession":
+    """As somebody without this package opens a graph."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # silent about defaults of inputs
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
 def test_plain_onnxruntime_is_enough(exported: Path) -> None:
     image = draw_scene(np.random.default_rng(0), (97, 130), 0).image
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        exported / "label.onnx", options, providers=["CPUExecutionProvider"]
-    )
+    session = plain_session(exported / "label.onnx")
     present = np.array([[1, 0, 1]], np.float32)
     label = session.run(["label"], {"image": image[None], "present": present})[0][0]
     predictor = BundlePredictor(exported)
@@ -131,13 +157,10 @@ def test_a_graph_without_defaults_gives_the_same(exported: Path, tmp_path: Path)
     feeds = {"image": image, "present": np.array([[0, 1, 0]], np.float32)}
     results = []
     for path in (exported / "label.onnx", tmp_path / "label.onnx"):
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        results.append(session.run(None, feeds))
+        results.append(plain_session(path).run(None, feeds))
     np.testing.assert_array_equal(results[0][0], results[1][0])
     np.testing.assert_allclose(results[0][2], results[1][2], atol=1e-5)
-    lines = engine_commands(exported, EngineOptions(names=("label", "cam")))
+    lines = engine_commands(exported, EngineSettings(), ("label", "cam"))
     assert "write_engine_graph" in lines[0] and "present:8x3" in lines[0]
     assert lines[1].startswith("trtexec --onnx=")
 

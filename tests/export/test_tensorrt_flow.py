@@ -482,7 +482,7 @@ def test_inputs_are_checked_before_tensorrt_is_asked(plan, stand_in):
 def test_what_tensorrt_refuses_while_it_runs(plan, stand_in):
     opened = open_plan(plan)
     stand_in.runs, stand_in.say = False, {"execute": [(Logger.INTERNAL_ERROR, "CUDA\n error")]}
-    with raises(WsssError, match="TensorRT failed to run the plan; TensorRT: CUDA error"):
+    with raises(DataError, match="TensorRT failed to run the plan; TensorRT: CUDA error"):
         opened.run(image())
     stand_in.output_shape = lambda: (2, -1)
     with raises(WsssError, match=r"output `label` is \(2, -1\): its size depends on values, which"):
@@ -495,6 +495,13 @@ def test_what_tensorrt_refuses_while_it_runs(plan, stand_in):
         opened.run(image())
     stand_in.takes_shape = False
     with raises(ShapeError, match=r"input `image`: TensorRT refuses \(2, 3\)"):
+        opened.run(image())
+
+
+def test_memory_that_torch_cannot_give_is_about_these_inputs(plan, stand_in):
+    opened = open_plan(plan)
+    stand_in.output_shape = lambda: (1 << 50, 3)  # more than any machine has
+    with raises(DataError, match=r"the plan failed: .*; take smaller images or batches"):
         opened.run(image())
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from small_bundles import content, tensor_info, write_bundle, write_manifest
+from small_bundles import array, content, model, tensor_info, write_bundle, write_manifest
 
 from wsss.errors import ArtifactError
 from wsss.runtime.bundle_predictor import BundlePredictor
@@ -28,10 +28,7 @@ def graph_of(axes: list[int], outputs: tuple[str, ...] = SCORES) -> onnx.ModelPr
     shape = [f"axis_{place}" for place in range(4 - len(axes))]
     declared = [tensor_info("label", shape, TensorProto.UINT8)]
     declared += [tensor_info(name, shape) for name in outputs]
-    constant = onnx.numpy_helper.from_array(np.array(axes, np.int64), "axes")
-    graph = helper.make_graph(nodes, "graph", [image], declared, [constant])
-    opsets = [helper.make_opsetid("", 20)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    return model(nodes, [array("axes", axes)], inputs=[image], outputs=declared)
 
 
 def bundle_of(folder: Path, graph: onnx.ModelProto) -> Path:

@@ -10,7 +10,7 @@ from .output import print_json, progress, stdout
 
 if TYPE_CHECKING:
     from ..export.bundle import ExportResult
-    from ..export.engines import EngineOptions
+    from ..export.tensorrt import EngineSettings
     from ..export.triton.options import RepositoryOptions
 
 
@@ -103,17 +103,17 @@ def export(
 
     Nothing is written unless every graph agrees with torch, and a lower precision with float32.
     """
-    from ..export.engines import EngineOptions
+    from ..export.tensorrt import EngineSettings
     from ..runtime.bundle import is_bundle
 
     serving = _serving_options(
         triton, triton_version, triton_set or [], overwrite=overwrite, dry_run=dry_run
     )
-    options = EngineOptions(
+    names = tuple(name.strip() for name in graphs.split(",")) if graphs is not None else None
+    engine_settings = EngineSettings(
+        timing_cache=timing_cache,
         version_compatible=version_compatible,
         hardware_compatible=hardware_compatible,
-        timing_cache=timing_cache,
-        names=tuple(name.strip() for name in graphs.split(",")) if graphs is not None else None,
     )
     shown: dict[str, Any] = {}
     if is_bundle(source):
@@ -146,7 +146,7 @@ def export(
         settings = ExportSettings(
             precision=precision,
             layout=layout,
-            names=options.names,
+            names=names,
             tolerance=tolerance,
             symmetric=tensorrt,
             max_batch=max_batch,
@@ -162,7 +162,7 @@ def export(
         if not as_json:
             _show(result)
     if tensorrt or dry_run:
-        shown["engines"] = _engines(folder, options, dry_run, as_json)
+        shown["engines"] = _engines(folder, engine_settings, names, dry_run, as_json)
     if triton is not None and serving is not None:
         from ..export.triton.repository import write_repository
 
@@ -207,15 +207,21 @@ def _was_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _engines(folder: Path, options: "EngineOptions", dry_run: bool, as_json: bool) -> list[str]:
+def _engines(
+    folder: Path,
+    settings: "EngineSettings",
+    names: tuple[str, ...] | None,
+    dry_run: bool,
+    as_json: bool,
+) -> list[str]:
     """Engine files that were built, or lines that would build them."""
     from ..export.engines import add_engines, engine_commands
 
     if dry_run:
-        lines = engine_commands(folder, options)
+        lines = engine_commands(folder, settings, names)
     else:
         with progress() as bars:
-            lines = add_engines(folder, options, progress=bars)
+            lines = add_engines(folder, settings, names, progress=bars)
     if not as_json:
         for line in lines:
             stdout.print(line, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -15,7 +16,7 @@ from ..runtime.backends.choose import open_graph
 from ..runtime.backends.contract import OpenGraph
 from ..runtime.graph_inputs import Layout, label_inputs
 from ..runtime.image_io import read_image
-from ..training.data.image_set import ImageSet
+from ..training.data.image_set import ImageSet, spread
 from ..training.demo_set.scenes import draw_scene
 from ..training.evaluation import ConfusionMatrix
 from .precision import LEAST_AGREEMENT, Precision
@@ -69,14 +70,13 @@ def photos_of(images: ImageSet, split: str) -> list[Photo]:
     """Images of a list, or of the whole set where it has no such list."""
     known = {name for sample in images.samples for name in sample.splits}
     samples = (images.select(split) if split in known else images).samples
-    step = max(1, len(samples) // NUM_IMAGES)
     return [
         Photo(
             read_image(sample.image_path),
             sample.labels,
             None if sample.mask is None else sample.mask.load(),
         )
-        for sample in samples[::step][:NUM_IMAGES]
+        for sample in spread(samples, NUM_IMAGES)
     ]
 
 
@@ -94,10 +94,11 @@ def measure_agreement(
     Args:
         path, float32_path: of `label` or `segmenter`.
     """
-    graphs = [
-        open_graph(each, backend="onnxruntime", device="cpu") for each in (path, float32_path)
-    ]
-    try:
+    with ExitStack() as stack:
+        graphs = [
+            stack.enter_context(closing(open_graph(each, backend="onnxruntime", device="cpu")))
+            for each in (path, float32_path)
+        ]
         takes_classes = any(spec.name == "present" for spec in graphs[0].describe().inputs)
         equal = counted = 0
         seconds: tuple[list[float], list[float]] = ([], [])
@@ -112,9 +113,6 @@ def measure_agreement(
             if photo.truth is not None:
                 for matrix, label in zip(matrices, labels, strict=True):
                     matrix.add(label, photo.truth)
-    finally:
-        for graph in graphs:
-            graph.close()
     mious = [100 * m.miou() if m.counts.any() else None for m in matrices]
     own, float32 = (median(values) for values in seconds)
     return Agreement(

@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ..runtime.bundle import (
     open_bundle,
     seal,
 )
+from ..runtime.bundle_predictor import GRAPH_OF
 from ..runtime.files import atomic_write_bytes, make_folder, replace_folder, write_error
 from ..runtime.graph_check import MAX_GRAPH_BYTES
 from ..runtime.graph_inputs import Layout
@@ -31,7 +33,6 @@ from ..runtime.progress import SILENT, Progress
 from ..runtime.walks.graph_builder import OPSET
 from ..training.data.image_set import ImageSet
 from ..version import __version__
-from . import graphs
 from .agreement import (
     Agreement,
     Photo,
@@ -40,13 +41,12 @@ from .agreement import (
     photos_of,
     require_agreement,
 )
+from .graphs import MODELS
 from .networks import NetworkGraph
-from .parity import TOLERANCE, GraphParity, check_parity, drawn_cases
+from .parity import TOLERANCE, GraphParity, check_parity, drawn_cases, photo_cases
 from .precision import Precision, lower
-from .reference import ParityCase
 from .source import GRAPHS, ExportSource, open_source
 
-LABEL_GRAPHS = ("label", "segmenter")
 MAX_CALIBRATION = 12
 """Images that set the ranges of int8; labels are compared on the others."""
 _PADDING = {
@@ -134,7 +134,7 @@ def export_run(
     _require_free(out, overwrite)
     if settings.precision == "int8" and images is None:
         raise ConfigError("int8 is calibrated on images: give an image set by --data")
-    measured = settings.names is None or not set(LABEL_GRAPHS).isdisjoint(settings.names)
+    measured = settings.names is None or not set(GRAPH_OF.values()).isdisjoint(settings.names)
     if settings.precision != "fp32" and not (measured or settings.force):
         raise ConfigError(
             f"--precision {settings.precision} is judged by its labels: add label or segmenter to "
@@ -142,13 +142,9 @@ def export_run(
         )
     with progress.task("export", 4) as task:
         source = open_source(run_folder, settings.names, settings.layout)
-        if images is not None and images.classes != source.predictor.classes:
-            raise ConfigError(
-                f"the image set has the classes {', '.join(images.classes)}, the run knows "
-                f"{', '.join(source.predictor.classes)}"
-            )
         photos = drawn_photos()
         if images is not None:
+            images.require_classes(source.predictor.classes, f"run '{run_folder}'")
             photos = photos_of(images, source.recipe.data.val_split)
             if settings.precision == "int8" and len(photos) < 2:
                 raise ConfigError(
@@ -161,7 +157,7 @@ def export_run(
         try:
             write_graphs(source, source.networks, work, "fp32")
             cases = drawn_cases(source.settings.num_classes)
-            cases += _photo_cases(photos if images is not None else [])
+            cases += photo_cases(photos if images is not None else [])
             parity = check_parity(source, work, cases, tolerance=settings.tolerance)
             task.advance()
             agreement = {}
@@ -203,19 +199,8 @@ def write_graphs(
     source: ExportSource, networks: Mapping[str, NetworkGraph], folder: Path, precision: Precision
 ) -> None:
     """`NAME.onnx` of every graph of the source, with what a stranger needs to know inside."""
-    settings = source.settings
     for name in source.graphs:
-        needed = [networks[stage] for stage in GRAPHS[name]]
-        if name == "cam":
-            model = graphs.cam_model(needed[0], settings)
-        elif name == "affinity":
-            model = graphs.affinity_model(needed[0], settings)
-        elif name == "refine":
-            model = graphs.refine_model(settings)
-        elif name == "label":
-            model = graphs.label_model(needed[0], needed[1], settings)
-        else:
-            model = graphs.segmenter_model(needed[0], settings)
+        model = MODELS[name](*(networks[stage] for stage in GRAPHS[name]), source.settings)
         helper.set_model_props(model, _metadata(source, name, precision))
         if model.ByteSize() > MAX_GRAPH_BYTES:
             raise ArtifactError(
@@ -247,15 +232,6 @@ def _palette(source: ExportSource) -> list[list[int]]:
     return [[int(v) for v in row] for row in voc_palette()[: source.settings.num_classes + 1]]
 
 
-def _photo_cases(photos: list[Photo]) -> list[ParityCase]:
-    """Two photographs at full size: one with its classes, one left to the classifier."""
-    cases = []
-    for number, photo in enumerate(photos[:2]):
-        classes = (photo.classes,) if number == 0 and photo.classes is not None else None
-        cases.append(ParityCase(photo.image[None], classes))
-    return cases
-
-
 def _lower(
     source: ExportSource, settings: ExportSettings, photos: list[Photo], folder: Path
 ) -> dict[str, Agreement]:
@@ -280,7 +256,7 @@ def _lower(
     }
     write_graphs(source, networks, folder, settings.precision)
     found = {}
-    for name in LABEL_GRAPHS:
+    for name in GRAPH_OF.values():
         if name in source.graphs:
             found[name] = measure_agreement(
                 folder / f"{name}.onnx",
@@ -338,11 +314,8 @@ def _manifest(
 
 def _graph_entry(path: Path, name: str, precision: Precision) -> dict[str, Any]:
     """Names, types and shapes as the backend reads them from the file."""
-    graph = open_graph(path, backend="onnxruntime", device="cpu")
-    try:
+    with closing(open_graph(path, backend="onnxruntime", device="cpu")) as graph:
         description = graph.describe()
-    finally:
-        graph.close()
     return {
         "file": path.name,
         "precision": precision if GRAPHS[name] else "fp32",

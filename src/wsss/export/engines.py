@@ -4,7 +4,6 @@ import json
 import shlex
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ..runtime.bundle import MANIFEST, Bundle, file_entry, open_bundle, seal
 from ..runtime.files import atomic_write_bytes
 from ..runtime.progress import SILENT, Progress
 from .graphs import CLASSES
-from .subgraph import drop_defaults, needed_constants, needed_nodes
+from .subgraph import drop_defaults, keep_outputs
 from .tensorrt import (
     EngineInfo,
     EngineSettings,
@@ -31,30 +30,17 @@ from .tensorrt import (
 _SCRIPT = "from wsss.export.engines import write_engine_graph; write_engine_graph({!r}, {!r})"
 
 
-@dataclass(frozen=True)
-class EngineOptions:
-    """What engines were asked for.
-
-    Attributes:
-        names: of the graphs; None for all of the bundle.
-    """
-
-    version_compatible: bool = False
-    hardware_compatible: bool = False
-    timing_cache: Path | None = None
-    names: tuple[str, ...] | None = None
-
-    def settings(self) -> EngineSettings:
-        """As the builder takes them."""
-        return EngineSettings(
-            timing_cache=self.timing_cache,
-            version_compatible=self.version_compatible,
-            hardware_compatible=self.hardware_compatible,
-        )
-
-
-def add_engines(folder: Path, options: EngineOptions, *, progress: Progress = SILENT) -> list[str]:
+def add_engines(
+    folder: Path,
+    settings: EngineSettings,
+    names: Sequence[str] | None = None,
+    *,
+    progress: Progress = SILENT,
+) -> list[str]:
     """Build engines for this machine's GPU and enter them into the bundle; returns their files.
+
+    Args:
+        names: of the graphs; None for all of the bundle.
 
     Raises:
         ConfigError: the bundle has no such graph; further as in `build_engine`.
@@ -62,18 +48,18 @@ def add_engines(folder: Path, options: EngineOptions, *, progress: Progress = SI
     bundle = open_bundle(folder)
     built: dict[str, EngineInfo] = {}
     with tempfile.TemporaryDirectory() as work:
-        for name in _names(bundle, options):
+        for name in _names(bundle, names):
             graph = Path(work, f"{name}.onnx")
             write_engine_graph(bundle.graph_path(name), graph)
             built[name] = build_engine(
                 graph,
                 folder,
                 profile=engine_profile(bundle, graph),
-                settings=options.settings(),
+                settings=settings,
                 progress=progress,
             )
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    entries = [_entry(name, info, options) for name, info in built.items()]
+    entries = [_entry(name, info, settings) for name, info in built.items()]
     replaced = {entry["file"] for entry in entries}
     kept = [entry for entry in manifest["engines"] if entry["file"] not in replaced]
     manifest["engines"] = kept + entries
@@ -84,7 +70,7 @@ def add_engines(folder: Path, options: EngineOptions, *, progress: Progress = SI
     return [info.path.name for info in built.values()]
 
 
-def _entry(name: str, info: EngineInfo, options: EngineOptions) -> dict[str, Any]:
+def _entry(name: str, info: EngineInfo, settings: EngineSettings) -> dict[str, Any]:
     import torch
 
     major, minor = torch.cuda.get_device_capability()
@@ -94,21 +80,23 @@ def _entry(name: str, info: EngineInfo, options: EngineOptions) -> dict[str, Any
         "tensorrt": info.tensorrt,
         "compute_capability": f"{major}.{minor}",
         "gpu": torch.cuda.get_device_name(),
-        "version_compatible": options.version_compatible,
-        "hardware_compatible": options.hardware_compatible,
+        "version_compatible": settings.version_compatible,
+        "hardware_compatible": settings.hardware_compatible,
     }
 
 
-def engine_commands(folder: Path, options: EngineOptions) -> list[str]:
+def engine_commands(
+    folder: Path, settings: EngineSettings, names: Sequence[str] | None = None
+) -> list[str]:
     """Shell lines that build the same engines by NVIDIA's trtexec, on a machine that has it."""
     bundle, lines = open_bundle(folder), []
     with tempfile.TemporaryDirectory() as work:
-        for name in _names(bundle, options):
+        for name in _names(bundle, names):
             graph = Path(work, f"{name}.tensorrt.onnx")
             has_changed = write_engine_graph(bundle.graph_path(name), graph)
             profile = engine_profile(bundle, graph)
             plan = folder / f"{name}.plan"
-            command = trtexec_command(graph, plan, profile, options.settings())
+            command = trtexec_command(graph, plan, profile, settings)
             shown = graph.name if has_changed else str(bundle.graph_path(name))
             command = [part.replace(str(graph), shown) for part in command]
             line = shlex.join(command)
@@ -129,23 +117,13 @@ def write_engine_graph(source: str | Path, target: str | Path) -> bool:
     model = onnx.load(source)
     drop_defaults(model)
     inputs = {value.name: value for value in model.graph.input}
-    constants = list(model.graph.initializer)
-    nodes = list(model.graph.node)
-    if "present" in inputs:
+    takes_classes = "present" in inputs
+    if takes_classes:
         count = inputs["present"].type.tensor_type.shape.dim[1].dim_value
-        constants.append(numpy_helper.from_array(np.arange(count), CLASSES))
-        nodes = [node for node in nodes if CLASSES not in node.output]
-        nodes = needed_nodes(nodes, [output.name for output in model.graph.output])
-        constants = needed_constants(constants, nodes)
-    has_changed = len(nodes) < len(model.graph.node)
-    # Copies: these are parts of what is emptied.
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    constants = [onnx.TensorProto.FromString(each.SerializeToString()) for each in constants]
-    del model.graph.initializer[:], model.graph.node[:]
-    model.graph.initializer.extend(constants)
-    model.graph.node.extend(nodes)
+        everything = numpy_helper.from_array(np.arange(count), CLASSES)
+        keep_outputs(model, [output.name for output in model.graph.output], [everything])
     onnx.save(model, target)
-    return has_changed
+    return takes_classes
 
 
 def engine_profile(bundle: Bundle, graph: Path) -> dict[str, ShapeRange]:
@@ -164,8 +142,9 @@ def _cells(sides: Sequence[int], stride: int) -> Sizes:
     return max(1, least // stride), -(-usual // stride), -(-most // stride) + 1
 
 
-def _names(bundle: Bundle, options: EngineOptions) -> tuple[str, ...]:
-    names = tuple(bundle.graphs) if options.names is None else options.names
+def _names(bundle: Bundle, names: Sequence[str] | None) -> Sequence[str]:
+    if names is None:
+        return tuple(bundle.graphs)
     for name in names:
         if name not in bundle.graphs:
             raise ConfigError(

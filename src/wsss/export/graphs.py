@@ -6,7 +6,7 @@ batch and any image. Sources: `runtime/cam.py`, `runtime/pseudo_labels.py` and t
 `training`, against which `parity.py` measures every graph.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -111,6 +111,14 @@ def segmenter_model(network: NetworkGraph, settings: GraphSettings) -> onnx.Mode
     return _model("segmenter", draft, outputs)
 
 
+MODELS: dict[str, Callable[..., onnx.ModelProto]] = {
+    "cam": cam_model,
+    "affinity": affinity_model,
+    "refine": refine_model,
+    "label": label_model,
+    "segmenter": segmenter_model,
+}
+"""By graph: from the networks in it, as `source.GRAPHS` lists them, and the settings."""
 _CAM = ("cam", "probabilities")
 
 
@@ -136,7 +144,7 @@ def _add_probabilities(draft: _Draft, pixels: str, network: NetworkGraph) -> str
     graph, side = draft.at("classifier/"), draft.settings.classifier_side
     square = geometry.add_resize(graph, pixels, graph.integers(side, side), "reference")
     normal = geometry.add_normalisation(graph, square, network.normalisation)
-    outputs = add_network(graph, "cam_network", network.model, normal, "classifier/network")
+    outputs = _add_network(draft, network, normal, "classifier")
     return graph("Sigmoid", outputs["logits"])
 
 
@@ -155,17 +163,19 @@ def _mirrored_sum(
     draft: _Draft, pixels: str, network: NetworkGraph, output: str, flip: bool, place: str
 ) -> str:
     """Maps of an image, plus the mirrored maps of its mirror."""
-    graph, name = draft.at(f"{place}/"), f"{_network_name(network)}_network"
+    graph = draft.at(f"{place}/")
     if not flip:
-        return add_network(graph, name, network.model, pixels, f"{place}/network")[output]
+        return _add_network(draft, network, pixels, place)[output]
     both = graph("Concat", pixels, geometry.add_mirror(graph, pixels), axis=0)
-    maps = add_network(graph, name, network.model, both, f"{place}/network")[output]
+    maps = _add_network(draft, network, both, place)[output]
     upright, mirrored = graph.split(maps, 2)
     return graph("Add", upright, geometry.add_mirror(graph, mirrored))
 
 
-def _network_name(network: NetworkGraph) -> str:
-    return "cam" if "activation" in network.outputs else "segmenter"
+def _add_network(draft: _Draft, network: NetworkGraph, pixels: str, place: str) -> dict[str, str]:
+    """A network at a place; `locate.py` finds it there by its name."""
+    graph = draft.at(f"{place}/")
+    return add_network(graph, f"{network.stage}_network", network.model, pixels, f"{place}/network")
 
 
 def add_affinities(draft: _Draft, image: str, network: NetworkGraph) -> str:
@@ -213,8 +223,7 @@ def _features(
     normal = geometry.add_normalisation(graph, pixels, network.normalisation)
     if align == "reference":
         normal = geometry.add_padding(graph, normal, size, network.stride)
-    outputs = add_network(graph, "affinity_network", network.model, normal, f"{place}/network")
-    return outputs["features"]
+    return _add_network(draft, network, normal, place)["features"]
 
 
 def add_refinement(

@@ -6,7 +6,7 @@ the tensors that pass from box to box. Nodes of the walk in between are told by 
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +175,5 @@ def _run_with(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "traced.onnx")
         onnx.save(inner, path)
-        graph = open_graph(path, backend="onnxruntime", device="cpu")
-        try:
+        with closing(open_graph(path, backend="onnxruntime", device="cpu")) as graph:
             return graph.run(inputs, names)
-        finally:
-            graph.close()

@@ -35,12 +35,14 @@ class NetworkGraph:
     """A network as ONNX, and what it was traced from.
 
     Attributes:
+        stage: that trained it: cam, affinity or segmenter.
         model: input `pixels`; its value names are those of the traced operations.
         normalisation: of the pixels it expects.
         stride: pixels per cell of its maps.
         padded_stride: pixels to a multiple of which its input must be brought.
     """
 
+    stage: str
     model: onnx.ModelProto
     program: torch.export.ExportedProgram
     normalisation: Normalisation
@@ -53,11 +55,6 @@ class NetworkGraph:
         with torch.no_grad():
             recorder.run(pixels)
         return recorder.values
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of the model's outputs."""
-        return tuple(output.name for output in self.model.graph.output)
 
 
 class CamHead(nn.Module):
@@ -93,14 +90,16 @@ def network_graph(network: CamClassifier | AffinityNet | Segmenter) -> NetworkGr
     module: nn.Module = network
     names: tuple[str, ...]
     if isinstance(network, CamClassifier):
-        module, names = CamHead(network), ("activation", "logits")
+        stage, module, names = "cam", CamHead(network), ("activation", "logits")
     elif isinstance(network, AffinityNet):
-        names, stride = ("features",), network.feature_stride
+        stage, names, stride = "affinity", ("features",), network.feature_stride
     else:
-        names = ("logits",)
+        stage, names = "segmenter", ("logits",)
     model, program = _trace(module.eval(), names)
     backbone = network.backbone
-    return NetworkGraph(model, program, backbone.normalisation, stride, backbone.output_stride)
+    return NetworkGraph(
+        stage, model, program, backbone.normalisation, stride, backbone.output_stride
+    )
 
 
 def _trace(

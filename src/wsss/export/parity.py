@@ -5,6 +5,7 @@ is divided by a tiny maximum, which magnifies rounding alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ..errors import ArtifactError
 from ..runtime.backends.choose import open_graph
 from ..runtime.pseudo_labels import WalkSettings
 from ..training.demo_set.scenes import draw_scene
+from .agreement import Photo
 from .locate import first_difference
 from .precision import LEAST_AGREEMENT
 from .reference import Arrays, ParityCase, feeds, reference_outputs
@@ -63,6 +65,15 @@ def _some_classes(generator: np.random.Generator, num_classes: int) -> list[int]
     return sorted(int(index) for index in generator.choice(num_classes, count, replace=False))
 
 
+def photo_cases(photos: Sequence[Photo]) -> list[ParityCase]:
+    """Two photographs at full size: one with its classes, one left to the classifier."""
+    cases = []
+    for number, photo in enumerate(photos[:2]):
+        classes = (photo.classes,) if number == 0 and photo.classes is not None else None
+        cases.append(ParityCase(photo.image[None], classes))
+    return cases
+
+
 def check_parity(
     source: ExportSource,
     folder: Path,
@@ -93,13 +104,10 @@ def _measure(
     cases: Sequence[ParityCase],
     references: Sequence[Mapping[str, Arrays]],
 ) -> Iterator[GraphParity]:
-    graph = open_graph(path, backend="onnxruntime", device="cpu")
-    try:
+    with closing(open_graph(path, backend="onnxruntime", device="cpu")) as graph:
         for case, reference in zip(cases, references, strict=True):
             outputs = graph.run(feeds(source, case, name, reference))
             yield compare(outputs, reference[name])
-    finally:
-        graph.close()
 
 
 def compare(outputs: Mapping[str, NDArray[Any]], reference: Arrays) -> GraphParity:

@@ -1,6 +1,6 @@
 """Putting a traced network into a larger graph, once or often, with one copy of its weights."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import onnx
 
@@ -47,14 +47,26 @@ def drop_defaults(model: onnx.ModelProto) -> None:
     """Make every input of a graph required: for TensorRT an input with a default is a constant,
     and Triton's ONNX Runtime backend refuses it in a model that takes batches."""
     inputs = {value.name for value in model.graph.input}
-    # Copies: these are parts of what is emptied.
-    kept = [
-        onnx.TensorProto.FromString(tensor.SerializeToString())
-        for tensor in model.graph.initializer
-        if tensor.name not in inputs
-    ]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
+    for place in reversed(range(len(model.graph.initializer))):
+        if model.graph.initializer[place].name in inputs:
+            del model.graph.initializer[place]
+
+
+def keep_outputs(
+    model: onnx.ModelProto, names: Collection[str], constants: Sequence[onnx.TensorProto] = ()
+) -> None:
+    """Drop the other outputs of a model, and what none of these needs.
+
+    Args:
+        constants: each takes the place of the nodes that compute the tensor of its name.
+    """
+    graph, given = model.graph, {tensor.name for tensor in constants}
+    nodes = [node for node in graph.node if given.isdisjoint(node.output)]
+    nodes = needed_nodes(nodes, names)
+    kept = needed_constants([*graph.initializer, *constants], nodes)
+    outputs = [value for value in graph.output if value.name in names]
+    # By way of a new graph: nodes and constants are parts of the old one.
+    graph.CopyFrom(onnx.helper.make_graph(nodes, graph.name, graph.input, outputs, kept))
 
 
 def needed_nodes(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:

@@ -14,15 +14,16 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from ..errors import ArtifactError, ConfigError, WsssError
+from ..runtime.backends.contract import one_line
 from ..runtime.backends.tensorrt_backend import (
     import_cuda_torch,
     import_tensorrt,
     message_log,
-    one_line,
     started,
     version_of,
 )
 from ..runtime.files import atomic_write_bytes, read_file
+from ..runtime.graph_check import MAX_GRAPH_BYTES
 from ..runtime.progress import SILENT, Progress
 
 Shape = tuple[int, ...]
@@ -32,7 +33,6 @@ Sizes = tuple[int, int, int]
 """Smallest, best and largest length of an axis."""
 IMAGE_AXES = ("batch", "height", "width")
 _MIB = 1 << 20
-_MAX_GRAPH_BYTES = 2**31 - 1
 _MAX_CACHE_BYTES = 1 << 30
 
 
@@ -200,9 +200,7 @@ def _add_profile(builder: Any, config: Any, profile: Mapping[str, ShapeRange], l
             optimization.set_shape(name, smallest, best, largest)
         index = config.add_optimization_profile(optimization)
     except ValueError as error:
-        raise ConfigError(
-            f"TensorRT refuses the profile: {one_line(str(error))}{log.take()}"
-        ) from None
+        raise ConfigError(f"TensorRT refuses the profile: {one_line(error)}{log.take()}") from None
     if index < 0:
         raise ConfigError(f"TensorRT refuses the profile{log.take() or ' without a reason'}")
 
@@ -331,7 +329,7 @@ def profile_from_sizes(
 def _graph_inputs(graph: Path) -> tuple[dict[str, tuple[int | str, ...]], list[str]]:
     """Inputs -> axes (a length, a name, or "" for one without a name); inputs with a default."""
     try:
-        model = onnx.load_model_from_string(read_file(graph, max_bytes=_MAX_GRAPH_BYTES))
+        model = onnx.load_model_from_string(read_file(graph, max_bytes=MAX_GRAPH_BYTES))
     except DecodeError:
         raise ArtifactError(f"'{graph}' is not an ONNX file: export it again") from None
     constants = {tensor.name for tensor in model.graph.initializer}

@@ -10,7 +10,6 @@ from ..errors import ArtifactError, ConfigError
 from .bundle import Bundle
 from .bundle_predictor import BundleKind, Labelled
 from .dense_crf import CrfSettings, DenseCrf, unary_from_scores
-from .geometry import Align
 from .pseudo_labels import label_from_scores
 from .score_maps import ScoreMaps
 
@@ -30,8 +29,7 @@ def refine(
     indices = np.asarray(found.classes, np.int64)
     size = (image.shape[0], image.shape[1])
     maps = ScoreMaps(indices, found.scores[indices + 1], size, found.scores[0])
-    align: Align = "corners" if bundle.align == "corners" else "reference"
-    return label_from_scores(maps, threshold=0, align=align, image=image, crf=settings)
+    return label_from_scores(maps, threshold=0, align=bundle.align, image=image, crf=settings)
 
 
 def crf_settings(bundle: Bundle, kind: BundleKind) -> CrfSettings:

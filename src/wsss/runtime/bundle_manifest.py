@@ -6,13 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from ..errors import ArtifactError
 from .backends.contract import TensorSpec
 from .graph_check import MAX_GRAPH_BYTES, OPSETS
+from .graph_inputs import Layout
 from .graph_tensors import DTYPES, MAX_ELEMENTS, quoted
 from .image_labels import BACKGROUND_NAMES
+
+if TYPE_CHECKING:
+    from .geometry import Align  # which imports torch
 
 SCHEMA = 1
 """Counts up when an older program could not read a newer `bundle.json` any more."""
@@ -59,8 +63,8 @@ class Bundle:
         name: of the recipe.
         classes: without the background, whose label is 0.
         palette: RGB of the labels 0 to the number of classes.
-        layout: nhwc or nchw: the order of the axes of an image.
-        align: reference or corners: how score maps are resized.
+        layout: order of the axes of an image.
+        align: how score maps are resized.
         sizes: batch, height, width -> least, usual and greatest.
         settings, normalisation, parity: as the exporter of the method wrote them.
         files: bytes and SHA-256 of every graph and engine.
@@ -72,10 +76,10 @@ class Bundle:
     name: str
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
-    layout: str
+    layout: Layout
     precision: str
     opset: int
-    align: str
+    align: "Align"
     padding: str
     strides: dict[str, int]
     normalisation: dict[str, Any]
@@ -187,7 +191,7 @@ _MANIFEST: dict[str, Rule] = {
     "name": _TEXT,
     "classes": (f"1 to {MAX_CLASSES} different names, none the background's", _are_classes),
     "palette": ("rows of red, green and blue in 0 to 255", _is_palette),
-    "layout": _one_of("nhwc", "nchw"),
+    "layout": _one_of(*get_args(Layout)),
     "precision": _PRECISION,
     "opset": _whole(*OPSETS),
     "align": _one_of("reference", "corners"),

@@ -17,7 +17,8 @@ from .graph_inputs import label_inputs
 
 BundleKind = Literal["walk", "segmenter"]
 """walk: CAMs of the classes in the image after the random walk; segmenter: the trained network."""
-_GRAPHS: dict[BundleKind, str] = {"walk": "label", "segmenter": "segmenter"}
+GRAPH_OF: dict[BundleKind, str] = {"walk": "label", "segmenter": "segmenter"}
+"""The graph of each kind."""
 _OUTPUTS = frozenset({"label", "confidence", "scores"})
 
 
@@ -162,7 +163,7 @@ class BundlePredictor:
                 graph = open_served(self.bundle, name, self._server)
             self._graphs[name] = graph
             outputs = {spec.name for spec in graph.describe().outputs}
-            missing = _OUTPUTS - outputs if name in _GRAPHS.values() else set()
+            missing = _OUTPUTS - outputs if name in GRAPH_OF.values() else set()
             if missing:
                 raise ArtifactError(
                     f"graph '{name}' of bundle '{self.bundle.folder}' gives "
@@ -194,7 +195,7 @@ class BundlePredictor:
         inputs = label_inputs(
             images, labels, len(self.classes), self.bundle.layout, takes_classes=kind == "walk"
         )
-        found = self.graph(_GRAPHS[kind]).run(inputs, outputs)
+        found = self.graph(GRAPH_OF[kind]).run(inputs, outputs)
         self._require_labels(found["label"], images)
         return found
 

@@ -12,7 +12,7 @@ UNKNOWN = -1.0
 """In the input `present`: the classifier decides."""
 
 
-def image_input(images: NDArray[np.uint8], layout: str) -> NDArray[np.uint8]:
+def image_input(images: NDArray[np.uint8], layout: Layout) -> NDArray[np.uint8]:
     """(B, H, W, 3) uint8 RGB in the layout of a graph."""
     if layout == "nhwc":
         return images
@@ -32,7 +32,7 @@ def label_inputs(
     images: NDArray[np.uint8],
     classes: Sequence[Sequence[int] | None],
     num_classes: int,
-    layout: str,
+    layout: Layout,
     *,
     takes_classes: bool,
 ) -> dict[str, NDArray[Any]]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from ..errors import ArtifactError, ConfigError
+from ..errors import ConfigError
 from ..runtime.bulk.job import JOB, read_job
 from ..runtime.bulk.writers.png import FOLDER as MASKS
 from ..runtime.geometry import Align
@@ -49,11 +49,7 @@ def measure(
             choices = ", ".join(get_args(PredictionKind))
             raise ConfigError(f"unknown stage '{stage}': choose of {choices}")
         predictor = RunPredictor(path, device)
-        if predictor.classes != images.classes:
-            raise ArtifactError(
-                f"run '{path}' knows the classes {', '.join(predictor.classes)}; the image set has "
-                f"{', '.join(images.classes)}"
-            )
+        images.require_classes(predictor.classes, f"run '{path}'")
         kind = cast(PredictionKind, stage)
         predictions = RunPredictions(predictor, kind, use_image_labels=use_image_labels)
         split = split or predictor.recipe.data.val_split

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from small_image_sets import column_mask, write_folder, write_image, write_mask, write_text
 
-from wsss.errors import DataError
+from wsss.errors import ArtifactError, DataError
 from wsss.runtime.image_io import write_label_map
-from wsss.training.data.image_set import ImageSet, MaskFile, Sample
+from wsss.training.data.image_set import ImageSet, MaskFile, Sample, spread
 from wsss.training.data.readers import read_image_set
 
 LABELS = "file,labels,split\na,cat,train\nb,dog,val\nc,,train"
@@ -96,3 +96,17 @@ def test_root_is_absolute(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_image_set(Path(".")).root == root
     assert isinstance(read_image_set(Path("../set")), ImageSet)
     assert read_image_set(Path("images/..")).root == root
+
+
+def test_a_model_must_know_the_classes_in_their_order(root: Path) -> None:
+    images = read_image_set(root)
+    images.require_classes(["cat", "dog"], "run 'a'")
+    for classes in (("dog", "cat"), ("cat",)):
+        with pytest.raises(ArtifactError, match="run 'a' knows the classes"):
+            images.require_classes(classes, "run 'a'")
+
+
+def test_a_spread_reaches_over_the_whole_list() -> None:
+    assert spread(range(10), 3) == [0, 3, 6]
+    assert spread((1, 2), 5) == [1, 2]
+    assert spread([], 5) == []

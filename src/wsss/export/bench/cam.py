@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 
@@ -31,12 +30,12 @@ from ...training.bench.cam import (
     references,
     torch_forms,
 )
-from .. import graphs
+from ..graphs import cam_model
 from ..networks import network_graph
 from ..precision import Precision, lower
 from ..source import graph_settings
-from ..subgraph import needed_constants, needed_nodes
-from .graphs import FORMS, GRAPH, divided, opened
+from ..subgraph import keep_outputs
+from .onnx_forms import FORMS, GRAPH, divided, opened
 
 TOLERANCE = 1e-3
 """Largest error of a float32 form, in units of the strongest activation."""
@@ -160,21 +159,12 @@ def _write_graphs(case: CamCase, precisions: Sequence[Precision], folder: Path) 
     for precision in precisions:
         lowered = lower(network, precision, case.calibration, section.align)
         path = folder / f"{precision}.onnx"
-        model = _cam_alone(graphs.cam_model(lowered, settings))
+        model = cam_model(lowered, settings)
+        # Without the pass over the square image that finds classes: no other form does it.
+        keep_outputs(model, ["cam"])
         atomic_write_bytes(path, model.SerializeToString())
         files[FORMS[precision]] = path
     return files
-
-
-def _cam_alone(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without the pass over the square image that finds classes: no other form does it."""
-    graph = model.graph
-    nodes = needed_nodes(graph.node, ["cam"])
-    constants = needed_constants(graph.initializer, nodes)
-    kept = [output for output in graph.output if output.name == "cam"]
-    alone = onnx.helper.make_graph(nodes, graph.name, graph.input, kept, constants)
-    model.graph.CopyFrom(alone)
-    return model
 
 
 def _graph_form(graph: OpenGraph, photos: NDArray[np.uint8]) -> CamForm:

@@ -25,8 +25,9 @@ from ...runtime.bench.stages import (
     time_forms,
 )
 from ...runtime.bundle import is_bundle, open_bundle
+from ...runtime.bundle_predictor import GRAPH_OF, BundleKind
 from ...runtime.files import make_folder
-from ...runtime.graph_inputs import label_inputs
+from ...runtime.graph_inputs import Layout, label_inputs
 from ...runtime.image_io import read_image, write_label_map
 from ...runtime.progress import SILENT, Progress
 from ...training.bench.cam import PUBLISHED, TORCH
@@ -34,7 +35,6 @@ from ...training.bench.label import (
     Image,
     Labeller,
     Photo,
-    Way,
     calibration_images,
     label_photos,
     torch_labellers,
@@ -44,10 +44,8 @@ from ..bundle import write_graphs
 from ..precision import LEAST_AGREEMENT, Precision, lower
 from ..source import GRAPHS, open_source
 from .cam import bfloat16_note
-from .graphs import FORMS, GRAPH, divided, opened
+from .onnx_forms import FORMS, GRAPH, divided, opened
 
-GRAPH_OF: dict[Way, str] = {"walk": "label", "segmenter": "segmenter"}
-"""The exported graph of each way to label."""
 MANY = 100_000
 """Images that the hours are projected to."""
 
@@ -124,7 +122,7 @@ def bench_label(
         precisions: of the run's exported graphs.
 
     Raises:
-        ArtifactError: neither run nor bundle, or one that cannot label; ConfigError: other classes;
+        ArtifactError: neither run nor bundle, one that cannot label, or one of other classes;
         WsssError: a float32 form labels otherwise.
     """
     if is_bundle(model):
@@ -135,7 +133,7 @@ def bench_label(
         raise ArtifactError(
             f"run '{model}' has neither an affinity network nor a segmenter: finish `wsss train`"
         )
-    photos = label_photos(data, predictor.classes, count)
+    photos = label_photos(data, predictor.classes, f"run '{model}'", count)
     result = LabelBench([], [], [*_NOTES, *bfloat16_note(device)])
     with exact_float32(device), tempfile.TemporaryDirectory() as folder:
         others = calibration_images(data, photos)
@@ -161,7 +159,7 @@ def _bench_bundle(
     ways = [way for way, graph in GRAPH_OF.items() if graph in bundle.graphs]
     if not ways:
         raise ArtifactError(f"bundle '{folder}' has no graph that labels: export it with `label`")
-    photos = label_photos(data, bundle.classes, count)
+    photos = label_photos(data, bundle.classes, f"bundle '{folder}'", count)
     result = LabelBench([], [], list(_NOTES))
     for way in ways:
         files = {FORMS[bundle.precision]: bundle.graph_path(GRAPH_OF[way])}
@@ -175,14 +173,14 @@ def _bench_bundle(
 class _Bench:
     """One way to label, and what all of its forms share."""
 
-    way: Way
+    way: BundleKind
     photos: Sequence[Photo]
     num_classes: int
     machine: Machine
     rounds: int
     device: torch.device
     progress: Progress
-    layout: str = "nhwc"
+    layout: Layout = "nhwc"
 
     def measure(
         self,
@@ -292,14 +290,14 @@ class _Bench:
 
 def _write_graphs(
     run: Path,
-    ways: Sequence[Way],
+    ways: Sequence[BundleKind],
     calibration: Sequence[Image],
     precisions: Sequence[Precision],
     folder: Path,
-) -> dict[Way, dict[str, Path]]:
+) -> dict[BundleKind, dict[str, Path]]:
     """Files by way and form; int8 finds its ranges on images that are not measured."""
     source = open_source(run, tuple(GRAPH_OF[way] for way in ways), "nhwc")
-    files: dict[Way, dict[str, Path]] = {way: {} for way in ways}
+    files: dict[BundleKind, dict[str, Path]] = {way: {} for way in ways}
     for precision in precisions:
         networks = {
             stage: lower(network, precision, calibration, source.settings.align)
@@ -312,7 +310,7 @@ def _write_graphs(
     return files
 
 
-def _expected(predictor: RunPredictor, way: Way, photos: Sequence[Photo]) -> list[Image]:
+def _expected(predictor: RunPredictor, way: BundleKind, photos: Sequence[Photo]) -> list[Image]:
     """By the code that everybody uses."""
     return [
         predictor.label(
@@ -333,7 +331,7 @@ def _equal(labels: Labels, expected: Sequence[Image] | None) -> float | None:
     return equal / sum(wanted.size for wanted in expected)
 
 
-def _require_equal(way: Way, name: str, equal: float | None) -> None:
+def _require_equal(way: BundleKind, name: str, equal: float | None) -> None:
     """No speed of a wrong result.
 
     Raises:

@@ -101,9 +101,11 @@ def axis_sizes(tensor: str, axes: Iterable[int | str | None]) -> tuple[int | str
     )
 
 
-def one_line(error: BaseException) -> str:
+def one_line(told: BaseException | str) -> str:
     """What another library says, as part of a line of ours."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(told).split())
+    if not text and isinstance(told, BaseException):
+        text = type(told).__name__
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 

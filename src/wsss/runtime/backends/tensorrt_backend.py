@@ -14,7 +14,17 @@ import numpy as np
 
 from ...errors import ArtifactError, DataError, MissingDependencyError, ShapeError, WsssError
 from ..files import read_file
-from .contract import Array, GraphDescription, OpenGraph, TensorSpec, check_inputs
+from .contract import (
+    Array,
+    GraphDescription,
+    OpenGraph,
+    TensorSpec,
+    axis_sizes,
+    check_inputs,
+    closed,
+    one_line,
+    run_failure,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -100,8 +110,8 @@ class TensorRTGraph:
 
         Raises:
             ShapeError: also sizes outside of the profile that the plan was built with.
-            DataError: see `check_inputs`.
-            WsssError: TensorRT fails.
+            DataError: see `check_inputs`; or TensorRT fails on these inputs.
+            WsssError: a plan that this backend cannot run on any.
         """
         check_inputs(self._description, inputs, outputs)
         for name, array in inputs.items():
@@ -109,8 +119,11 @@ class TensorRTGraph:
         wanted = [spec.name for spec in self._description.outputs] if outputs is None else outputs
         with self._lock:
             if self._context is None:
-                raise RuntimeError("this graph is closed")
-            computed = self._execute(inputs)
+                raise closed()
+            try:
+                computed = self._execute(inputs)
+            except RuntimeError as error:  # torch's, as a rule for want of memory
+                raise run_failure("the plan", error) from error
         return {name: computed[name] for name in wanted}
 
     def close(self) -> None:
@@ -143,7 +156,7 @@ class TensorRTGraph:
                 results[spec.name] = self._allocate(spec)
                 self._place(spec.name, results[spec.name])
             if not self._context.execute_async_v3(self._stream.cuda_stream):
-                raise WsssError(f"TensorRT failed to run the plan{self._log.take()}")
+                raise DataError(f"TensorRT failed to run the plan{self._log.take()}")
             computed = {name: tensor.cpu().numpy() for name, tensor in results.items()}
             self._stream.synchronize()
         del kept
@@ -173,7 +186,7 @@ class TensorRTGraph:
             missing = self._context.infer_shapes()
         except RuntimeError as error:
             raise ShapeError(
-                f"the plan cannot take {sizes} together: {one_line(str(error))}{self._log.take()}"
+                f"the plan cannot take {sizes} together: {one_line(error)}{self._log.take()}"
             ) from None
         if missing:
             raise DataError(f"the plan lacks {', '.join(missing)} beside {sizes}: build it again")
@@ -200,9 +213,8 @@ def _spec(trt: Any, engine: Any, name: str) -> TensorSpec:
             f"tensor `{name}` decides over shapes, which this backend does not support: export "
             "the graph so that it computes sizes from its images"
         )
-    sizes = tuple(engine.get_tensor_shape(name))
-    shape = tuple(size if size >= 0 else f"{name}_{axis}" for axis, size in enumerate(sizes))
-    return TensorSpec(name, dtypes[kind], shape)
+    sizes = (size if size >= 0 else None for size in engine.get_tensor_shape(name))
+    return TensorSpec(name, dtypes[kind], axis_sizes(name, sizes))
 
 
 def _range(engine: Any, name: str) -> tuple[Shape, Shape]:
@@ -238,7 +250,7 @@ def import_tensorrt() -> Any:
         ) from None
     except ImportError as error:  # its shared libraries
         raise MissingDependencyError(
-            f"TensorRT cannot be loaded: {one_line(str(error))}: pip install --force-reinstall "
+            f"TensorRT cannot be loaded: {one_line(error)}: pip install --force-reinstall "
             "'wsss[tensorrt]'"
         ) from None
     found = tuple(int(part) for part in trt.__version__.split(".")[:2])
@@ -317,8 +329,3 @@ def message_log(trt: Any, tell: Callable[[str], object]) -> Any:
             return f"; TensorRT: {' / '.join(errors)}" if errors else ""
 
     return MessageLog()
-
-
-def one_line(text: str) -> str:
-    """Runs of white space as one space."""
-    return " ".join(text.split())

@@ -5,11 +5,18 @@ from collections.abc import Sequence
 
 import onnx
 import torch
-import torch.nn.functional as F
 from onnx import numpy_helper
 from torch import Tensor
 
-from .torch_node import Attributes, Compute, Operator, numbers, plain, with_settings
+from .torch_node import (
+    Attributes,
+    Compute,
+    Operator,
+    numbers,
+    plain,
+    surrounded,
+    with_settings,
+)
 
 
 def _concat(given: Attributes) -> Compute:
@@ -77,10 +84,7 @@ def _pad(given: Attributes) -> Compute:
         before, after = [0] * values.dim(), [0] * values.dim()
         for place, low, high in zip(places, amounts[:count], amounts[count:], strict=True):
             before[place], after[place] = low, high
-        # torch counts from the last axis: before and after of it, then of the one in front of it.
-        pairs = zip(reversed(before), reversed(after), strict=True)
-        fill = 0 if constant is None else constant.item()
-        return F.pad(values, [amount for pair in pairs for amount in pair], value=fill)
+        return surrounded(values, before, after, 0 if constant is None else constant.item())
 
     return compute
 

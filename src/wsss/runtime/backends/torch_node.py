@@ -1,11 +1,12 @@
 """A node of an ONNX graph as the torch backend sees it: its attributes, and what computes it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
 import torch
+import torch.nn.functional as F
 from onnx import TensorProto
 
 from ...errors import ArtifactError
@@ -113,3 +114,12 @@ def with_settings(prepare: Callable[[Attributes], Compute], *positions: int) -> 
 def numbers(values: torch.Tensor) -> list[int]:
     """Elements of an integer tensor."""
     return [int(value) for value in values.reshape(-1).tolist()]
+
+
+def surrounded(
+    values: torch.Tensor, before: Sequence[int], after: Sequence[int], fill: float
+) -> torch.Tensor:
+    """Values with margins around their last axes; negative ones cut."""
+    # torch counts from the last axis: before and after of it, then of the one in front of it.
+    pairs = zip(reversed(before), reversed(after), strict=True)
+    return F.pad(values, [amount for pair in pairs for amount in pair], value=fill)

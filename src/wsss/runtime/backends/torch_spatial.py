@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .torch_node import Attributes, Compute, Operator, plain
+from .torch_node import Attributes, Compute, Operator, plain, surrounded
 from .torch_resize import resize
 
 _AVERAGE_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -22,12 +22,6 @@ def _margins(pads: Sequence[int], rank: int) -> tuple[list[int], list[int]]:
     return values[:rank], values[rank:]
 
 
-def _surrounded(values: Tensor, before: list[int], after: list[int], fill: float) -> Tensor:
-    """Values with margins, which torch wants in pairs from the last axis on."""
-    pairs = zip(reversed(before), reversed(after), strict=True)
-    return F.pad(values, [amount for pair in pairs for amount in pair], value=fill)
-
-
 def _conv(given: Attributes) -> Compute:
     given.choose("auto_pad", "NOTSET")
     given.take("kernel_shape", None)  # the weights have it
@@ -39,7 +33,7 @@ def _conv(given: Attributes) -> Compute:
         before, after = _margins(pads, rank)
         padding = before
         if before != after:
-            values, padding = _surrounded(values, before, after, 0.0), [0] * rank
+            values, padding = surrounded(values, before, after, 0.0), [0] * rank
         ones = [1] * rank
         return _CONV[rank](
             values, weights, bias, strides or ones, padding, dilations or ones, groups
@@ -95,7 +89,7 @@ def _average_pool(given: Attributes) -> Compute:
     kernel, strides, none = windows.kernel, windows.strides, [0] * len(windows.kernel)
 
     def mean(values: Tensor) -> Tensor:
-        values = _surrounded(values, windows.before, windows.after, 0.0)
+        values = surrounded(values, windows.before, windows.after, 0.0)
         return pool(values, kernel, strides, none)
 
     def compute(values: Tensor) -> Tensor:
@@ -117,7 +111,7 @@ def _max_pool(given: Attributes) -> Compute:
     def compute(values: Tensor) -> Tensor:
         padding = windows.before
         if not windows.fit_torch:
-            values = _surrounded(values, windows.before, windows.after, -math.inf)
+            values = surrounded(values, windows.before, windows.after, -math.inf)
             padding = [0] * len(padding)
         return pool(
             values, windows.kernel, windows.strides, padding, windows.dilations, windows.ceil

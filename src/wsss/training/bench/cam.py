@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -22,7 +21,7 @@ from ...runtime.bench.stages import Form, StageClock, charged
 from ...runtime.cam import normalise_cam
 from ...runtime.geometry import grid_size, image_tensor, resize, scaled_size
 from ...runtime.image_io import image_size, read_image
-from ..data.image_set import ImageSet
+from ..data.image_set import ImageSet, spread
 from ..data.readers import read_image_set
 from ..models.build import BACKBONES, build_backbone
 from ..models.classifier import CamClassifier
@@ -44,7 +43,6 @@ CALIBRATION = 8
 Cams = NDArray[np.float32]
 """(B, C, h, w) maps of all classes, each divided by its maximum."""
 CamForm = Form[Cams]
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -177,11 +175,6 @@ def _commonest(images: ImageSet) -> list[Path]:
     sizes = {sample.image_path: image_size(sample.image_path) for sample in images.samples}
     size, _ = Counter(sizes.values()).most_common(1)[0]
     return [path for path, found in sizes.items() if found == size]
-
-
-def spread(items: list[Item], count: int) -> list[Item]:
-    """At most so many of a list, evenly over its length, so that sources and classes mix."""
-    return items[:: max(1, len(items) // count)][:count]
 
 
 def torch_forms(case: CamCase, device: torch.device) -> dict[str, CamForm]:

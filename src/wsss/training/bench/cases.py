@@ -13,7 +13,7 @@ from ...runtime.bench.walk import WalkCase
 from ...runtime.geometry import resize
 from ...runtime.image_io import read_image
 from ...runtime.seeds import background_score, full_size_scores
-from ..data.image_set import ImageSet, Sample
+from ..data.image_set import ImageSet, Sample, spread
 from ..data.readers import read_image_set
 from ..predictor import RunPredictor
 
@@ -29,7 +29,7 @@ def walk_cases(
     """One case a stride, of `count` images: of a run and its image set, else drawn.
 
     Raises:
-        ConfigError: only one of run and image set is given.
+        ConfigError: only one of run and image set is given; ArtifactError: their classes differ.
     """
     opened = _open(model, data)
     if opened is None:
@@ -58,7 +58,9 @@ def _open(model: Path | None, data: Path | None) -> tuple[RunPredictor, ImageSet
         return None
     if model is None or data is None:
         raise ConfigError("--model and --data belong together: give both, or none of them")
-    return RunPredictor(model, "cpu"), read_image_set(data)
+    predictor, images = RunPredictor(model, "cpu"), read_image_set(data)
+    images.require_classes(predictor.classes, f"run '{model}'")
+    return predictor, images
 
 
 def _labelled(images: ImageSet) -> list[Sample]:
@@ -73,8 +75,7 @@ def _walk_case(predictor: RunPredictor, images: ImageSet, stride: int, count: in
     grid = (-(-GRID_SIZE[0] // stride), -(-GRID_SIZE[1] // stride))
     labelled = _labelled(images)
     features, scores = [], []
-    # Spread over the set, so that sources and classes mix.
-    for sample in labelled[:: max(1, len(labelled) // count)][:count]:
+    for sample in spread(labelled, count):
         image = read_image(sample.image_path)
         maps = predictor.score_maps(image, (sample.labels or ())[:2], "cam")
         cams = torch.zeros(2, *grid)

@@ -7,20 +7,20 @@ A labeller starts from pixels; reading and writing are the same for all of them 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...errors import ConfigError
 from ...runtime.affinity import affinity_from_features
 from ...runtime.bench import stages
 from ...runtime.bench.machine import has_bfloat16
 from ...runtime.bench.stages import StageClock, charged
+from ...runtime.bundle_predictor import BundleKind
 from ...runtime.cam import normalise_cam
 from ...runtime.propagation import propagate
 from ...runtime.pseudo_labels import scores_on_grid
+from ..data.image_set import spread
 from ..data.readers import read_image_set
 from ..models.affinitynet import AffinityNet
 from ..models.classifier import CamClassifier
@@ -30,11 +30,9 @@ from ..recipe import Recipe
 from ..stages.cam import class_probabilities, image_activation
 from ..stages.labels import affinity_features, walk_settings
 from ..stages.segmenter import segment_logits
-from .cam import BFLOAT16, PUBLISHED, TORCH, channels_last, images_apart, spread
+from .cam import BFLOAT16, PUBLISHED, TORCH, channels_last, images_apart
 from .published import as_published, label_of_walked, published_label
 
-Way = Literal["walk", "segmenter"]
-"""From an image to a label: CAMs that walk, or the network that was trained on the result."""
 Image = NDArray[np.uint8]
 Classes = tuple[int, ...] | None
 Labeller = Callable[[Image, Classes, StageClock], Image | None]
@@ -54,18 +52,17 @@ class Photo:
     labels: Classes
 
 
-def label_photos(data: Path, classes: Sequence[str], count: int) -> list[Photo]:
+def label_photos(data: Path, classes: Sequence[str], owner: str, count: int) -> list[Photo]:
     """Images of a set, those with classes if there are such.
 
+    Args:
+        classes, owner: of the model, see `ImageSet.require_classes`.
+
     Raises:
-        ConfigError: the set has other classes than the model; DataError: no image set.
+        ArtifactError: the set has other classes than the model; DataError: no image set.
     """
     images = read_image_set(data)
-    if images.classes != tuple(classes):
-        raise ConfigError(
-            f"image set '{data}' has the classes {', '.join(images.classes)}, the model knows "
-            f"{', '.join(classes)}: give --data the set that it was trained on"
-        )
+    images.require_classes(classes, owner)
     photos = [Photo(sample.image_path, sample.labels) for sample in images.samples]
     return spread([photo for photo in photos if photo.labels] or photos, count)
 
@@ -76,7 +73,9 @@ def calibration_images(data: Path, photos: Sequence[Photo]) -> list[Image]:
     return images_apart(paths, {photo.path for photo in photos})
 
 
-def torch_labellers(predictor: RunPredictor, way: Way, device: torch.device) -> dict[str, Labeller]:
+def torch_labellers(
+    predictor: RunPredictor, way: BundleKind, device: torch.device
+) -> dict[str, Labeller]:
     """Of the run, by form; the segmenter has no published one."""
     recipe = predictor.recipe
     if way == "segmenter":

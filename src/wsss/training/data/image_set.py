@@ -6,20 +6,23 @@ background; a mask holds index + 1, 0 for background and 255 for pixels that do 
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import DataError
+from ...errors import ArtifactError, DataError
 from ...runtime.image_io import image_size, read_label_map
 from ...runtime.palette import IGNORE_INDEX
 from .findings import Finding
 
 MAX_CLASSES = 254
 """A mask is uint8, 0 is the background and 255 is nothing."""
+
+Item = TypeVar("Item")
 
 
 class MaskSource(Protocol):
@@ -154,6 +157,22 @@ class ImageSet:
             f"image set '{self.root}' has no images in a list '{split}', its lists are: {known}"
         )
 
+    def require_classes(self, classes: Sequence[str], owner: str) -> None:
+        """Refuse a model of other classes, to which the indices of this set mean something else.
+
+        Args:
+            classes: that the model knows.
+            owner: the model in the message, such as `run 'runs/photos'`.
+
+        Raises:
+            ArtifactError: names both lists.
+        """
+        if self.classes != tuple(classes):
+            raise ArtifactError(
+                f"{owner} knows the classes {', '.join(classes)}; the image set has "
+                f"{', '.join(self.classes)}: take the set that it was trained on, or one like it"
+            )
+
     def digest(self, *, masks: bool) -> str:
         """Hex digest of what the set says and of the sizes of its files; the place is left out.
 
@@ -166,6 +185,11 @@ class ImageSet:
             line = (sample.name, sample.labels, sample.splits, sample.source, mask)
             state.update(json.dumps((*line, _num_bytes(sample.image_path))).encode())
         return state.hexdigest()
+
+
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """At most so many of a list, evenly over its length, so that sources and classes mix."""
+    return list(items[:: max(1, len(items) // count)][:count])
 
 
 def _num_bytes(path: Path) -> int:

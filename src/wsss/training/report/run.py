@@ -96,11 +96,7 @@ def _open_run(folder: Path, images: ImageSet, device: str, progress: Progress) -
         raise ArtifactError(
             f"'{folder}' is no run: expected a run.json that names its classes"
         ) from None
-    if tuple(classes) != images.classes:
-        raise ArtifactError(
-            f"run '{folder}' knows the classes {', '.join(classes)}; the image set has "
-            f"{', '.join(images.classes)}"
-        )
+    images.require_classes(classes, f"run '{folder}'")
     recipe = load_recipe(folder / "recipe.toml")
     return Run(folder, recipe, images, None, None, None, choose_device(device), progress)
 

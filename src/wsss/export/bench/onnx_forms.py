@@ -1,4 +1,4 @@
-"""What the benchmarks share about exported graphs: opening, and their stages."""
+"""Exported graphs as forms of a benchmark: their names, opening them, and their stages."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
