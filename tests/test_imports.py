@@ -68,7 +68,7 @@ def run_python(code: str) -> str:
 
 
 def test_runtime_needs_neither_torch_nor_typer_nor_onnx():
-    blocked = ("torch", "typer", "onnx", "onnxruntime", "tensorrt", "rich", "pydantic")
+    blocked = ("torch", "typer", "onnx", "onnxruntime", "tensorrt", "rich", "pydantic", "fsspec")
     run_python(
         BLOCKER.format(blocked=blocked)
         + "import wsss, wsss.runtime\n"

@@ -8,11 +8,13 @@ import sys
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from wsss.errors import DataError
+from wsss.runtime.bulk.codes import BadFile, BadImage
 from wsss.runtime.image_io import decode_image, image_size, read_image, read_label_map
 
 FORMATS = {
@@ -35,11 +37,13 @@ def picture_file(kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def refusal(data: bytes) -> str:
-    with pytest.raises(DataError) as caught:
+def refusal(data: bytes, code: str) -> str:
+    """The message; `code`: of the fixed list that records and `failures.csv` use."""
+    with pytest.raises(BadImage) as caught:
         decode_image(data, "some/image.jpg")
     message = str(caught.value)
     assert "some/image.jpg" in message and "\n" not in message
+    assert caught.value.code == code
     return message
 
 
@@ -47,12 +51,12 @@ def refusal(data: bytes) -> str:
 @pytest.mark.parametrize("part", [0.05, 0.3, 0.6, 0.9, 0.99])
 def test_truncated(kind: str, part: float) -> None:
     data = picture_file(kind)
-    refusal(data[: int(len(data) * part)])
+    refusal(data[: int(len(data) * part)], "truncated")
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "progressive", "png", "webp", "bmp", "tiff"])
 def test_last_bytes_missing(kind: str) -> None:
-    assert "truncated or damaged" in refusal(picture_file(kind)[:-2])
+    assert "truncated or damaged" in refusal(picture_file(kind)[:-2], "truncated")
 
 
 def test_truncated_behind_a_thumbnail() -> None:
@@ -62,7 +66,7 @@ def test_truncated_behind_a_thumbnail() -> None:
     data = picture_file("jpeg")
     with_thumbnail = data[:2] + exif + data[2:]
     assert decode_image(with_thumbnail, "a").shape == (60, 80, 3)
-    assert "truncated" in refusal(with_thumbnail[:-200])
+    assert "truncated" in refusal(with_thumbnail[:-200], "truncated")
 
 
 def test_junk_behind_the_end_is_accepted() -> None:
@@ -72,16 +76,66 @@ def test_junk_behind_the_end_is_accepted() -> None:
 def test_flipped_bytes_in_png() -> None:
     data = bytearray(picture_file("png"))
     data[len(data) // 2] ^= 0xFF
-    assert "damaged" in refusal(bytes(data))
+    assert "damaged" in refusal(bytes(data), "truncated")
 
 
-@pytest.mark.parametrize("data", [b"<html></html>" * 50, b"\0" * 1000, b"\xff\xd8\xff", b"GIF89a"])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_first_bytes_alone(kind: str) -> None:
+    """A signature of two letters is no proof of an image; the others are."""
+    weak = {"bmp": 2, "webp": 8}.get(kind, 0)
+    data = picture_file(kind)
+    if weak:
+        refusal(data[:weak], "not-an-image")
+    for length in (12, 20, 30):
+        code = "not-an-image" if kind == "bmp" and length < 18 else "truncated"
+        refusal(data[:length], code)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"<html></html>" * 50,
+        b"\0" * 1000,
+        b"\xff" * 1000,
+        b"\n",
+        b"%PDF-1.4\n",
+        b"8BPS\0\1",
+        b"PK\3\4" + b"\0" * 100,
+        b"BM",
+        b"PNG, but not quite",
+        b"RIFF\x24\0\0\0WAVEfmt ",
+        b"\0\0\0\x20ftypheic" + b"\0" * 100,
+        b"\0\0\0\x20ftypavif" + b"\0" * 100,
+        b"\0\0\0\x0cjP  \r\n\x87\n",
+        b"#?RADIANCE\n",
+        b"PF\n4 4\n-1.0\n" + b"\0" * 192,
+        b'{"version": "5.0"}',
+    ],
+)
 def test_no_image(data: bytes) -> None:
-    refusal(data)
+    refusal(data, "not-an-image")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xd8\xff",
+        b"\xff\xd8\xff\xd9",
+        b"GIF89a",
+        b"\x89PNG\r\n\x1a\n",
+        b"II*\0\x08\0\0\0",
+        b"MM\0*\0\0\0\x08\0\0",
+        b"RIFF\x24\0\0\0WEBPVP8 ",
+        b"P6\n4 4\n255\nab",
+        b"P5\n4 4",
+    ],
+)
+def test_images_of_which_little_is_left(data: bytes) -> None:
+    refusal(data, "truncated")
 
 
 def test_zero_bytes() -> None:
-    assert "empty (0 bytes)" in refusal(b"")
+    assert "empty (0 bytes)" in refusal(b"", "empty")
 
 
 def png_header(height: int, width: int) -> bytes:
@@ -95,7 +149,7 @@ def png_header(height: int, width: int) -> bytes:
 
 @pytest.mark.parametrize("size", [(10_001, 10_000), (20_000, 20_000), (1, 2**31 - 1), (0, 5)])
 def test_too_many_pixels_by_header(size: tuple[int, int], tmp_path: Path) -> None:
-    message = refusal(png_header(*size))
+    message = refusal(png_header(*size), "too-large" if size[0] else "truncated")
     if size[0]:
         assert "pixels" in message
     path = tmp_path / "a.png"
@@ -116,27 +170,48 @@ def test_pixel_limit_is_an_option() -> None:
 def test_unsupported_depth(dtype: type) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.ones((4, 4), dtype)).save(buffer, "TIFF")
-    assert "32 bits" in refusal(buffer.getvalue())
+    assert "32 bits" in refusal(buffer.getvalue(), "unsupported-depth")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.int16])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_unsupported_depth_of_colours(dtype: type, channels: int) -> None:
+    data = cv2.imencode(".tiff", np.ones((4, 5, channels), dtype))[1].tobytes()
+    bits = " + ".join([str(np.dtype(dtype).itemsize * 8)] * channels)
+    assert f"TIFF of {bits} bits" in refusal(data, "unsupported-depth")
+    refusal(data[:60], "truncated")
+
+
+def test_ppm_header_of_a_giant() -> None:
+    refusal(b"P6\n1000000 1000000\n255\n", "too-large")
 
 
 def test_things_that_are_no_regular_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
-    paths = [tmp_path / name for name in ("pipe.jpg", "folder.jpg", "loop.jpg", "absent.jpg")]
-    for path in [*paths, Path("/dev/zero")]:
+    codes = {
+        tmp_path / "pipe.jpg": "not-a-file",
+        tmp_path / "folder.jpg": "not-a-file",
+        tmp_path / "loop.jpg": "bad-name",
+        tmp_path / "absent.jpg": "missing",
+        Path("/dev/zero"): "not-a-file",
+    }
+    for path, code in codes.items():
         for read in (read_image, image_size, read_label_map):
-            with pytest.raises(DataError, match=path.name) as caught:
+            with pytest.raises(BadFile, match=path.name) as caught:
                 read(path)
             assert "\n" not in str(caught.value)
+            assert caught.value.code == code
 
 
 def test_sparse_giant_file(tmp_path: Path) -> None:
     path = tmp_path / "giant.jpg"
     with open(path, "wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(DataError, match="bytes, expected at most"):
+    with pytest.raises(BadFile, match="bytes, expected at most") as caught:
         read_image(path)
+    assert caught.value.code == "too-large"
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tiff", "tiff_lzw", "bmp", "gif"])
@@ -149,7 +224,7 @@ def test_mutated_files_decode_or_are_refused(kind: str) -> None:
             data[int(generator.integers(0, min(len(data), 400)))] = int(generator.integers(0, 256))
         try:
             pixels = decode_image(bytes(data), "a.x", max_pixels=1_000_000)
-        except DataError as error:
+        except BadImage as error:
             assert "\n" not in str(error)
         else:
             assert pixels.ndim == 3 and pixels.dtype == np.uint8

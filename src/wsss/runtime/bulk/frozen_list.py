@@ -13,10 +13,10 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from ...errors import ArtifactError, DataError
 from ..files import atomic_write_bytes, make_folder, read_file, write_error
 from .images import ImageRef
 from .name_hashes import name_hash
+from .sources import Found
 
 FORMAT_VERSION = 1
 _SMALLEST_UNIT, _LARGEST_UNIT, _FEW_UNITS = 8, 1024, 64
@@ -33,6 +34,8 @@ _MAX_LINE_BYTES = 1 << 17
 _COMPRESSION = 1
 _MAX_CLASSES = 254
 _ENCODER = json.JSONEncoder(separators=(",", ":"))  # surrogates as escapes: the names of all files
+
+_Image = TypeVar("_Image", Found, ImageRef)
 
 
 def unit_size_for(count: int) -> int:
@@ -70,6 +73,10 @@ class FrozenList:
     def __len__(self) -> int:
         return self._ends[-1]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process it is opened again: cheaper than to send it."""
+        return open_list, (self.folder, self.digest)
+
     @property
     def num_units(self) -> int:
         """Units are numbered from 0."""
@@ -92,17 +99,28 @@ class FrozenList:
         for number in range(self.num_units):
             yield from self.unit(number)
 
+    @cached_property
+    def _known(self) -> "_KnownNames":
+        return _KnownNames(self)
+
+    def unlisted(self, images: Iterable[_Image]) -> Iterator[_Image]:
+        """Those images whose names the list does not have; 12 bytes an image of it in memory.
+
+        Raises:
+            ArtifactError: a part cannot be read.
+        """
+        return (image for image in images if image.name not in self._known)
+
     def append(self, refs: Iterable[ImageRef]) -> "FrozenList":
         """The list with those images behind that it does not have yet, by name.
 
         This list stays as it is, also on the disk. Outputs must have been chosen beside those of
-        this list (`NamedImages`).
+        this list, for new images alone: `NamedImages(frozen.unlisted(found), ..., beside=...)`.
 
         Raises:
             ArtifactError: the folder cannot be written, or a part cannot be read.
         """
-        known = _KnownNames(self)
-        new = (ref for ref in refs if ref.name not in known)
+        new = self.unlisted(refs)
         added = tuple(_write_parts(new, self.folder, self.unit_size, self.num_units))
         if not added:
             return self

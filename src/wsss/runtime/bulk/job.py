@@ -72,8 +72,8 @@ def claim(
             images = open_list(out / INPUTS, found["list"])
             if append:
                 beside = (ref.output for ref in images)
-                found_now = find(sources, leave_out=out)
-                with NamedImages(found_now, out / WORK, beside=beside) as named:
+                new = images.unlisted(find(sources, leave_out=out))
+                with NamedImages(new, out / WORK, beside=beside) as named:
                     images = images.append(image_refs(named, table, plan.model.classes))
                 # Until then the job has the old list, which is still there.
                 _write_job(plan, sources, images)

@@ -7,26 +7,23 @@ Names are compared as file systems do that know neither case nor forms of accent
 """
 
 import hashlib
-import marshal
 import os
 import re
-import tempfile
-import zlib
 from array import array
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import IO, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DataError
-from ..files import write_error
 from ..image_labels import strip_image_suffix
 from .name_hashes import Hashes, HashSet, contains, fold, name_hash, repeated
 from .sources import Found
+from .spool import Spool
 
 MAX_BYTES = 255
 """Of a part of a path, on all usual file systems."""
@@ -35,7 +32,6 @@ SUFFIX_BYTES = 16
 
 _BASE_BYTES = MAX_BYTES - SUFFIX_BYTES
 _HASH_DIGITS = 8
-_CHUNK = 4096
 # A backslash and a drive's letter lead elsewhere on Windows.
 _UNSAFE = re.compile(r"[\0\\]|^[A-Za-z]:|^\.{0,2}\Z")
 
@@ -80,7 +76,7 @@ class NamedImages:
         Raises:
             DataError: two images would have the same output, because they have the same name.
         """
-        self._spool = _Spool(scratch)
+        self._spool = Spool(scratch)
         try:
             survey = _Survey(beside)
             for image in found:
@@ -140,7 +136,7 @@ class _Survey:
         extends_old = self._has_old and any(p in self._old for p in map(name_hash, _dotted(base)))
         self._doubtful.append(_HASHED if doubt else _FULL if extends_old else _STEM)
 
-    def forms(self, spool: "_Spool") -> NDArray[np.uint8]:
+    def forms(self, spool: Spool) -> NDArray[np.uint8]:
         """Of each image, in order: stem, full name or hashed name."""
         stems = np.frombuffer(self._stems, np.uint64)
         forms = np.frombuffer(self._doubtful, np.uint8).copy()
@@ -155,9 +151,7 @@ class _Survey:
             self._lengthen(forms, spool, (ordered, taken))
         return forms
 
-    def _lengthen(
-        self, forms: NDArray[np.uint8], spool: "_Spool", taken: tuple[Hashes, ...]
-    ) -> None:
+    def _lengthen(self, forms: NDArray[np.uint8], spool: Spool, taken: tuple[Hashes, ...]) -> None:
         """Takes the full name where that is unique, and the hashed one elsewhere."""
         longer = np.flatnonzero(forms)
         full, hashed = array("Q"), array("Q")
@@ -175,7 +169,7 @@ class _Survey:
         if len(same):
             self._refuse(spool, forms, int(same[0]))
 
-    def _refuse(self, spool: "_Spool", forms: NDArray[np.uint8], output: int) -> None:
+    def _refuse(self, spool: Spool, forms: NDArray[np.uint8], output: int) -> None:
         users = (
             image
             for image, form in zip(spool, forms.tolist(), strict=True)
@@ -266,53 +260,3 @@ def _output(name: str, form: int) -> str:
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
     kept = _cut(parts.full, _BASE_BYTES - 1 - _HASH_DIGITS)
     return f"{parts.folder}{kept}.{digest[:_HASH_DIGITS]}"
-
-
-class _Spool:
-    """Images on the disk, in chunks that are compressed."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        try:
-            self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        except OSError as error:
-            raise write_error(folder, error) from error
-        self._offsets: list[int] = []
-        self._open: list[tuple[object, ...]] = []
-
-    def close(self) -> None:
-        self._file.close()
-
-    def append(self, image: Found) -> None:
-        self._open.append(tuple(image))
-        if len(self._open) == _CHUNK:
-            self.finish()
-
-    def finish(self) -> None:
-        if self._open:
-            self._offsets.append(self._file.tell())
-            try:
-                self._file.write(zlib.compress(marshal.dumps(self._open), 1))
-                self._file.flush()
-            except OSError as error:
-                raise write_error(self._folder, error) from error
-            self._open = []
-
-    def __iter__(self) -> Iterator[Found]:
-        for number in range(len(self._offsets)):
-            yield from self._chunk(number)
-
-    def at(self, places: NDArray[np.int64]) -> Iterator[Found]:
-        """Images at ascending places."""
-        numbers = places // _CHUNK
-        for number in np.unique(numbers).tolist():
-            chunk = list(self._chunk(number))
-            for place in (places[numbers == number] % _CHUNK).tolist():
-                yield chunk[place]
-
-    def _chunk(self, number: int) -> Iterator[Found]:
-        start = self._offsets[number]
-        end = self._offsets[number + 1] if number + 1 < len(self._offsets) else None
-        self._file.seek(start)
-        data = self._file.read() if end is None else self._file.read(end - start)
-        return map(Found._make, marshal.loads(zlib.decompress(data)))

@@ -1,4 +1,4 @@
-"""The bytes and pixels of an image of the list, wherever they are; all that may go wrong is named."""
+"""The bytes and pixels of an image of the list; all that may go wrong has a code."""
 
 import os
 from typing import BinaryIO
@@ -63,13 +63,17 @@ def _from_file(ref: ImageRef, max_bytes: int) -> bytes:
         start, length = ref.span or (0, size)
         if length > max_bytes:
             raise _too_large(ref, length, max_bytes)
+        if start + length > size:
+            raise _truncated(ref, max(size - start, 0), length)
         try:
             file.seek(start)
             data = file.read(length)
         except OSError as error:
             raise read_error(ref.source, error) from error
         _unchanged_size(ref, file)  # not while it was read, either
-        return _whole(ref, data, length)
+    if len(data) != length:
+        raise _truncated(ref, len(data), length)
+    return data
 
 
 def _unchanged_size(ref: ImageRef, file: BinaryIO) -> int:
@@ -87,17 +91,17 @@ def _from_url(ref: ImageRef, max_bytes: int) -> bytes:
         raise _changed(ref)
     if len(data) > max_bytes:
         raise _too_large(ref, size if size is not None else len(data), max_bytes)
-    return _whole(ref, data, len(data) if ref.span is None else ref.span[1])
-
-
-def _whole(ref: ImageRef, data: bytes, length: int) -> bytes:
-    if len(data) != length:
-        raise BadImage(
-            "truncated",
-            f"image {ref.name!r} has {len(data)} bytes in {ref.source!r}, expected {length}: "
-            "make that file again",
-        )
+    if ref.span is not None and len(data) != ref.span[1]:
+        raise _truncated(ref, len(data), ref.span[1])
     return data
+
+
+def _truncated(ref: ImageRef, num_bytes: int, expected: int) -> BadImage:
+    return BadImage(
+        "truncated",
+        f"image {ref.name!r} has {num_bytes} bytes in {ref.source!r}, expected {expected}: "
+        "make that file again",
+    )
 
 
 def _too_large(ref: ImageRef, num_bytes: int, max_bytes: int) -> BadImage:
