@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,27 @@ def test_without_named_classes_the_classifier_decides(
     mixed[0, 0] = 1 - float(0 in found)  # one class is told, against the classifier
     used = graph.run(inputs | {"present": mixed})["used_classes"][0]
     assert set(np.flatnonzero(used)) == set(found) ^ {0}
+
+
+def test_a_number_between_0_and_1_is_a_threshold(
+    opened: Callable[..., ExportSource], tmp_path: Path
+) -> None:
+    source = opened()
+    write_graphs(source, source.networks, tmp_path, "fp32")
+    inputs = {"image": scene(80, 97)[None]}
+    with closing(
+        open_graph(tmp_path / "cam.onnx", backend="onnxruntime", device="cpu")
+    ) as classifier:
+        probabilities = classifier.run(inputs, ["probabilities"])["probabilities"]
+    for backend in ("onnxruntime", "torch"):
+        graph = open_graph(tmp_path / "label.onnx", backend=backend, device="cpu")
+        for factor in (0.99, 1.01):
+            feeds = inputs | {"present": probabilities * np.float32(factor)}
+            used = graph.run(feeds, ["used_classes"])["used_classes"]
+            assert used.all() if factor < 1 else not used.any()
+        mixed = probabilities * np.array([[0.99, 1.01, 0]], np.float32)
+        used = graph.run(inputs | {"present": mixed}, ["used_classes"])["used_classes"]
+        assert used.tolist() == [[1, 0, 0]]
 
 
 def test_images_may_come_as_planes(opened: Callable[..., ExportSource], tmp_path: Path) -> None:

@@ -91,6 +91,14 @@ def label(
         SharedMemory | None,
         typer.Option(help="With a server on this host; default auto: where it takes it."),
     ] = None,
+    threshold: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER|FILE",
+            help="Probability from which the classifier calls a class present; a JSON file of "
+            "`wsss eval --calibrate` has one for each. Default 0.5.",
+        ),
+    ] = None,
     formats: Annotated[
         str,
         typer.Option(
@@ -170,7 +178,7 @@ def label(
     with termination_as_interrupt(), progress() as shown:
         summary = label_in_bulk(
             images,
-            _model(model, by, crf, labels is not None, backend, device, server),
+            _model(model, by, crf, labels is not None, backend, device, server, threshold),
             out,
             settings=settings,
             labels_path=labels,
@@ -202,6 +210,7 @@ def _model(
     backend: Backend,
     device: GraphDevice,
     server: "TritonOptions | None",
+    threshold: str | None,
 ) -> "Model":
     from ..runtime.bundle import is_bundle
 
@@ -216,6 +225,7 @@ def _model(
             backend=backend,
             device=device,
             server=server,
+            threshold=threshold,
         )
     from ..training.run_model import run_model
 
@@ -228,7 +238,9 @@ def _model(
         raise ConfigError(
             f"'{folder}' is no bundle, and a run is computed by torch: choose another --device"
         )
-    return run_model(folder, kind=by, crf=crf, has_labels=has_labels, device=device)
+    return run_model(
+        folder, kind=by, crf=crf, has_labels=has_labels, device=device, threshold=threshold
+    )
 
 
 def _merge(images: list[str] | None, model: Path | None, out: Path, as_json: bool) -> None:

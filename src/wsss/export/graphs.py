@@ -270,12 +270,18 @@ def add_refinement(
 
 
 def _used_classes(graph: Builder, probabilities: str, settings: GraphSettings) -> str:
-    """(B, C): 1 for classes that were named, or found where nothing was said."""
+    """(B, C): 1 for classes that were named, or whose probability reaches its threshold.
+
+    `present` is 0 or 1 where that is known; below 0 the threshold is that of the run, between 0 and
+    1 it is the value itself.
+    """
     present = graph("Expand", "present", graph("Shape", probabilities))
-    found = graph("GreaterOrEqual", probabilities, graph.floats(settings.class_threshold))
-    named = graph("Greater", present, graph.floats(0.5))
-    is_unknown = graph("Less", present, graph.floats(0))
-    found = graph("And", is_unknown, found)
+    named = graph("GreaterOrEqual", present, graph.floats(1))
+    by_run = graph("GreaterOrEqual", probabilities, graph.floats(settings.class_threshold))
+    by_run = graph("And", by_run, graph("Less", present, graph.floats(0)))
+    by_value = graph("GreaterOrEqual", probabilities, present)
+    by_value = graph("And", by_value, graph("Greater", present, graph.floats(0)))
+    found = graph("Or", by_run, by_value)
     return graph("Cast", graph("Or", found, named), to=TensorProto.FLOAT)
 
 

@@ -71,6 +71,7 @@ class ExportSource:
             "classifier": {
                 "side": self.settings.classifier_side,
                 "threshold": self.settings.class_threshold,
+                "takes_thresholds": True,  # `present` between 0 and 1
             },
             "walk": recipe.walk.model_dump(mode="json"),
             "segmenter": recipe.segmenter.model_dump(

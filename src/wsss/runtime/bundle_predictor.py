@@ -56,12 +56,14 @@ class BundlePredictor:
         device: Device = "auto",
         threads: int | None = None,
         server: TritonOptions | None = None,
+        thresholds: Sequence[float] | None = None,
     ) -> None:
         """Check a bundle; see `open_bundle`, `open_graph` and `open_triton` for what is refused.
 
         Args:
             server: where the graphs run for the backend triton, and only for it; it must serve
                 this very bundle.
+            thresholds: see `present_input`.
         """
         if (backend == "triton") != (server is not None):
             raise ConfigError(
@@ -70,6 +72,13 @@ class BundlePredictor:
             )
         self.bundle: Bundle = open_bundle(folder)
         self.classes = self.bundle.classes
+        classifier = self.bundle.settings.get("classifier", {})
+        if thresholds is not None and not classifier.get("takes_thresholds"):
+            raise ArtifactError(
+                f"bundle '{folder}' was exported before its graphs took thresholds of classes: "
+                "export it again"
+            )
+        self._thresholds = thresholds
         self._options: dict[str, Any] = {"backend": backend, "device": device, "threads": threads}
         self._server = server
         self._graphs: dict[str, OpenGraph] = {}
@@ -193,7 +202,12 @@ class BundlePredictor:
         if kind == "segmenter" and any(each is not None for each in labels):
             raise ConfigError("a segmenter takes no image-level labels: leave them out")
         inputs = label_inputs(
-            images, labels, len(self.classes), self.bundle.layout, takes_classes=kind == "walk"
+            images,
+            labels,
+            len(self.classes),
+            self.bundle.layout,
+            takes_classes=kind == "walk",
+            thresholds=self._thresholds,
         )
         found = self.graph(GRAPH_OF[kind]).run(inputs, outputs)
         self._require_labels(found["label"], images)

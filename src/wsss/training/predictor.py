@@ -47,6 +47,7 @@ class RunPredictor:
 
     Attributes:
         classes: class names without background.
+        thresholds: probability from which the classifier calls a class present: of each, or of all.
     """
 
     def __init__(self, folder: str | Path, device: str = "auto") -> None:
@@ -66,6 +67,7 @@ class RunPredictor:
         self.device = choose_device(device)
         self._networks: dict[str, Network] = {}
         self.classes: tuple[str, ...] = ()
+        self.thresholds: float | NDArray[np.float64] = CLASS_THRESHOLD
         trained = [stage for stage in NETWORKS if self.has(stage)]
         if trained:
             self.network(trained[0], NETWORKS[trained[0]])
@@ -116,13 +118,11 @@ class RunPredictor:
         return affinity_features(network, image, self.recipe, self.device)
 
     @torch.no_grad()
-    def find_classes(
-        self, image: NDArray[np.uint8], threshold: float = CLASS_THRESHOLD
-    ) -> list[int]:
-        """Classes whose probability reaches the threshold, by the classifier alone."""
+    def find_classes(self, image: NDArray[np.uint8]) -> list[int]:
+        """Classes whose probability reaches `thresholds`, by the classifier alone."""
         classifier = self.network("cam", CamClassifier)
         probabilities = class_probabilities(classifier, image, self.recipe.cam, self.device)
-        return [int(index) for index in np.flatnonzero(probabilities >= threshold)]
+        return [int(index) for index in np.flatnonzero(probabilities >= self.thresholds)]
 
     def label(
         self,

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
+from ..runtime.bulk.class_thresholds import read_thresholds, require_classifier
 from ..runtime.bulk.model import Answer
 from ..runtime.bulk.writers.contract import Need
 from ..runtime.files import file_digest
@@ -31,6 +32,7 @@ class RunModel:
     device: str
     details: Mapping[str, Any]
 
+    thresholds: tuple[float, ...] | None = None
     in_flight: int = 1
     offers: frozenset[Need] = frozenset()
     workers: int = 0
@@ -43,7 +45,10 @@ class RunModel:
         """See `Model`."""
         if threads is not None:
             torch.set_num_threads(threads)
-        return OpenRun(RunPredictor(self.folder, self.device), self.kind, self.crf)
+        predictor = RunPredictor(self.folder, self.device)
+        if self.thresholds is not None:
+            predictor.thresholds = np.asarray(self.thresholds)
+        return OpenRun(predictor, self.kind, self.crf)
 
 
 class OpenRun:
@@ -72,6 +77,7 @@ def run_model(
     crf: bool | None = None,
     has_labels: bool = False,
     device: str = "auto",
+    threshold: str | None = None,
 ) -> RunModel:
     """A run that was looked at, so that what is wrong with it shows before any work.
 
@@ -79,6 +85,7 @@ def run_model(
         kind: cam, walk, labels or segmenter; default: labels with image labels, else segmenter.
         crf: with or without the recipe's dense CRF; default: see `RunPredictor.label`.
         has_labels: whether the job has image-level labels.
+        threshold: see `read_thresholds`.
 
     Raises:
         ConfigError, ArtifactError: see `RunPredictor`.
@@ -90,12 +97,17 @@ def run_model(
     if chosen == "segmenter" and has_labels:
         raise ConfigError("--by segmenter takes no image-level labels: leave --labels out")
     predictor = RunPredictor(folder, device)
+    thresholds = None
+    if threshold is not None:
+        require_classifier(chosen != "segmenter" and not has_labels)
+        thresholds = read_thresholds(threshold, predictor.classes)
     networks = (chosen,) if chosen in ("segmenter", "cam") else ("cam", "affinity")
     weights = [predictor.weights_path(name) for name in networks]
     details = {
         "run": {path.parent.name: file_digest(path) for path in weights},
         "by": chosen,
         "crf": crf,
+        "thresholds": thresholds,
         "recipe": predictor.recipe.model_dump(mode="json", include={"cam", "walk", "segmenter"}),
     }
-    return RunModel(folder.resolve(), predictor.classes, chosen, crf, device, details)
+    return RunModel(folder.resolve(), predictor.classes, chosen, crf, device, details, thresholds)

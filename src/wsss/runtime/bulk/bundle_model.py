@@ -12,6 +12,7 @@ from ...errors import ArtifactError, ConfigError
 from ..backends.choose import Backend, Device
 from ..backends.triton_options import TritonOptions
 from ..bundle_predictor import BundleKind, BundlePredictor, Labelled
+from .class_thresholds import read_thresholds, require_classifier
 from .model import Answer
 from .writers.contract import Need
 
@@ -27,6 +28,7 @@ class BundleModel:
         computes: what runs the graphs; of a server, what it computes with: a job may go on with
             another one, or without.
         workers: see `Model`.
+        thresholds: of the classifier, where no image-level labels are given; None: the run's.
         server: of the backend triton; several images are then under way at once.
     """
 
@@ -40,6 +42,7 @@ class BundleModel:
     computes: str
     workers: int | None
     server: TritonOptions | None = None
+    thresholds: tuple[float, ...] | None = None
 
     @property
     def in_flight(self) -> int:
@@ -58,6 +61,7 @@ class BundleModel:
             "by": self.kind,
             "crf": self.crf,
             "backend": self.computes,
+            "thresholds": self.thresholds,
         }
 
     def open(self, threads: int | None) -> "OpenBundle":
@@ -67,7 +71,8 @@ class BundleModel:
             ArtifactError: the bundle was exchanged since the job began; see `BundlePredictor`.
         """
         options: dict[str, Any] = {"backend": self.backend, "device": self.device}
-        predictor = BundlePredictor(self.folder, threads=threads, server=self.server, **options)
+        options |= {"server": self.server, "thresholds": self.thresholds}
+        predictor = BundlePredictor(self.folder, threads=threads, **options)
         if predictor.bundle.digest != self.digest:
             raise ArtifactError(
                 f"'{self.folder}' was exchanged while it labels: put the bundle back, or begin the "
@@ -112,6 +117,7 @@ def bundle_model(
     backend: Backend = "auto",
     device: Device = "auto",
     server: TritonOptions | None = None,
+    threshold: str | None = None,
 ) -> BundleModel:
     """A bundle that was opened once, so that what is wrong with it shows before any work.
 
@@ -119,6 +125,7 @@ def bundle_model(
         kind: walk, segmenter, or labels: the walk with the CRF, unless `crf` is False; default:
             walk with image labels, else segmenter.
         has_labels: whether the job has image-level labels.
+        threshold: see `read_thresholds`.
 
     Raises:
         ConfigError, ArtifactError, MissingDependencyError, ServerError: see `BundlePredictor`.
@@ -129,6 +136,10 @@ def bundle_model(
         chosen = _kind("walk" if kind == "labels" else kind, predictor, has_labels)
         if chosen == "segmenter" and has_labels:
             raise ConfigError("--by segmenter takes no image-level labels: leave --labels out")
+        thresholds = None
+        if threshold is not None:
+            require_classifier(chosen == "walk" and not has_labels)
+            thresholds = read_thresholds(threshold, predictor.classes)
         if crf:
             from ..bundle_crf import crf_settings
 
@@ -145,6 +156,7 @@ def bundle_model(
             described.backend,
             None if described.device == "cpu" and server is None else 1,
             server,
+            thresholds,
         )
     finally:
         predictor.close()

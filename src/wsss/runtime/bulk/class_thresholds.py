@@ -1,0 +1,69 @@
+"""Probabilities from which the classifier calls a class present, as a user gives them."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...errors import ConfigError, DataError
+from ..files import read_file
+
+_MAX_BYTES = 1 << 20
+
+
+def read_thresholds(text: str, classes: Sequence[str]) -> tuple[float, ...]:
+    """A threshold for each class.
+
+    Args:
+        text: one number for all, or the path of a JSON file {"cat": 0.4, "dog": 0.6}, as `wsss eval
+            --calibrate` writes it.
+
+    Raises:
+        ConfigError: neither, classes missing or unknown, or a number outside of (0, 1).
+        DataError: the file cannot be read.
+    """
+    try:
+        values = [float(text)] * len(classes)
+    except ValueError:
+        values = _from_file(text, classes)
+    for name, value in zip(classes, values, strict=True):
+        if not 0 < value < 1:
+            raise ConfigError(
+                f"the threshold of class '{name}' is {value}, expected a number between 0 and 1"
+            )
+    return tuple(values)
+
+
+def require_classifier(is_asked: bool) -> None:
+    """Refuse thresholds of a classifier that a job does not ask.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if not is_asked:
+        raise ConfigError(
+            "--threshold is of the classifier, which neither --by segmenter nor --labels asks: "
+            "leave it out, or label --by walk"
+        )
+
+
+def _from_file(path: str, classes: Sequence[str]) -> list[float]:
+    if not Path(path).is_file():
+        raise ConfigError(
+            f"--threshold is '{path}', expected a number between 0 and 1, or a JSON file with one "
+            "for each class"
+        )
+    try:
+        found = json.loads(read_file(path, max_bytes=_MAX_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"'{path}' is no JSON file: {error}") from error
+    if not isinstance(found, dict):
+        raise DataError(f'\'{path}\' holds no object like {{"cat": 0.4, "dog": 0.6}}')
+    differing = sorted(set(found) ^ set(classes))
+    if differing:
+        raise ConfigError(
+            f"'{path}' and the model differ in the classes {', '.join(differing)}: give each class "
+            "of the model a threshold"
+        )
+    values = [found[name] for name in classes]
+    return [v if isinstance(v, int | float) and type(v) is not bool else math.nan for v in values]
