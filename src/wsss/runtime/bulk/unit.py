@@ -32,7 +32,6 @@ from .sinks import FolderSink, Sink, TarSink
 from .writers import open_writers
 from .writers.contract import JobView, Writer
 
-STAGES = ("read", "wait", "network", "encode", "write")
 ENTRIES = "entries"
 _BESIDE_THE_NETWORK = 2
 """Images that are read or written while others compute."""
@@ -101,7 +100,7 @@ class UnitLabeller:
             with Marks.create(out, name, len(refs)) as marks:
                 work = _Work(self._plan, self._model, self._writers, sink, clock, marks, first)
                 done = work.run(refs, kept, task)
-            with clock.stage("write"):
+            with clock.stage("commit"):
                 for format_name in self._writers:
                     lines = [(each.record.index, each.entries.get(format_name)) for each in done]
                     if any(entry is not None for _, entry in lines):
@@ -217,7 +216,8 @@ class _Work:
             if isinstance(answer, Answer):
                 done[place] = self._finish(place, refs[place], pixels[place], answer)
             else:
-                done[place] = self._failure(place, refs[place], "model-failed", str(answer))
+                code = "timeout" if isinstance(answer, DeadlineError) else "model-failed"
+                done[place] = self._failure(place, refs[place], code, str(answer))
         for place in refs:
             self.marks.end(place)
         return done
