@@ -1,6 +1,6 @@
 """What labelling jobs survive: kills of all processes, of single workers, and at system calls.
 
-    python benchmarks/bulk_kill.py --rounds 50 --kills 2 --workers-killed 20 --calls 200
+    python benchmarks/bulk_kill.py --rounds 50 --kills 2 --workers-killed 20 --calls 200 --full 30
 
 A quick model takes the place of a network, so that hundreds of jobs fit into minutes; everything
 else is the real thing. Prints one JSON object. Needs `strace` for --calls.
@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -69,6 +68,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=2, help="in each round")
     parser.add_argument("--workers-killed", type=int, default=20)
     parser.add_argument("--calls", type=int, default=200, help="system calls at which to kill")
+    parser.add_argument("--full", type=int, default=30, help="... at which the disk is full")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--job", nargs=3, metavar=("IMAGES", "OUT", "WORKERS"))
     arguments = parser.parse_args()
@@ -89,7 +89,8 @@ def main() -> None:
             "files": len(expected),
             "kills": group_kills(arguments, images, expected, folder, chance),
             "workers": worker_kills(arguments, images, expected, folder, chance),
-            "calls": call_kills(arguments, images, expected, folder),
+            "calls": at_calls(arguments.calls, "signal=SIGKILL", images, expected, folder),
+            "full_disk": at_calls(arguments.full, "error=ENOSPC", images, expected, folder),
         }
     print(json.dumps(found, indent=2))
 
@@ -219,25 +220,26 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def call_kills(
-    arguments: argparse.Namespace, images: Path, expected: Mapping[str, bytes], folder: Path
+def at_calls(
+    points: int, what: str, images: Path, expected: Mapping[str, bytes], folder: Path
 ) -> dict[str, Any]:
-    """At the n-th rename or flush of any thread of a job in one process, for every n."""
-    if not arguments.calls or shutil.which("strace") is None:
-        return {"points": 0, "why": "strace is not installed"} if arguments.calls else {}
-    counts, killed = [], 0
-    for number in range(1, arguments.calls + 1):
+    """Something that happens at the n-th rename or flush of any thread of a job, for every n."""
+    if not points or shutil.which("strace") is None:
+        return {"points": 0, "why": "strace is not installed"} if points else {}
+    counts, ended, said_so = [], 0, 0
+    for number in range(1, points + 1):
         out = folder / "calls"
-        inject = f"inject={CALLS}:signal=SIGKILL:when={number}"
+        inject = f"inject={CALLS}:{what}:when={number}"
         trace = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={CALLS}")
         process = job(images, out, 0, *trace, "-e", inject)
         _, said = process.communicate(timeout=300)
-        assert re.search(r"ptrace|PTRACE", said) is None, said
-        killed += process.returncode != 0
+        ended += process.returncode != 0
+        said_so += "No space left on device: free space" in said
         finish(images, out, 0)
         counts.append(differences(out, expected))
         shutil.rmtree(out)
-    return {"points": arguments.calls, "killed": killed, **added(counts)}
+    told = {"told": said_so} if "ENOSPC" in what else {}
+    return {"points": points, "ended": ended, **told, **added(counts)}
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from .records import read_summary, recorded_units
 from .summary import JobCounts, count_records, write_results, write_summary
 from .timings import TIMINGS, timing_line
 from .unit import Task, UnitOutcome
-from .writers import open_writers, writer_class
+from .writers import open_writers
 from .writers.contract import JobView
 
 _WORKER_BYTES = 3 << 29
@@ -116,6 +116,8 @@ def label_in_bulk(
     """
     if shard is not None and (overwrite or append):
         raise ConfigError("--shard is a part of a job: neither --overwrite nor --append fits")
+    if workers is not None and workers < 0:
+        raise ConfigError(f"--workers is {workers}, expected 0 or more")
     settings = settings or Settings()
     _require_offers(model, settings)
     table = read_label_table(labels_path, classes=model.classes) if labels_path else None
@@ -161,6 +163,7 @@ def finish(out: Path) -> JobCounts:
         ArtifactError: no job, or a damaged one; ConfigError: units are missing, or a format's
         package is.
     """
+    read_job(out)  # no lock in a folder that is none of ours
     with whole_job(out):
         job = read_job(out)
         images = open_list(out / INPUTS, job["list"])
@@ -187,8 +190,10 @@ def _write_results(
 
 
 def _require_offers(model: Model, settings: Settings) -> None:
-    """Refuse formats that need what the model does not tell."""
-    needs = {f"--format {name}": writer_class(name).needs for name in settings.writers}
+    """Refuse formats that do not exist, or need what the model does not tell."""
+    writers = open_writers(settings.writers, JobView(model.classes, voc_palette(), {}))
+    options = [f"--format {name}" for name in settings.writers]
+    needs = {option: each.needs for option, each in zip(options, writers, strict=True)}
     if settings.min_confidence is not None:
         needs["--min-confidence"] = frozenset({"confidence"})
     for option, wanted in needs.items():
@@ -213,8 +218,6 @@ def _tasks(out: Path, units: Iterable[int], retry_failed: bool) -> list[Task]:
 def _num_workers(asked: int | None, model: Model, num_units: int) -> int:
     asked = model.workers if asked is None else asked
     if asked is not None:
-        if asked < 0:
-            raise ConfigError(f"--workers is {asked}, expected 0 or more")
         return min(asked, num_units)
     return min(num_units, num_cores(), max(1, _free_bytes() // _WORKER_BYTES))
 
