@@ -19,9 +19,9 @@ from typing import Any
 
 from ...errors import ArtifactError, ConfigError
 from ...version import __version__
-from ..files import atomic_write_bytes, read_file, write_error
+from ..files import read_file, write_error
 from ..image_labels import LabelTable
-from .durable import WORK
+from .durable import WORK, write_durably
 from .frozen_list import FrozenList, freeze, open_list, unit_size_for
 from .given_labels import image_refs
 from .lock import while_freezing
@@ -63,6 +63,8 @@ def claim(
     """
     out = plan.out
     with while_freezing(out):
+        for left in (out / INPUTS).glob(".*.tmp"):  # of one that was killed while it froze
+            left.unlink()
         if overwrite and (out / JOB).is_file():
             _remove_all(out)
         if not (out / JOB).is_file():
@@ -133,7 +135,7 @@ def _write_job(plan: Plan, sources: Sequence[str], images: FrozenList) -> None:
         "list": images.digest,
     }
     text = json.dumps(content, indent=2, sort_keys=True)
-    atomic_write_bytes(plan.out / JOB, text.encode("ascii"))
+    write_durably(plan.out / JOB, text.encode("ascii"), plan.out / WORK)
 
 
 def _require_same(plan: Plan, sources: Sequence[str], append: bool) -> dict[str, Any]:

@@ -7,6 +7,7 @@ record of a unit is the same whoever writes it.
 
 import fcntl
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from ...errors import ConfigError
 from ..files import make_folder, write_error
 from .durable import WORK
 
+_LOCK = ".lock"
 _FREEZE_S = 3600.0
 """A list of ten million images is frozen in less time."""
 _PAUSE_S = 0.2
@@ -30,21 +32,22 @@ def whole_job(out: Path) -> Iterator[None]:
         ConfigError: somebody does; the message tells which process.
         ArtifactError: the folder cannot be written.
     """
-    with _open(out, "job.lock") as descriptor:
+    with _open(out, f"job{_LOCK}") as descriptor:
         if not _try(descriptor, fcntl.LOCK_EX):
-            raise _taken(out, "job.lock")
+            raise _taken(out, f"job{_LOCK}")
         _sign(descriptor)
+        _remove_leftovers(out)
         yield
 
 
 @contextmanager
 def one_shard(out: Path, shard: str) -> Iterator[None]:
     """Nobody else works on this shard, and nobody on the whole job; see `whole_job`."""
-    with _open(out, "job.lock") as job, _open(out, f"shard-{shard}.lock") as own:
+    with _open(out, f"job{_LOCK}") as job, _open(out, f"shard-{shard}{_LOCK}") as own:
         if not _try(job, fcntl.LOCK_SH):
-            raise _taken(out, "job.lock")
+            raise _taken(out, f"job{_LOCK}")
         if not _try(own, fcntl.LOCK_EX):
-            raise _taken(out, f"shard-{shard}.lock")
+            raise _taken(out, f"shard-{shard}{_LOCK}")
         _sign(own)
         yield
 
@@ -52,14 +55,23 @@ def one_shard(out: Path, shard: str) -> Iterator[None]:
 @contextmanager
 def while_freezing(out: Path) -> Iterator[None]:
     """Shards that begin together wait here for the first of them to freeze the list."""
-    with _open(out, "list.lock") as descriptor:
+    with _open(out, f"list{_LOCK}") as descriptor:
         end = time.monotonic() + _FREEZE_S
         while not _try(descriptor, fcntl.LOCK_EX):
             if time.monotonic() > end:
-                raise _taken(out, "list.lock")
+                raise _taken(out, f"list{_LOCK}")
             time.sleep(_PAUSE_S)
         _sign(descriptor)
         yield
+
+
+def _remove_leftovers(out: Path) -> None:
+    """What killed workers have left: nobody else is there who could still need it."""
+    for path in (out / WORK).iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.suffix != _LOCK:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

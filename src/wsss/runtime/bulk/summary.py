@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ...version import __version__
-from ..files import atomic_write_bytes, write_error
+from ..files import write_error
 from ..palette import IGNORE_INDEX
-from .durable import WORK
+from .durable import WORK, write_durably
 from .frozen_list import FrozenList
 from .json_lines import read_lines
 from .records import OK, read_images, read_summary, recorded_units
@@ -120,7 +120,7 @@ def write_summary(out: Path, counts: JobCounts, job: JobView) -> None:
         "time": add_timings(out),
     }
     text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
-    atomic_write_bytes(out / SUMMARY, (text + "\n").encode("ascii"))
+    write_durably(out / SUMMARY, (text + "\n").encode("ascii"), out / WORK)
 
 
 @dataclass(frozen=True)
