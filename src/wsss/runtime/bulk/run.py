@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -255,11 +256,16 @@ class _Watcher:
     def __init__(self, task: ProgressTask, progress: Progress, failed: int) -> None:
         self._task, self._progress, self._failed = task, progress, failed
         self._through = self._shown = 0
+        self._started = time.monotonic()
+        self._figures: dict[str, float] = {}
 
     def through(self, outcome: UnitOutcome) -> None:
         """A unit was committed."""
         self._through += outcome.summary.num_images
         self._failed += outcome.summary.num_failed
+        seconds = outcome.seconds
+        if seconds["all"]:
+            self._figures["idle_percent"] = 100 * seconds["idle"] / seconds["all"]
         self._show(self._through)
 
     def under_way(self, ended: int) -> None:
@@ -275,5 +281,7 @@ class _Watcher:
     def _show(self, images: int) -> None:
         # A unit that a dead worker had begun counts from the start again.
         if images > self._shown:
-            self._task.advance(images - self._shown, failed=self._failed)
+            rate = images / (time.monotonic() - self._started)
+            figures = {"failed": self._failed, "per_s": rate, **self._figures}
+            self._task.advance(images - self._shown, **figures)
             self._shown = images
