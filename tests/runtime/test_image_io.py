@@ -3,8 +3,10 @@
 import errno
 import io
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,6 +163,33 @@ def test_a_user_limit_of_opencv_is_kept() -> None:
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "12345"
+
+
+def size_in_a_process(path: Path, limit: int) -> str:
+    code = f"""
+from wsss.errors import DataError
+from wsss.runtime.image_io import image_size
+try:
+    print(image_size({os.fspath(path)!r}, max_pixels=400_000_000))
+except DataError as error:
+    print(error)
+"""
+    environment = dict(os.environ, OPENCV_IO_MAX_IMAGE_PIXELS=str(limit))
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    return result.stdout.strip()
+
+
+def test_a_process_that_is_started_for_huge_images_takes_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    data = bytearray(encoded(Image.new("L", (3, 2)), "PNG"))
+    data[16:24] = struct.pack(">II", 20_000, 20_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    path.write_bytes(data)
+    assert size_in_a_process(path, 400_000_000) == "(20000, 20000)"
+    assert "has more than 178956970 pixels" in size_in_a_process(path, 178_956_970)
+    assert "has more than 300000000 pixels" in size_in_a_process(path, 300_000_000)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (64, 7), (1, 300)])

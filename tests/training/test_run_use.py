@@ -12,6 +12,7 @@ from tiny_run import CLASSES, NUM_TRAIN, NUM_VAL, copy_run
 from wsss.errors import ArtifactError, ConfigError
 from wsss.runtime.bulk.job import read_job
 from wsss.runtime.bulk.run import label_in_bulk
+from wsss.runtime.graph_inputs import AnyOf
 from wsss.runtime.image_io import read_image, read_label_map
 from wsss.runtime.score_maps import load_score_maps
 from wsss.training.data.image_set import ImageSet
@@ -43,6 +44,17 @@ def test_a_predictor_labels_any_image(finished_run: Path, tiny_images: ImageSet)
     assert found == [0, 1]
     assert predictor.find_classes(image, 1.1) == []
     assert predictor.label(image[:1, :1]).shape == (1, 1)
+
+
+def test_of_classes_that_may_be_there_the_classifier_chooses(
+    finished_run: Path, tiny_images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = RunPredictor(finished_run, "cpu")
+    image = read_image(tiny_images.select("val").samples[0].image_path)
+    for found in ([], [0], [1], [0, 1]):
+        monkeypatch.setattr(predictor, "find_classes", lambda image, found=found: found)
+        maps = predictor.score_maps(image, AnyOf((1,)), "walk")
+        assert maps.classes.tolist() == [index for index in found if index == 1]
 
 
 def test_a_predictor_repeats_the_run(finished_run: Path, tiny_images: ImageSet) -> None:

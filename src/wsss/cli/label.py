@@ -115,13 +115,29 @@ def label(
         int, typer.Option(help="Images of equal size in the network together; for GPUs.")
     ] = 1,
     max_pixels: Annotated[
-        int | None, typer.Option(help="Larger images fail; default 100,000,000.")
+        int | None,
+        typer.Option(help="Larger images fail; default 100,000,000, at most 536,870,912."),
+    ] = None,
+    tile_pixels: Annotated[
+        int | None,
+        typer.Option(help="Larger images are labelled in overlapping tiles; default 4,194,304."),
     ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
             help="Processes; default: one a core for a bundle on the CPU, else one; 0: none but "
             "this one, which dies with an image that kills it."
+        ),
+    ] = None,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="local: processes of this machine; ray: actors, a core or GPU each."),
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="Running Ray cluster whose nodes share the disk, auto or HOST:PORT; default: one "
+            "is started on this machine."
         ),
     ] = None,
     shard: Annotated[
@@ -164,7 +180,7 @@ def label(
         return
     if not images or model is None:
         raise ConfigError("nothing to label: give IMAGES and --model (only --merge needs neither)")
-    from ..runtime.bulk.plan import Settings
+    from ..runtime.bulk.plan import DEFAULT_TILE_PIXELS, Settings
     from ..runtime.bulk.run import Shard, label_in_bulk
     from ..runtime.image_io import DEFAULT_MAX_PIXELS
 
@@ -173,6 +189,7 @@ def label(
         min_confidence=min_confidence,
         batch=batch,
         max_pixels=DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels,
+        tile_pixels=DEFAULT_TILE_PIXELS if tile_pixels is None else tile_pixels,
     )
     part = Shard.parse(shard) if shard is not None else None
     with termination_as_interrupt(), progress() as shown:
@@ -183,6 +200,8 @@ def label(
             settings=settings,
             labels_path=labels,
             workers=workers,
+            engine=engine,
+            ray_address=ray_address,
             shard=part,
             overwrite=overwrite,
             append=append,

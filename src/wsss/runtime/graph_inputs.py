@@ -13,6 +13,10 @@ UNKNOWN = -1.0
 absent, 1: it is there; a number between is a threshold in place of the run's."""
 
 
+class AnyOf(tuple[int, ...]):
+    """Classes that may be in an image: the classifier decides which of them are, no others."""
+
+
 def image_input(images: NDArray[np.uint8], layout: Layout) -> NDArray[np.uint8]:
     """(B, H, W, 3) uint8 RGB in the layout of a graph."""
     if layout == "nhwc":
@@ -28,14 +32,17 @@ def present_input(
     """(B, C) float32 for the input `present`: 1 for the classes of each image, 0 for others.
 
     Args:
-        classes: in each image; None leaves them to the classifier.
+        classes: in each image; None, and those of `AnyOf`, are left to the classifier.
         thresholds: probabilities from which it calls each class present, in (0, 1); None: that of
             the graph.
     """
     present = np.zeros((len(classes), num_classes), np.float32)
     for row, indices in zip(present, classes, strict=True):
+        found = np.full(num_classes, UNKNOWN) if thresholds is None else np.asarray(thresholds)
         if indices is None:
-            row[:] = UNKNOWN if thresholds is None else thresholds
+            row[:] = found
+        elif isinstance(indices, AnyOf):
+            row[list(indices)] = found[list(indices)]
         else:
             row[list(indices)] = 1
     return present
@@ -54,7 +61,7 @@ def label_inputs(
 
     Args:
         images: (B, H, W, 3) uint8 RGB.
-        classes: in each image; None leaves them to the classifier.
+        classes: in each image; None, and those of `AnyOf`, are left to the classifier.
         takes_classes: whether the graph has the input `present`.
         thresholds: see `present_input`.
     """

@@ -16,9 +16,13 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
-# OpenCV reads its own limit once, at import. Twice Pillow's threshold is where Pillow refuses too.
-LARGEST_MAX_PIXELS = 178_956_970
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(LARGEST_MAX_PIXELS))
+PIXEL_LIMIT_VARIABLE = "OPENCV_IO_MAX_IMAGE_PIXELS"
+"""OpenCV reads its own limit from the environment once, at import; ours is the same one."""
+USUAL_PIXEL_LIMIT = 178_956_970
+"""Twice Pillow's threshold, where Pillow refuses by itself."""
+LARGEST_MAX_PIXELS = 1 << 29
+"""At 3 bytes a pixel, what C libraries still count in an int."""
+os.environ.setdefault(PIXEL_LIMIT_VARIABLE, str(USUAL_PIXEL_LIMIT))
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
@@ -33,6 +37,14 @@ from .palette import voc_palette  # noqa: E402
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 DEFAULT_MAX_PIXELS = 100_000_000
+
+
+# A suffix as in 400MB is OpenCV's own affair: then the usual limit is ours.
+_wanted = os.environ[PIXEL_LIMIT_VARIABLE]
+PIXEL_LIMIT = min(int(_wanted), LARGEST_MAX_PIXELS) if _wanted.isdecimal() else USUAL_PIXEL_LIMIT
+"""Largest image that this process can decode; a process that needs more is started with more."""
+if PIXEL_LIMIT > USUAL_PIXEL_LIMIT:
+    Image.MAX_IMAGE_PIXELS = -(-PIXEL_LIMIT // 2)  # Pillow refuses above twice this
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 _ORIENTATION_TAG = 0x0112
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*")
@@ -75,7 +87,7 @@ def decode_image(
             mode (grey, palette, CMYK, with alpha); 16 bits are scaled to 8, alpha is dropped, the
             first frame is taken.
         name: what errors call the image.
-        max_pixels: refused above, before decoding; at most 178,956,970.
+        max_pixels: refused above, before decoding; `PIXEL_LIMIT` counts as well.
 
     Returns:
         (H, W, 3) uint8 RGB, EXIF orientation applied.
@@ -99,7 +111,9 @@ def decode_image(
         decoded = None
     if decoded is None or decoded.dtype != np.uint8:
         raise _damaged(name)
-    pixels = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+    # Under the same name: two copies of a huge image are enough.
+    decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+    pixels = decoded.astype(np.uint8, copy=False)
     if header.format != "TIFF":  # whose decoder turns the picture whatever the flag says
         pixels = _apply_orientation(pixels, header.orientation)
     if pixels.shape != (*header.displayed_size, 3):
@@ -265,8 +279,7 @@ def _parse_header(file: io.BufferedIOBase, name: str, max_pixels: int) -> _Heade
     except Image.DecompressionBombError as error:
         raise BadImage(
             "too-large",
-            f"image {name!r} has more than {min(max_pixels, LARGEST_MAX_PIXELS)} pixels: "
-            "make it smaller",
+            f"image {name!r} has more than {min(max_pixels, PIXEL_LIMIT)} pixels: make it smaller",
         ) from error
     except UnidentifiedImageError as error:
         raise _unidentified(file, name) from error

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import ArtifactError, DataError
 from ..runtime.cam import normalise_cam
+from ..runtime.graph_inputs import AnyOf
 from ..runtime.image_io import read_image
 from ..runtime.pseudo_labels import label_from_scores
 from ..runtime.score_maps import ScoreMaps
@@ -99,11 +100,14 @@ class RunPredictor:
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            labels: classes in the image; None: those the classifier finds.
+            labels: classes in the image; None: those the classifier finds; `AnyOf`: those of them
+                that it finds.
         """
         classifier = self.network("cam", CamClassifier)
         if labels is None:
             labels = self.find_classes(image)
+        elif isinstance(labels, AnyOf):
+            labels = [index for index in self.find_classes(image) if index in labels]
         activation = image_activation(classifier, image, self.recipe.cam, self.device)
         maps = normalise_cam(activation, labels, (image.shape[0], image.shape[1]))
         if kind == "cam":

@@ -97,15 +97,16 @@ class OpenBundle:
                 for image, classes in zip(images, labels, strict=True)
             ]
         found = self._predictor.predict_batch(np.stack(images), labels, self._kind)
-        return [_answer(each) for each in found]
+        return [self._answer(each) for each in found]
 
     def close(self) -> None:
         """See `OpenModel`."""
         self._predictor.close()
 
-
-def _answer(found: Labelled) -> Answer:
-    return Answer(found.label, found.confidence, found.scores)
+    def _answer(self, found: Labelled) -> Answer:
+        # A segmenter's scores are of the image's size, where both rules are one.
+        align = self._predictor.bundle.align
+        return Answer(found.label, found.confidence, found.scores, align=align)
 
 
 def bundle_model(

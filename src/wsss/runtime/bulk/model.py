@@ -19,12 +19,14 @@ class Answer:
         confidence: (H, W) float32 in [0, 1], of that label; None where the model has none.
         scores: (C + 1, h, w) float32, plane 0 the background; None as before.
         change: share of the walk's grid whose label differs from the CAM's; None as before.
+        align: how the grid of the scores lies on the pixels; see `geometry.Align`.
     """
 
     label: NDArray[np.uint8]
     confidence: NDArray[np.float32] | None = None
     scores: NDArray[np.float32] | None = None
     change: float | None = None
+    align: str = "reference"
 
 
 class OpenModel(Protocol):
@@ -37,7 +39,8 @@ class OpenModel(Protocol):
 
         Args:
             images: (H, W, 3) uint8 RGB.
-            labels: class indices of each; None: those that the classifier finds.
+            labels: class indices of each; None: those that the classifier finds; `AnyOf`: those
+                of them that it finds.
 
         Raises:
             DataError, ShapeError, DeadlineError: it fails on these images; any other error ends

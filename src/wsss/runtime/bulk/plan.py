@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
-from ..image_io import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
+from ..image_io import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS, USUAL_PIXEL_LIMIT
 from .model import Model
 
 INPUTS = "inputs"
 """Folder of the frozen list."""
 TAR = "tar"
 """Among the formats: not one by itself, but all others packed into a tar a unit."""
+DEFAULT_TILE_PIXELS = 1 << 22
+"""2048 x 2048: of these the walk of a ResNet50 bundle with 20 classes takes some 8 GB."""
+_LEAST_TILE_PIXELS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,9 @@ class Settings:
     batch: int = 1
     """Images of equal size that go through the network together, >= 1; within a unit."""
     max_pixels: int = DEFAULT_MAX_PIXELS
-    """Larger images fail."""
+    """Larger images fail; above 178,956,970 images are decoded by workers alone, see `pool`."""
+    tile_pixels: int = DEFAULT_TILE_PIXELS
+    """Larger images are labelled in tiles of at most as many pixels, >= 65,536; see `tiles`."""
 
     def __post_init__(self) -> None:
         if not self.formats or set(self.formats) == {TAR}:
@@ -45,11 +50,20 @@ class Settings:
             raise ConfigError(
                 f"--max-pixels is {self.max_pixels}, expected 1 to {LARGEST_MAX_PIXELS}"
             )
+        if self.tile_pixels < _LEAST_TILE_PIXELS:
+            raise ConfigError(
+                f"--tile-pixels is {self.tile_pixels}, expected at least {_LEAST_TILE_PIXELS}"
+            )
 
     @property
     def as_tar(self) -> bool:
         """Whether files are packed."""
         return TAR in self.formats
+
+    @property
+    def takes_huge(self) -> bool:
+        """Whether there may be images that decoders refuse unless they are told."""
+        return self.max_pixels > USUAL_PIXEL_LIMIT
 
     @property
     def writers(self) -> tuple[str, ...]:
@@ -84,6 +98,7 @@ class Plan:
             "min_confidence": self.settings.min_confidence,
             "batch": self.settings.batch,
             "max_pixels": self.settings.max_pixels,
+            "tile_pixels": min(self.settings.tile_pixels, self.settings.max_pixels),
         }
         ordered: dict[str, Any] = json.loads(self._text(settings))
         return ordered

@@ -12,18 +12,20 @@ import signal
 import threading
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from ...errors import WsssError
+from ..image_io import PIXEL_LIMIT_VARIABLE
 from .marks import clear, num_ended, under_way
-from .plan import Plan
+from .plan import Plan, Settings
 from .records import unit_name
 from .unit import Task, UnitLabeller, UnitOutcome
 
@@ -54,6 +56,17 @@ class Attempt:
         return Attempt(replace(task, alone=task.alone | suspects, dead=dead), deaths)
 
 
+@dataclass
+class Worker:
+    """Someone who labels units, one at a time."""
+
+    attempt: Attempt | None = None
+    has_worked: bool = False
+
+
+AnyWorker = TypeVar("AnyWorker", bound=Worker)
+
+
 class Watcher(Protocol):
     """Who wants to know how it goes."""
 
@@ -62,6 +75,11 @@ class Watcher(Protocol):
 
     def stopping(self, seconds: float) -> None:
         """Units under way get these seconds to finish."""
+
+
+def worker_environment(settings: Settings) -> dict[str, str]:
+    """Variables that must be there when a worker starts: decoders read their limit only once."""
+    return {PIXEL_LIMIT_VARIABLE: str(settings.max_pixels)} if settings.takes_huge else {}
 
 
 def label_here(plan: Plan, tasks: Iterable[Task]) -> Iterator[UnitOutcome]:
@@ -86,7 +104,11 @@ def label_in_processes(
         WsssError: what a worker raised, which is no fault of an image; or workers that die before
         they begin.
     """
-    pool = _Pool(plan, num_workers, watcher)
+    yield from outcomes(_ProcessPool(plan, num_workers, watcher), tasks)
+
+
+def outcomes(pool: "Pool[AnyWorker]", tasks: Iterable[Task]) -> Iterator[UnitOutcome]:
+    """What a pool makes of units; see `label_in_processes`."""
     try:
         yield from pool.run(iter(tasks))
     except (GeneratorExit, KeyboardInterrupt):
@@ -96,22 +118,45 @@ def label_in_processes(
         pool.end()
 
 
-@dataclass
-class _Worker:
-    process: BaseProcess
-    pipe: Connection
-    attempt: Attempt | None = None
-    has_worked: bool = False
+Message = UnitOutcome | BaseException
+"""What a worker says of its unit."""
 
 
-class _Pool:
+@dataclass(frozen=True)
+class Death:
+    """Instead of a message, with what is known of the cause."""
+
+    cause: str
+
+
+class Pool(ABC, Generic[AnyWorker]):
+    """Gives units to workers, and begins again what dead ones had; kinds of workers differ."""
+
     def __init__(self, plan: Plan, num_workers: int, watcher: Watcher) -> None:
-        # fork would copy the threads' locks of onnxruntime and torch in whatever state they are.
-        self._context = multiprocessing.get_context("spawn")
-        self._plan, self._num_workers, self._watcher = plan, num_workers, watcher
-        self._workers: list[_Worker] = []
+        self.plan, self._num_workers, self._watcher = plan, num_workers, watcher
+        self.workers: list[AnyWorker] = []
         self._again: deque[Attempt] = deque()
         self._deaths_at_start = 0
+
+    @abstractmethod
+    def start(self) -> AnyWorker:
+        """One more worker."""
+
+    @abstractmethod
+    def send(self, worker: AnyWorker, task: Task) -> None:
+        """Let it begin with a unit; if it is dead, `hear` will tell."""
+
+    @abstractmethod
+    def hear(self, seconds: float) -> Iterator[tuple[AnyWorker, Message | Death]]:
+        """What workers say, waiting so long for the first of them."""
+
+    @abstractmethod
+    def kill(self, workers: Sequence[AnyWorker]) -> None:
+        """End workers, or clear away dead ones."""
+
+    def can_begin(self, worker: AnyWorker) -> bool:
+        """Whether a unit may be sent to it."""
+        return worker.attempt is None
 
     def run(self, tasks: Iterator[Task]) -> Iterator[UnitOutcome]:
         """Outcomes as they come."""
@@ -127,88 +172,136 @@ class _Pool:
                     self._give(worker, Attempt(task))
                 else:
                     is_more = False
-            if not any(worker.attempt for worker in self._workers):
+            if not (is_more or self._again or self._is_busy()):
                 return
             yield from self._look()
             self._watcher.under_way(self._ended())
 
     def finish_begun(self) -> None:
         """Let units under way finish; their records count for the next run."""
-        if not any(worker.attempt for worker in self._workers):
+        if not self._is_busy():
             return
         self._watcher.stopping(GOODBYE_S)
         end = time.monotonic() + GOODBYE_S
-        while any(worker.attempt for worker in self._workers) and time.monotonic() < end:
+        while self._is_busy() and time.monotonic() < end:
             for _ in self._look():
                 pass
 
     def end(self) -> None:
         """Kill what still runs."""
-        for worker in self._workers:
-            worker.process.kill()
-        for worker in self._workers:
-            worker.process.join()
-            worker.pipe.close()
-        self._workers.clear()
+        self.kill(self.workers)
+        self.workers.clear()
 
-    def _free_worker(self) -> _Worker | None:
-        for worker in self._workers:
-            if worker.attempt is None:
-                return worker
-        if len(self._workers) == self._num_workers:
-            return None
-        here, there = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(self._plan, there), daemon=True)
-        process.start()
-        there.close()
-        worker = _Worker(process, here)
-        self._workers.append(worker)
-        return worker
+    def _is_busy(self) -> bool:
+        return any(worker.attempt for worker in self.workers)
 
-    def _give(self, worker: _Worker, attempt: Attempt) -> None:
+    def _free_worker(self) -> AnyWorker | None:
+        idle = [worker for worker in self.workers if self.can_begin(worker)]
+        while not idle and len(self.workers) < self._num_workers:
+            self.workers.append(self.start())
+            idle = [worker for worker in self.workers[-1:] if self.can_begin(worker)]
+        return idle[0] if idle else None
+
+    def _give(self, worker: AnyWorker, attempt: Attempt) -> None:
         worker.attempt = attempt
-        clear(
-            self._plan.out, unit_name(attempt.task.unit)
-        )  # of an earlier run, whose deaths are not ours
-        with suppress(OSError):  # it died; `_look` will see that
-            worker.pipe.send(attempt.task)
+        # Of an earlier run, whose deaths are not ours.
+        clear(self.plan.out, unit_name(attempt.task.unit))
+        self.send(worker, attempt.task)
 
     def _look(self) -> Iterator[UnitOutcome]:
         """Messages of workers, and their deaths."""
-        pipes = {worker.pipe: worker for worker in self._workers if worker.attempt}
-        for pipe in wait(list(pipes), _LOOK_S):
-            worker = pipes[pipe]  # type: ignore[index]
-            try:
-                message = worker.pipe.recv()
-            except (EOFError, OSError):
-                self._bury(worker)
-                continue
-            if isinstance(message, BaseException):
+        for worker, message in self.hear(_LOOK_S):
+            if isinstance(message, Death):
+                self._bury(worker, message)
+            elif isinstance(message, BaseException):
                 raise message
-            worker.attempt, worker.has_worked = None, True
-            self._deaths_at_start = 0
-            yield message
+            else:
+                worker.attempt, worker.has_worked = None, True
+                self._deaths_at_start = 0
+                yield message
 
-    def _bury(self, worker: _Worker) -> None:
-        worker.process.join()
-        worker.pipe.close()
-        self._workers.remove(worker)
-        assert worker.attempt is not None
-        attempt = worker.attempt.after_death(self._plan.out)
-        self._again.append(attempt)
-        if worker.has_worked or attempt.task.alone:
+    def _bury(self, worker: AnyWorker, death: Death) -> None:
+        self.kill([worker])
+        self.workers.remove(worker)
+        is_suspected = False
+        if worker.attempt is not None:
+            attempt = worker.attempt.after_death(self.plan.out)
+            self._again.append(attempt)
+            is_suspected = bool(attempt.task.alone)
+        if worker.has_worked or is_suspected:
             return
         self._deaths_at_start += 1
         if self._deaths_at_start >= _DEATHS_AT_START:
             raise WsssError(
-                f"{self._deaths_at_start} workers in a row ended before their first image (exit "
-                f"code {worker.process.exitcode}; -9 is often too little memory): have fewer "
-                "--workers"
+                f"{self._deaths_at_start} workers in a row ended before their first image "
+                f"({death.cause}): have fewer --workers"
             )
 
     def _ended(self) -> int:
-        units = [worker.attempt.task.unit for worker in self._workers if worker.attempt]
-        return sum(num_ended(self._plan.out, unit_name(unit)) for unit in units)
+        units = [worker.attempt.task.unit for worker in self.workers if worker.attempt]
+        return sum(num_ended(self.plan.out, unit_name(unit)) for unit in units)
+
+
+@dataclass
+class _Process(Worker):
+    process: BaseProcess = field(kw_only=True)
+    pipe: Connection = field(kw_only=True)
+
+
+class _ProcessPool(Pool[_Process]):
+    def __init__(self, plan: Plan, num_workers: int, watcher: Watcher) -> None:
+        super().__init__(plan, num_workers, watcher)
+        # fork would copy the threads' locks of onnxruntime and torch in whatever state they are.
+        self._context = multiprocessing.get_context("spawn")
+
+    def start(self) -> _Process:
+        """See `Pool.start`."""
+        here, there = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(self.plan, there), daemon=True)
+        with environment(worker_environment(self.plan.settings)):
+            process.start()
+        there.close()
+        return _Process(process=process, pipe=here)
+
+    def send(self, worker: _Process, task: Task) -> None:
+        """See `Pool.send`."""
+        with suppress(OSError):
+            worker.pipe.send(task)
+
+    def hear(self, seconds: float) -> Iterator[tuple[_Process, Message | Death]]:
+        """See `Pool.hear`."""
+        pipes = {worker.pipe: worker for worker in self.workers if worker.attempt}
+        for pipe in wait(list(pipes), seconds):
+            worker = pipes[pipe]  # type: ignore[index]
+            try:
+                yield worker, worker.pipe.recv()
+            except (EOFError, OSError):
+                worker.process.join()
+                code = worker.process.exitcode
+                yield worker, Death(f"exit code {code}; -9 is often too little memory")
+
+    def kill(self, workers: Sequence[_Process]) -> None:
+        """See `Pool.kill`."""
+        for worker in workers:
+            worker.process.kill()
+        for worker in workers:
+            worker.process.join()
+            worker.pipe.close()
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """What a process that starts meanwhile gets."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _work(plan: Plan, pipe: Connection) -> None:
@@ -222,10 +315,15 @@ def _work(plan: Plan, pipe: Connection) -> None:
             pipe.send(labeller.label(pipe.recv()))
     except EOFError:
         return
-    except WsssError as error:
-        pipe.send(error)
-    except Exception:  # whose own type may not travel
-        pipe.send(RuntimeError(f"in a worker:\n{traceback.format_exc()}"))
+    except Exception as error:
+        pipe.send(message_of(error))
+
+
+def message_of(error: Exception) -> Exception:
+    """What a worker sends of an error: ours as it is, of others a type that can travel."""
+    if isinstance(error, WsssError):
+        return error
+    return RuntimeError(f"in a worker:\n{''.join(traceback.format_exception(error))}")
 
 
 def _end_with_parent() -> None:

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ...errors import ArtifactError, ConfigError
 from ..files import append_bytes, file_digest
+from ..image_io import PIXEL_LIMIT, PIXEL_LIMIT_VARIABLE
 from ..image_labels import read_label_table
 from ..palette import voc_palette
 from ..progress import SILENT, Progress, ProgressTask
@@ -20,7 +21,7 @@ from .job import JOB, claim, read_job
 from .lock import one_shard, whole_job
 from .model import Model
 from .plan import INPUTS, TAR, Plan, Settings
-from .pool import label_here, label_in_processes
+from .pool import Watcher, label_here, label_in_processes
 from .records import read_summary, recorded_units
 from .summary import JobCounts, count_records, write_results, write_summary
 from .timings import TIMINGS, timing_line
@@ -30,6 +31,10 @@ from .writers.contract import JobView
 
 _WORKER_BYTES = 3 << 29
 """Memory that a worker of a MobileNetV2 bundle takes on photographs, rounded up."""
+
+EngineName = Literal["local", "ray"]
+_HUGE_BYTES_A_PIXEL = 10
+"""Of the one huge image that a worker has: picture, label, confidence, and what writers copy."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,8 @@ def label_in_bulk(
     settings: Settings | None = None,
     labels_path: Path | None = None,
     workers: int | None = None,
+    engine: EngineName = "local",
+    ray_address: str | None = None,
     shard: Shard | None = None,
     overwrite: bool = False,
     append: bool = False,
@@ -105,6 +112,8 @@ def label_in_bulk(
         sources: see `wsss.runtime.bulk.sources.find`.
         labels_path: CSV or JSON of image-level labels of every image.
         workers: processes; 0: label in this one; None: as many as cores and memory allow.
+        engine: local: processes of this machine; ray: actors of a cluster, see `ray_engine`.
+        ray_address: of a running cluster; None: one on this machine.
         shard: label only this part; `finish` makes the results when all parts are there.
         overwrite: first remove what another model or other settings wrote.
         append: look for new images in the sources of a job that began before.
@@ -117,10 +126,9 @@ def label_in_bulk(
     """
     if shard is not None and (overwrite or append):
         raise ConfigError("--shard is a part of a job: neither --overwrite nor --append fits")
-    if workers is not None and workers < 0:
-        raise ConfigError(f"--workers is {workers}, expected 0 or more")
     settings = settings or Settings()
     _require_offers(model, settings)
+    _require_engine(settings, model, workers, engine, ray_address)
     table = read_label_table(labels_path, classes=model.classes) if labels_path else None
     digest = file_digest(labels_path) if labels_path else None
     plan = Plan(out, model, settings, image_labels=digest)
@@ -131,17 +139,10 @@ def label_in_bulk(
         units = shard.units(images.num_units) if shard else range(images.num_units)
         before = count_records(out, images, units)
         tasks = _tasks(out, units, retry_failed)
-        num_workers = _num_workers(workers, model, len(tasks))
-        plan = replace(plan, threads=max(1, num_cores() // num_workers) if num_workers else None)
         done = before.labelled + (0 if retry_failed else before.failed)
         with progress.task("label", before.images, done) as task:
             watcher = _Watcher(task, progress, before.failed)
-            outcomes = (
-                label_in_processes(plan, tasks, num_workers, watcher)
-                if num_workers
-                else label_here(plan, tasks)
-            )
-            for outcome in outcomes:
+            for outcome in _outcomes(plan, tasks, workers, watcher, engine, ray_address):
                 append_bytes(out / TIMINGS, timing_line(outcome))
                 watcher.through(outcome)
         counts = count_records(out, images, units)
@@ -216,11 +217,59 @@ def _tasks(out: Path, units: Iterable[int], retry_failed: bool) -> list[Task]:
     return tasks
 
 
-def _num_workers(asked: int | None, model: Model, num_units: int) -> int:
-    asked = model.workers if asked is None else asked
+def _require_engine(
+    settings: Settings,
+    model: Model,
+    workers: int | None,
+    engine: EngineName,
+    ray_address: str | None,
+) -> None:
+    """Refuse workers that there cannot be, and huge images in a process not started for them."""
+    least = 1 if engine == "ray" else 0
+    if workers is not None and workers < least:
+        raise ConfigError(f"--workers is {workers}, expected {least} or more")
+    if engine == "ray":
+        return
+    if ray_address is not None:
+        raise ConfigError("--ray-address is of a Ray cluster: give --engine ray as well")
+    workers = model.workers if workers is None else workers
+    if workers == 0 and settings.takes_huge and settings.max_pixels > PIXEL_LIMIT:
+        raise ConfigError(
+            f"--max-pixels is {settings.max_pixels}, and this process decodes up to {PIXEL_LIMIT} "
+            f"pixels: give --workers 1, or set {PIXEL_LIMIT_VARIABLE}={settings.max_pixels} in its "
+            "environment"
+        )
+
+
+def _outcomes(
+    plan: Plan,
+    tasks: Sequence[Task],
+    workers: int | None,
+    watcher: Watcher,
+    engine: EngineName,
+    ray_address: str | None,
+) -> Iterator[UnitOutcome]:
+    """Of the units, by the engine that was asked for."""
+    if engine == "ray" and tasks:
+        from .ray_engine import label_in_ray
+
+        # An actor asks for one core.
+        one = replace(plan, threads=1)
+        return label_in_ray(one, tasks, workers, watcher, address=ray_address)
+    num_workers = _num_workers(workers, plan, len(tasks))
+    if not num_workers:
+        return label_here(plan, tasks)
+    plan = replace(plan, threads=max(1, num_cores() // num_workers))
+    return label_in_processes(plan, tasks, num_workers, watcher)
+
+
+def _num_workers(asked: int | None, plan: Plan, num_units: int) -> int:
+    asked = plan.model.workers if asked is None else asked
     if asked is not None:
         return min(asked, num_units)
-    return min(num_units, num_cores(), max(1, _free_bytes() // _WORKER_BYTES))
+    settings = plan.settings
+    huge = _HUGE_BYTES_A_PIXEL * settings.max_pixels if settings.takes_huge else 0
+    return min(num_units, num_cores(), max(1, _free_bytes() // (_WORKER_BYTES + huge)))
 
 
 def num_cores() -> int:

@@ -6,6 +6,7 @@ while there is work, and no more images are in memory than there are threads.
 """
 
 import hashlib
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -29,6 +30,7 @@ from .plan import INPUTS, Plan
 from .read import read_pixels, read_size
 from .records import OK, ImageRecord, UnitSummary, read_images, unit_name, write_record
 from .sinks import FolderSink, Sink, TarSink
+from .tiles import TiledModel
 from .writers import open_writers
 from .writers.contract import JobView, Writer
 
@@ -77,7 +79,9 @@ class UnitLabeller:
         view = JobView(plan.model.classes, voc_palette(), plan.identity())
         names = plan.settings.writers
         self._writers = dict(zip(names, open_writers(names, view), strict=True))
-        self._model = plan.model.open(plan.threads)
+        opened = plan.model.open(plan.threads)
+        self._model = TiledModel(opened, len(plan.model.classes), plan.settings.tile_pixels)
+        self._huge = threading.Lock()
 
     def label(self, task: Task) -> UnitOutcome:
         """Label a unit and commit it.
@@ -98,7 +102,9 @@ class UnitLabeller:
             if self._plan.settings.as_tar:
                 sink = TarSink(staging, name, {first + i: ref.name for i, ref in enumerate(refs)})
             with Marks.create(out, name, len(refs)) as marks:
-                work = _Work(self._plan, self._model, self._writers, sink, clock, marks, first)
+                work = _Work(
+                    self._plan, self._model, self._writers, sink, clock, marks, self._huge, first
+                )
                 done = work.run(refs, kept, task)
             with clock.stage("commit"):
                 for format_name in self._writers:
@@ -161,6 +167,7 @@ class _Work:
     sink: Sink
     clock: Clock
     marks: Marks
+    huge: threading.Lock
     first: int
 
     def run(self, refs: Sequence[ImageRef], kept: Mapping[int, _Done], task: Task) -> list[_Done]:
@@ -190,10 +197,11 @@ class _Work:
             return
         # A server joins requests of one size, too, if they come close to each other.
         sized = sorted((self._size(refs[place]), place) for place in places)
-        for _, equal in groupby(sized, key=lambda pair: pair[0]):
+        for size, equal in groupby(sized, key=lambda pair: pair[0]):
             same = [place for _, place in equal]
-            for start in range(0, len(same), count):
-                yield {place: refs[place] for place in same[start : start + count]}
+            together = 1 if self._is_tiled(size) else count
+            for start in range(0, len(same), together):
+                yield {place: refs[place] for place in same[start : start + together]}
 
     def _size(self, ref: ImageRef) -> tuple[int, int]:
         try:
@@ -201,8 +209,18 @@ class _Work:
         except BadImage:  # it will be told when its turn comes
             return (0, 0)
 
+    def _is_tiled(self, size: tuple[int, int]) -> bool:
+        return size[0] * size[1] > self.plan.settings.tile_pixels
+
     def _label(self, refs: Mapping[int, ImageRef]) -> dict[int, _Done]:
         """Images of one size, from file to files."""
+        # Threads would hold several huge images, each of gigabytes.
+        if self.plan.settings.takes_huge and self._is_tiled(self._size(next(iter(refs.values())))):
+            with self.huge:
+                return self._label_now(refs)
+        return self._label_now(refs)
+
+    def _label_now(self, refs: Mapping[int, ImageRef]) -> dict[int, _Done]:
         done: dict[int, _Done] = {}
         pixels: dict[int, Pixels] = {}
         for place, ref in refs.items():
@@ -257,7 +275,10 @@ class _Work:
                 for path, data in files:
                     digest.update(path.encode("utf-8", "surrogateescape") + b"\0" + data)
                     self.sink.put(index, path, data)
-        counts = np.bincount(label.ravel(), minlength=256)
+        # Row by row, because it counts in a copy of eight bytes a pixel.
+        counts = np.zeros(256, np.int64)
+        for row in label:
+            counts += np.bincount(row, minlength=256)
         found = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
         confidence = answer.confidence
         record = ImageRecord(

@@ -1,0 +1,118 @@
+"""Huge images through a model that takes small ones: in tiles that overlap and are blended.
+
+Where one tile covers a pixel, its label and confidence stand as they are; where tiles overlap,
+their scores are summed by windows that sum to 1, so that nothing jumps at a seam. What is in memory
+besides the image and its label and confidence (8 bytes a pixel in all): one tile in the network,
+and the scores of two bands as high as the overlap, (C + 1) x 256 x W x 4 bytes each.
+
+What a tile cannot know: a class named for the image may be absent from it, so its classifier
+decides which of the named ones are there (`AnyOf`); and class activation maps are divided by their
+maximum in the tile, not in the image.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..graph_inputs import AnyOf
+from .model import Answer, OpenModel
+from .seams import CoarseScores, Seam, Tile
+from .windows import Cuts
+
+Pixels = NDArray[np.uint8]
+
+
+class TiledModel:
+    """See `OpenModel`; images of up to `tile_pixels` go through untouched."""
+
+    def __init__(self, model: OpenModel, num_classes: int, tile_pixels: int) -> None:
+        self._model, self._num_planes = model, num_classes + 1
+        self._tile_pixels = tile_pixels
+
+    def label(
+        self, images: Sequence[Pixels], labels: Sequence[Sequence[int] | None]
+    ) -> list[Answer]:
+        """See `OpenModel.label`."""
+        height, width = images[0].shape[:2]
+        if height * width <= self._tile_pixels:
+            return self._model.label(images, labels)
+        return [
+            self._in_tiles(image, None if given is None else AnyOf(given))
+            for image, given in zip(images, labels, strict=True)
+        ]
+
+    def close(self) -> None:
+        """See `OpenModel.close`."""
+        self._model.close()
+
+    def _in_tiles(self, image: Pixels, labels: AnyOf | None) -> Answer:
+        height, width = image.shape[:2]
+        side = math.isqrt(self._tile_pixels)
+        rows, columns = Cuts.of(height, side), Cuts.of(width, side)
+        whole = _Whole(height, width, self._num_planes)
+        above: Seam | None = None
+        for y in range(len(rows.starts)):
+            below = whole.seam(rows.overlap(y), slice(0, width))
+            left: Seam | None = None
+            for x in range(len(columns.starts)):
+                right = whole.seam(rows.core(y), columns.overlap(x))
+                pixels = np.ascontiguousarray(image[rows.tile(y), columns.tile(x)])
+                (answer,) = self._model.label([pixels], [labels])
+                tile = Tile(
+                    rows.tile(y), columns.tile(x), rows.window(y), columns.window(x), answer
+                )
+                whole.add(tile, rows.core(y), columns.core(x))
+                for seam in (above, below, left, right):
+                    if seam is not None:
+                        seam.add(tile)
+                whole.write(left)
+                left = right
+            whole.write(above)
+            above = below
+        return whole.answer()
+
+
+class _Whole:
+    """The answer for an image, as it grows."""
+
+    def __init__(self, height: int, width: int, num_planes: int) -> None:
+        self._num_planes = num_planes
+        self._label = np.empty((height, width), np.uint8)
+        self._confidence: NDArray[np.float32] | None = None
+        self._scores: CoarseScores | None = None
+        self._changes: list[float] = []
+
+    def seam(self, rows: slice | None, columns: slice | None) -> Seam | None:
+        """Where several tiles lie; None: nowhere."""
+        if rows is None or columns is None:
+            return None
+        return Seam(rows, columns, self._num_planes)
+
+    def add(self, tile: Tile, rows: slice, columns: slice) -> None:
+        """A tile, of which these pixels are its own."""
+        answer, inside = tile.answer, tile.inside(rows, columns)
+        self._label[rows, columns] = answer.label[inside]
+        if answer.confidence is not None:
+            if self._confidence is None:
+                self._confidence = np.empty(self._label.shape, np.float32)
+            self._confidence[rows, columns] = answer.confidence[inside]
+        if answer.scores is not None:
+            if self._scores is None:
+                self._scores = CoarseScores(*self._label.shape, self._num_planes)
+            self._scores.add(tile, answer.scores)
+        if answer.change is not None:
+            self._changes.append(answer.change)
+
+    def write(self, seam: Seam | None) -> None:
+        """A seam to which all of its tiles were added."""
+        if seam is not None:
+            seam.write(self._label, self._confidence)
+
+    def answer(self) -> Answer:
+        """When all tiles were added and all seams written."""
+        scores = None if self._scores is None else self._scores.mean()
+        # Tiles are of one size, so the mean of their shares is that of the image.
+        change = sum(self._changes) / len(self._changes) if self._changes else None
+        return Answer(self._label, self._confidence, scores, change)
