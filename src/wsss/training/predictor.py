@@ -120,9 +120,12 @@ class RunPredictor:
         self, image: NDArray[np.uint8], threshold: float = CLASS_THRESHOLD
     ) -> list[int]:
         """Classes whose probability reaches the threshold, by the classifier alone."""
+        return [int(i) for i in np.flatnonzero(self.class_probabilities(image) >= threshold)]
+
+    def class_probabilities(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(C,) probability that each class is in the image, by the classifier alone."""
         classifier = self.network("cam", CamClassifier)
-        probabilities = class_probabilities(classifier, image, self.recipe.cam, self.device)
-        return [int(index) for index in np.flatnonzero(probabilities >= threshold)]
+        return class_probabilities(classifier, image, self.recipe.cam, self.device)
 
     def label(
         self,
