@@ -75,6 +75,7 @@ def test_runtime_needs_neither_torch_nor_typer_nor_onnx():
         + "from wsss import read_image, write_label_map\n"
         + "from wsss.runtime import bulk, image_labels, score_maps, palette\n"
         + "from wsss.runtime.bulk import job, pool, run\n"
+        + "from wsss.runtime import doctor\n"
     )
 
 
@@ -84,7 +85,8 @@ def test_package_and_help_leave_torch_alone():
         "import wsss\n"
         "from typer.testing import CliRunner\n"
         "from wsss.cli.main import app\n"
-        "for arguments in ([], ['train'], ['eval'], ['export'], ['label'], ['data'], ['demo']):\n"
+        "names = ('train', 'eval', 'export', 'label', 'data', 'demo', 'doctor')\n"
+        "for arguments in ([], *([name] for name in names)):\n"
         "    result = CliRunner().invoke(app, [*arguments, '--help'])\n"
         "    assert result.exit_code == 0, result.output\n"
         "print([name for name in ('torch', 'cv2', 'numpy') if name in sys.modules])\n"

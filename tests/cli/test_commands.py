@@ -129,6 +129,7 @@ def test_label_by_the_segmenter(run: Path, tiny_data: Path, tmp_path: Path) -> N
     count = NUM_TRAIN + NUM_VAL
     done = {"images": count, "labelled": count, "kept": 0, "failed": 0, "remaining": 0}
     assert printed == {"out": str(out), **done}
+    assert "Labelling job, complete" in (out / "report.html").read_text(encoding="utf-8")
     for path in images.iterdir():
         mask = read_label_map(tiny_data / "SegmentationClass" / path.name)
         assert read_label_map(out / "masks" / path.name).shape == mask.shape

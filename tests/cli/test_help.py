@@ -10,9 +10,11 @@ from wsss.version import __version__
 
 OPTIONS = {
     "train": "--data --out --weights --cams --seeds --set --stages --device --overwrite --json",
-    "eval": "--data --split --stage --image-labels --threshold --sweep --align --device --json",
-    "label": "--model --out --labels --by --device --overwrite --json",
+    "eval": "--data --split --stage --image-labels --threshold --sweep --align --calibrate --out "
+    "--coverage --device --json",
+    "label": "--model --out --labels --by --device --report --overwrite --json",
     "data": "--json",
+    "doctor": "--model --out --json",
     "demo": "--out --seed --device --overwrite --json",
 }
 

@@ -1,24 +1,21 @@
 """The report page: whole in one file, safe for any name, honest about what has not run."""
 
-import base64
 import json
-import math
-import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from report_page import read_page
 
 from wsss.errors import ArtifactError
-from wsss.runtime.image_io import decode_image, write_label_map
+from wsss.runtime.image_io import write_label_map
 from wsss.runtime.pictures import encode_png
+from wsss.runtime.report.charts import Chart, Curve
 from wsss.runtime.score_maps import ScoreMaps, save_score_maps
 from wsss.training.data.image_set import ImageSet, MaskFile, Sample
 from wsss.training.recipe import dump_recipe, load_recipe
-from wsss.training.report.charts import Chart, Curve, draw_chart, draw_key, nice_ticks, thin
 from wsss.training.report.page import (
     IouColumn,
     Report,
@@ -28,60 +25,10 @@ from wsss.training.report.page import (
     render_report,
 )
 from wsss.training.report.pictures import evenly
-from wsss.training.report.run import format_seconds, stage_charts, write_run_report
+from wsss.training.report.run import stage_charts, write_run_report
 
 CLASSES = ("<b>", 'cat "&" dog')
 SIZE = (12, 17)
-
-
-class _Page(HTMLParser):
-    """Tags with their attributes, and the texts between them; checks that tags close."""
-
-    VOID = ("meta", "img", "path", "circle")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.open: list[str] = []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if data.strip():
-            self.texts.append(data.strip())
-
-    def attributes(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
-def _read_page(text: str) -> _Page:
-    """Parse a page and check what holds for every report."""
-    assert "http://" not in text
-    assert "https://" not in text
-    page = _Page(text)
-    names = {name for name, _ in page.tags}
-    assert not names & {"script", "link", "iframe", "object", "a", "b>"}
-    for _, attributes in page.tags:
-        assert not {"href", "srcset", "onload", "onerror"} & attributes.keys()
-    for image in page.attributes("img"):
-        source = image["src"] or ""
-        assert source.startswith("data:image/jpeg;base64,")
-        decoded = decode_image(base64.b64decode(source.split(",", 1)[1]), "embedded")
-        assert [str(side) for side in decoded.shape[:2]] == [image["height"], image["width"]]
-    assert "url(" not in text.split("</style>")[0].split("<style>")[1]
-    return page
 
 
 def _picture() -> NDArray[np.uint8]:
@@ -115,7 +62,7 @@ def _report() -> Report:
 
 
 def test_names_are_escaped_and_everything_is_inside() -> None:
-    page = _read_page(render_report(_report()))
+    page = read_page(render_report(_report()))
     assert len(page.attributes("img")) == 1
     for name in (*CLASSES, "run </title><script>alert(1)</script>", "<cpu>", '"><img src=x>'):
         assert name in page.texts
@@ -126,7 +73,7 @@ def test_names_are_escaped_and_everything_is_inside() -> None:
 
 def test_what_was_not_measured_is_said() -> None:
     text = render_report(_report())
-    page = _read_page(text)
+    page = read_page(text)
     assert page.texts.count("not run") == 2
     assert page.texts.count("no mask") == 1
     assert page.texts.count("\u2013") == 4 + 1  # the segmenter's four rows, and CAM of one class
@@ -135,61 +82,8 @@ def test_what_was_not_measured_is_said() -> None:
 
 
 def test_a_page_without_charts_has_no_heading_for_them() -> None:
-    texts = _read_page(render_report(replace(_report(), charts=[]))).texts
+    texts = read_page(render_report(replace(_report(), charts=[]))).texts
     assert "Training" not in texts
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "ticks"),
-    [
-        (0, 1, (0, 0.2, 0.4, 0.6, 0.8, 1)),
-        (0.03, 0.97, (0, 0.2, 0.4, 0.6, 0.8, 1)),
-        (2, 2, (2,)),
-        (-3, 120, (-50, 0, 50, 100, 150)),
-        (1e-6, 5e-6, (1e-6, 2e-6, 3e-6, 4e-6, 5e-6)),
-    ],
-)
-def test_ticks_are_round_and_enclose_the_values(
-    low: float, high: float, ticks: tuple[float, ...]
-) -> None:
-    assert nice_ticks(low, high) == pytest.approx(ticks)
-
-
-def test_curves_are_drawn_to_scale() -> None:
-    svg = draw_chart(Chart("t", "x", [Curve("a", [0, 5, 10], [0, 10, 0])]))
-    points = re.findall(r"[ML]([\d.]+) ([\d.]+)", svg.split('class="line"')[1])
-    (x0, y0), (x1, y1), (x2, y2) = [(float(x), float(y)) for x, y in points]
-    assert x1 == pytest.approx((x0 + x2) / 2)
-    assert y0 == y2
-    assert y1 < y0  # upwards is smaller in SVG
-
-
-@pytest.mark.parametrize("y", [[], [math.nan], [math.inf, math.nan]])
-def test_a_chart_without_finite_points_says_so(y: list[float]) -> None:
-    chart = Chart("t", "x", [Curve("a", [0.0] * len(y), y)])
-    assert "no figures recorded" in draw_chart(chart)
-    assert draw_key(chart) == '<ul class="key"></ul>'
-
-
-@pytest.mark.parametrize("y", [[3.0], [3.0, 3.0]])
-def test_constant_curves_and_single_points_have_places(y: list[float]) -> None:
-    svg = draw_chart(Chart("t", "x", [Curve("a", list(range(len(y))), y)]))
-    assert "nan" not in svg
-    assert ("<circle" in svg) == (len(y) == 1)
-
-
-def test_thinning_averages_neighbours() -> None:
-    assert thin([0, 1, 2, 3, 4], [0, 2, 4, 6, 9], 3) == ([0.5, 2.5, 4], [1, 5, 9])
-    assert thin([0, 1], [5, 6], 2) == ([0, 1], [5, 6])
-    assert thin([], [], 2) == ([], [])
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.2, "0 s"), (59.4, "59 s"), (61, "1 min 1 s"), (3599, "59 min 59 s"), (7380, "2 h 3 min")],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert format_seconds(seconds) == text
 
 
 def test_samples_are_spread_over_the_list() -> None:
@@ -258,7 +152,7 @@ def test_report_of_a_run_whose_segmenter_is_missing(tmp_path: Path) -> None:
     _write_run(run, images, ("cam", "seeds", "affinity", "labels"))
     path = write_run_report(run, images, device="cpu")
     assert path == run / "report.html"
-    page = _read_page(path.read_text(encoding="utf-8"))
+    page = read_page(path.read_text(encoding="utf-8"))
     assert "run & co" in page.texts
     # Photo, truth, CAM, walk and pseudo label of the two training images.
     assert len(page.attributes("img")) == 2 * 5
@@ -282,7 +176,7 @@ def test_report_of_a_run_that_has_hardly_begun(tmp_path: Path) -> None:
     )
     _write_run(tmp_path / "run", images, ("cam",))
     path = write_run_report(tmp_path / "run", without_masks, device="cpu")
-    page = _read_page(path.read_text(encoding="utf-8"))
+    page = read_page(path.read_text(encoding="utf-8"))
     assert len(page.attributes("img")) == 2 * 2
     assert page.texts.count("no mask") == 2
     assert page.texts.count("no masks") == 1

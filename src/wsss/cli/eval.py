@@ -1,14 +1,19 @@
 """`wsss eval`."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ..errors import ArtifactError, ConfigError
 from .options import Device
 from .output import print_json, progress, stdout
 
 if TYPE_CHECKING:
+    from ..training.calibration import Calibration
+    from ..training.coverage import CoverageReport
+    from ..training.data.image_set import ImageSet
     from ..training.evaluation import EvalReport
 
 
@@ -17,10 +22,14 @@ def evaluate_command(
         Path,
         typer.Argument(
             metavar="PREDICTIONS",
-            help="A run, or a folder of NAME.png labels or NAME.npz score maps.",
+            help="A run, a job of `wsss label`, or a folder of NAME.png labels or NAME.npz score "
+            "maps.",
         ),
     ],
-    data: Annotated[Path, typer.Option(help="Folder of the image set, with masks.")],
+    data: Annotated[
+        Path,
+        typer.Option(help="Folder of the image set, with masks; --calibrate needs labels alone."),
+    ],
     split: Annotated[
         str | None, typer.Option(help="List to measure on; default: val for a run, else all.")
     ] = None,
@@ -50,6 +59,24 @@ def evaluate_command(
             help="How score maps lie on pixels: reference or corners (of a run's recipe)."
         ),
     ] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate",
+            help="Of a run: choose the probability from which each class counts as present.",
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="JSON file for what --calibrate chose, for `wsss label --threshold`."),
+    ] = None,
+    coverage: Annotated[
+        bool,
+        typer.Option(
+            "--coverage",
+            help="Of a job with --format png,confidence: what each --min-confidence would keep.",
+        ),
+    ] = False,
     device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -57,6 +84,19 @@ def evaluate_command(
     from ..training.data.readers import read_image_set
     from ..training.measure import measure
 
+    if out is not None and not calibrate:
+        raise ConfigError("--out is for what --calibrate chose: leave it out, or add --calibrate")
+    if calibrate or coverage:
+        if threshold is not None or sweep or align is not None or (calibrate and coverage):
+            raise ConfigError(
+                "--calibrate and --coverage measure something else than mIoU by a background: give "
+                "one of them, without --threshold, --sweep and --align"
+            )
+        if calibrate:
+            _calibrate(predictions, read_image_set(data), split, device, out, as_json)
+        else:
+            _coverage(predictions, read_image_set(data), split, as_json)
+        return
     images = read_image_set(data)
     with progress() as shown:
         report = measure(
@@ -97,3 +137,76 @@ def _print_report(report: "EvalReport") -> None:
         stdout.print(f"  {source}: {figures['miou']:.2f} % ({figures['images']:.0f} images)")
     for row in report.sweep:
         stdout.print("  ".join(f"{key} {value:.2f}" for key, value in row.items()))
+
+
+def _calibrate(
+    run: Path,
+    images: "ImageSet",
+    split: str | None,
+    device: Device,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    from ..runtime.files import atomic_write_bytes
+    from ..training.calibration import calibrate
+
+    if out is not None and out.exists():
+        raise ArtifactError(f"'{out}' exists: give --out another name, or remove it")
+    with progress() as shown:
+        found = calibrate(run, images, split=split, device=device, progress=shown)
+    if out is not None:
+        text = json.dumps(found.thresholds, indent=2, allow_nan=False)
+        atomic_write_bytes(out, (text + "\n").encode("ascii"))
+    if as_json:
+        print_json(found.to_json())
+    else:
+        _print_calibration(found)
+        if out is not None:
+            stdout.print(f"{out}", soft_wrap=True)
+
+
+def _print_calibration(found: "Calibration") -> None:
+    from rich.table import Table
+
+    stdout.print(f"{found.run}: list {found.list_name}, {found.images} images", soft_wrap=True)
+    if found.learnt_from:
+        stdout.print(
+            "The classifier was trained on images of this list, of which it is surer than of new "
+            "ones: choose a list that it has not seen.",
+            soft_wrap=True,
+        )
+    table = Table("class", "images", "threshold", box=None)
+    for heading in ("precision", "recall", "F1 %", "at 0.5", ""):
+        table.add_column(heading)
+    table.columns[0].overflow = "fold"
+    for each in found.classes:
+        chosen = each.chosen
+        shares = (chosen.precision, chosen.recall, chosen.f1, each.usual.f1)
+        figures = (f"{100 * share:.1f}" for share in shares)
+        table.add_row(each.name, str(each.images), f"{each.threshold:.4f}", *figures, each.note)
+    stdout.print(table)
+
+
+def _coverage(out: Path, images: "ImageSet", split: str | None, as_json: bool) -> None:
+    from ..training.coverage import measure_coverage
+
+    with progress() as shown:
+        report = measure_coverage(out, images, split=split, progress=shown)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        _print_coverage(report)
+
+
+def _print_coverage(report: "CoverageReport") -> None:
+    from rich.table import Table
+
+    stdout.print(f"{report.predictions}", soft_wrap=True)
+    stdout.print(f"list {report.list_name}: {report.images} images", soft_wrap=True)
+    table = Table("min confidence", "kept %", "of objects %", "right %", "mIoU %", box=None)
+    table.add_column("classes")
+    for row in report.rows:
+        shares = (row.kept, row.objects_kept, row.accuracy, row.miou)
+        figures = ("-" if share is None else f"{share:.2f}" for share in shares)
+        table.add_row(f"{row.threshold:.2f}", *figures, str(row.classes))
+    stdout.print(table)

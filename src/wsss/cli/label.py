@@ -150,6 +150,13 @@ def label(
     merge: Annotated[
         bool, typer.Option("--merge", help="Make the results of a job whose shards are all done.")
     ] = False,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report",
+            help="Write report.html of the job in --out, as far as it is; also while it runs.",
+        ),
+    ] = False,
     append: Annotated[
         bool, typer.Option("--append", help="Look for images that were not there at first.")
     ] = False,
@@ -175,11 +182,18 @@ def label(
         patience_s=patience,
         shared_memory=shared_memory,
     )
-    if merge:
-        _merge(images, model, out, as_json)
+    if merge or report:
+        if images or model is not None or (merge and report):
+            raise ConfigError(
+                "--merge and --report work on what is in --out: give one of them, and leave IMAGES "
+                "and --model out"
+            )
+        _merge(out, as_json) if merge else _report(out, as_json)
         return
     if not images or model is None:
-        raise ConfigError("nothing to label: give IMAGES and --model (only --merge needs neither)")
+        raise ConfigError(
+            "nothing to label: give IMAGES and --model (only --merge and --report need neither)"
+        )
     from ..runtime.bulk.plan import DEFAULT_TILE_PIXELS, Settings
     from ..runtime.bulk.run import Shard, label_in_bulk
     from ..runtime.image_io import DEFAULT_MAX_PIXELS
@@ -262,9 +276,7 @@ def _model(
     )
 
 
-def _merge(images: list[str] | None, model: Path | None, out: Path, as_json: bool) -> None:
-    if images or model is not None:
-        raise ConfigError("--merge works on what is in --out: leave IMAGES and --model out")
+def _merge(out: Path, as_json: bool) -> None:
     from ..runtime.bulk.run import finish
 
     counts = finish(out)
@@ -274,6 +286,16 @@ def _merge(images: list[str] | None, model: Path | None, out: Path, as_json: boo
         stdout.print(f"{counts.labelled} labelled, {counts.failed} failed: {out}", soft_wrap=True)
     if counts.failed:
         sys.exit(3)
+
+
+def _report(out: Path, as_json: bool) -> None:
+    from ..runtime.bulk.report.job import write_job_report
+
+    path = write_job_report(out)
+    if as_json:
+        print_json({"report": str(path)})
+    else:
+        stdout.print(f"{path}", soft_wrap=True)
 
 
 def _server(backend: str, url: str | None, **given: str | float | None) -> "TritonOptions | None":

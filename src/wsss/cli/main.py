@@ -10,6 +10,7 @@ from ..version import __version__
 from .bench import app as bench_app
 from .data import data
 from .demo import demo
+from .doctor import doctor
 from .eval import evaluate_command
 from .exit_codes import exit_codes
 from .export import export
@@ -32,6 +33,7 @@ app.command(name="label")(exit_codes()(label))
 app.command(name="serve")(exit_codes()(serve))
 app.command(name="data")(exit_codes()(data))
 app.command(name="demo")(exit_codes()(demo))
+app.command(name="doctor")(exit_codes()(doctor))
 app.add_typer(bench_app, name="bench")
 
 

@@ -162,6 +162,13 @@ def read_label_map(
     """
     name = os.fspath(path)
     data = read_file(name, max_bytes=byte_limit(max_pixels))
+    return decode_label_map(data, name, max_pixels=max_pixels)
+
+
+def decode_label_map(
+    data: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """As `read_label_map`, for a file's content; `name` stands in errors."""
     header = _check_header(io.BytesIO(data), len(data), name, max_pixels)
     if header.format != "PNG":
         raise DataError(f"label map {name!r} is {header.format}, expected PNG: convert it to PNG")

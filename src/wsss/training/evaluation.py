@@ -155,7 +155,7 @@ def evaluate(
         return sample, maps, swept, sample.load_mask()
 
     with progress.task(f"eval {list_name}", len(samples)) as task:
-        for sample, maps, swept, truth in _in_order(judge, samples):
+        for sample, maps, swept, truth in in_order(judge, samples):
             tally.add(sample, maps, swept, truth)
             task.advance()
     return tally.report(predictions, image_set, list_name, threshold, sweep)
@@ -301,7 +301,7 @@ class FolderPredictions:
         return read_label_map(path) if self.suffix == ".png" else load_score_maps(path)
 
 
-def _in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterable[Result]:
+def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterable[Result]:
     """Map with two threads in bounded memory, results in order."""
     queue: list[Any] = []
     with ThreadPoolExecutor(2) as pool:

@@ -124,9 +124,13 @@ class RunPredictor:
     @torch.no_grad()
     def find_classes(self, image: NDArray[np.uint8]) -> list[int]:
         """Classes whose probability reaches `thresholds`, by the classifier alone."""
-        classifier = self.network("cam", CamClassifier)
-        probabilities = class_probabilities(classifier, image, self.recipe.cam, self.device)
+        probabilities = self.class_probabilities(image)
         return [int(index) for index in np.flatnonzero(probabilities >= self.thresholds)]
+
+    def class_probabilities(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(C,) probability that each class is in the image, by the classifier alone."""
+        classifier = self.network("cam", CamClassifier)
+        return class_probabilities(classifier, image, self.recipe.cam, self.device)
 
     def label(
         self,

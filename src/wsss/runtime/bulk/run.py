@@ -23,6 +23,7 @@ from .model import Model
 from .plan import INPUTS, TAR, Plan, Settings
 from .pool import Watcher, label_here, label_in_processes
 from .records import read_summary, recorded_units
+from .report.job import write_job_report
 from .summary import JobCounts, count_records, write_results, write_summary
 from .timings import TIMINGS, timing_line
 from .unit import Task, UnitOutcome
@@ -189,6 +190,7 @@ def _write_results(
     writers = dict(zip(names, open_writers(names, view), strict=True))
     write_results(out, images, writers)
     write_summary(out, counts, view)
+    write_job_report(out)
 
 
 def _require_offers(model: Model, settings: Settings) -> None:

@@ -51,7 +51,7 @@ def read_timings(out: Path) -> Iterator[UnitTiming]:
                     yield UnitTiming(
                         int(found["unit"]), int(found["images"]), float(found["ended"]), seconds
                     )
-                except (ValueError, KeyError, TypeError, AttributeError):
+                except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
                     continue
     except OSError:
         return

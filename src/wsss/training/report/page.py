@@ -1,19 +1,24 @@
-"""A report as one self-contained HTML page: no scripts, no addresses, every picture inside.
+"""The page of a run, around what `runtime/report` gives all pages.
 
 Plain data in, text out; what a run has to show is collected in `run.py`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 
-from ...runtime.pictures import Picture, data_uri, encode_jpeg
-from .charts import Chart, draw_chart, draw_key
-from .style import STYLE
-
-JPEG_QUALITY = 88
-# Should a name ever slip past the escaping, a browser still loads and runs nothing.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+from ...runtime.pictures import Picture
+from ...runtime.report.charts import Chart
+from ...runtime.report.document import (
+    Page,
+    bar_cell,
+    chart_figure,
+    encoded,
+    fold_out,
+    legend_items,
+    picture_cell,
+    render_page,
+)
+from ...runtime.report.text import escaped
 
 
 @dataclass(frozen=True)
@@ -86,34 +91,13 @@ class Report:
 
 def render_report(report: Report) -> str:
     """The page as text; all names are escaped."""
-    facts = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in report.facts)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(report.title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<header>
-<h1>{escape(report.title)}</h1>
-<p class="lead">{escape(report.lead)}</p>
-<dl class="facts">{facts}</dl>
-</header>
-<main>
-<h2>Stages</h2>
+    body = f"""<h2>Stages</h2>
 <ul class="stages">{"".join(_stage(card) for card in report.stages)}</ul>
 {_sheet(report.sheet)}
 {_iou_table(report.classes, report.iou)}
 {_charts(report.charts)}
-<details class="card"><summary>Recipe</summary><pre>{escape(report.recipe)}</pre></details>
-</main>
-<footer>{escape(report.footer)}</footer>
-</body>
-</html>
-"""
+{fold_out("Recipe", report.recipe)}"""
+    return render_page(Page(report.title, report.lead, report.facts, body, report.footer))
 
 
 def _stage(card: StageCard) -> str:
@@ -123,52 +107,45 @@ def _stage(card: StageCard) -> str:
         big = '<div class="big none">no masks to measure by</div>'
     else:
         value, unit = card.headline
-        big = f'<div class="big">{escape(value)} <small>{escape(unit)}</small></div>'
-    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in card.figures.items())
-    time = f'<p class="time">{escape(card.time)}</p>' if card.time else ""
+        big = f'<div class="big">{escaped(value)} <small>{escaped(unit)}</small></div>'
+    rows = "".join(f"<dt>{escaped(k)}</dt><dd>{escaped(v)}</dd>" for k, v in card.figures.items())
+    time = f'<p class="time">{escaped(card.time)}</p>' if card.time else ""
     return (
-        f'<li class="card"><h3>{escape(card.name)}</h3><p>{escape(card.text)}</p>'
+        f'<li class="card"><h3>{escaped(card.name)}</h3><p>{escaped(card.text)}</p>'
         f"{big}<dl>{rows}</dl>{time}</li>"
     )
 
 
 def _sheet(sheet: Sheet) -> str:
-    colours = "".join(
-        f'<li><i style="background:rgb({red},{green},{blue})"></i>{escape(name)}</li>'
-        for name, (red, green, blue) in sheet.legend
-    )
     heads = "".join(
-        f"<th>{escape(name)}<small>{escape(note)}</small></th>" for name, note in sheet.columns
+        f"<th>{escaped(name)}<small>{escaped(note)}</small></th>" for name, note in sheet.columns
     )
     rows = "".join(_sheet_row(row, len(sheet.columns)) for row in sheet.rows)
     return f"""<h2>Pictures</h2>
-<p>{escape(sheet.text)}</p>
-<ul class="legend">{colours}<li class="heat"><i></i>score 0 to 1</li></ul>
+<p>{escaped(sheet.text)}</p>
+<ul class="legend">{legend_items(sheet.legend)}<li class="heat"><i></i>score 0 to 1</li></ul>
 <div class="card scroll"><table class="sheet"><thead><tr>{heads}</tr></thead>
 <tbody>{rows}</tbody></table></div>"""
 
 
 def _sheet_row(row: SheetRow, num_columns: int) -> str:
     cells = "".join(f"<td>{_cell(cell, row.name)}</td>" for cell in row.cells)
-    caption = f"<b>{escape(row.name)}</b> {escape(row.caption)}"
+    caption = f"<b>{escaped(row.name)}</b> {escaped(row.caption)}"
     return f'<tr class="name"><td colspan="{num_columns}">{caption}</td></tr>\n<tr>{cells}</tr>\n'
 
 
 def _cell(cell: Picture | str, name: str) -> str:
-    if isinstance(cell, str):
-        return f'<div class="absent">{escape(cell)}</div>'
-    height, width = cell.shape[:2]
-    source = data_uri(encode_jpeg(cell, JPEG_QUALITY))
-    return f'<img src="{source}" width="{width}" height="{height}" alt="{escape(name)}">'
+    return picture_cell(cell if isinstance(cell, str) else encoded(cell), name)
 
 
 def _iou_table(classes: Sequence[str], columns: Sequence[IouColumn]) -> str:
     heads = "".join(
-        f"<th>{escape(column.name)}<small>{escape(column.note)}</small></th>" for column in columns
+        f"<th>{escaped(column.name)}<small>{escaped(column.note)}</small></th>"
+        for column in columns
     )
     means = "".join(_iou_cell(column.miou) for column in columns)
     rows = "".join(
-        f"<tr><th>{escape(name)}</th>"
+        f"<tr><th>{escaped(name)}</th>"
         + "".join(_iou_cell(column.iou.get(name)) for column in columns)
         + "</tr>\n"
         for name in ("background", *classes)
@@ -176,23 +153,17 @@ def _iou_table(classes: Sequence[str], columns: Sequence[IouColumn]) -> str:
     return f"""<h2>IoU of each class</h2>
 <p>Per cent of the union of truth and prediction, counted in pixels over the whole list.
 A dash: not measured, or the class does not occur.</p>
-<div class="card scroll"><table class="iou"><thead><tr><th></th>{heads}</tr></thead>
-<tbody><tr><th>mean</th>{means}</tr>
+<div class="card scroll"><table class="bars"><thead><tr><th></th>{heads}</tr></thead>
+<tbody><tr class="total"><th>mean</th>{means}</tr>
 {rows}</tbody></table></div>"""
 
 
 def _iou_cell(value: float | None) -> str:
-    if value is None:
-        return '<td class="absent"><div><span>&ndash;</span></div></td>'
-    return f'<td><div><span>{value:.1f}</span><i style="--w:{value:.1f}%"></i></div></td>'
+    return bar_cell(None) if value is None else bar_cell(f"{value:.1f}", value)
 
 
 def _charts(charts: Sequence[Chart]) -> str:
     if not charts:
         return ""
-    figures = "".join(
-        f'<figure class="card"><h3>{escape(chart.title)}</h3>{draw_key(chart)}'
-        f"{draw_chart(chart)}</figure>"
-        for chart in charts
-    )
+    figures = "".join(chart_figure(chart) for chart in charts)
     return f'<h2>Training</h2>\n<div class="charts">{figures}</div>'

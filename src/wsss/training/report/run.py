@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import ArtifactError
-from ...runtime.files import atomic_write_bytes
 from ...runtime.progress import SILENT, Progress
+from ...runtime.report.charts import Chart, Curve, thin
+from ...runtime.report.document import write_page
+from ...runtime.report.text import format_seconds
 from ...version import __version__
 from ..data.image_set import ImageSet
 from ..devices import choose_device
@@ -19,7 +21,6 @@ from ..metrics import read_metrics
 from ..predictor import RunPredictions, RunPredictor
 from ..recipe import load_recipe
 from ..run import Run, read_stage
-from .charts import Chart, Curve, thin
 from .page import IouColumn, Report, StageCard, render_report
 from .pictures import evenly, make_sheet
 
@@ -83,7 +84,7 @@ def write_run_report(
         footer=f"Written by wsss {__version__}. Source of the images: {images.layout}.",
     )
     path = run_folder / "report.html"
-    atomic_write_bytes(path, render_report(report).encode())
+    write_page(path, render_report(report))
     return path
 
 
@@ -144,16 +145,6 @@ def _rounded(figures: dict[str, float]) -> dict[str, float]:
     return {
         key: round(value, 3 if key == "val_classification" else 1) for key, value in figures.items()
     }
-
-
-def format_seconds(seconds: float) -> str:
-    """A duration with its two largest units."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def stage_charts(folder: Path) -> list[Chart]:

@@ -1,9 +1,10 @@
-"""Line charts as SVG text; colours and fonts come from the page that holds them."""
+"""Line charts and bars of shares as SVG text; colours and fonts come from the page around them."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+
+from .text import escaped, format_number
 
 WIDTH, HEIGHT = 520, 250
 """Of the drawing in its own units; the page scales it."""
@@ -11,6 +12,8 @@ NUM_COLOURS = 6
 """Series classes `s0` to `s5` that the page gives colours to."""
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 36
+_BAR = 34
+"""Height of a bar of shares."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,16 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves over one pair of axes."""
+    """Curves over one pair of axes.
+
+    Attributes:
+        from_zero: the upward axis begins at 0, whatever the values.
+    """
 
     title: str
     x_label: str
     curves: Sequence[Curve]
+    from_zero: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,8 @@ def draw_chart(chart: Chart) -> str:
     if not points:
         return '<p class="empty">no figures recorded</p>'
     xs, ys = [x for x, _ in points], [y for _, y in points]
+    if chart.from_zero:
+        ys.append(0.0)
     steps = nice_ticks(min(xs), max(xs))
     across = _Axis(steps, min(steps[0], min(xs)), max(xs), _LEFT, WIDTH - _RIGHT)
     if across.low == across.high:
@@ -73,8 +83,8 @@ def draw_chart(chart: Chart) -> str:
     lines = [_curve(curve, index % NUM_COLOURS, across, up) for index, curve in _drawn(chart)]
     label = f'<text x="{(_LEFT + WIDTH - _RIGHT) / 2}" y="{HEIGHT - 4}" class="axis">'
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(chart.title)}">'
-        f"{_grid(across, up)}{label}{escape(chart.x_label)}</text>{''.join(lines)}</svg>"
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escaped(chart.title)}">'
+        f"{_grid(across, up)}{label}{escaped(chart.x_label)}</text>{''.join(lines)}</svg>"
     )
 
 
@@ -82,10 +92,30 @@ def draw_key(chart: Chart) -> str:
     """Names of the curves with their colours and last values, as HTML."""
     items = [
         f'<li class="s{index % NUM_COLOURS}"><i{" class=dashed" if curve.dashed else ""}></i>'
-        f"{escape(curve.name)} <b>{format_number(curve.points()[-1][1])}</b></li>"
+        f"{escaped(curve.name)} <b>{format_number(curve.points()[-1][1])}</b></li>"
         for index, curve in _drawn(chart)
     ]
     return f'<ul class="key">{"".join(items)}</ul>'
+
+
+def draw_shares(title: str, parts: Sequence[tuple[str, float]]) -> str:
+    """One bar cut into parts, with a key of their shares, as HTML; where all are 0 it says so."""
+    total = math.fsum(value for _, value in parts)
+    if not total > 0:
+        return '<p class="empty">no figures recorded</p>'
+    left, pieces, items = 0.0, [], []
+    for index, (name, value) in enumerate(parts):
+        share, colour = value / total, f"s{index % NUM_COLOURS}"
+        pieces.append(
+            f'<rect class="{colour}" x="{left * WIDTH:.1f}" y="0" width="{share * WIDTH:.1f}" '
+            f'height="{_BAR}"><title>{escaped(name)}</title></rect>'
+        )
+        items.append(f'<li class="{colour}"><i></i>{escaped(name)} <b>{100 * share:.1f} %</b></li>')
+        left += share
+    return (
+        f'<ul class="key">{"".join(items)}</ul><svg viewBox="0 0 {WIDTH} {_BAR}" role="img" '
+        f'aria-label="{escaped(title)}">{"".join(pieces)}</svg>'
+    )
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> tuple[float, ...]:
@@ -97,11 +127,6 @@ def nice_ticks(low: float, high: float, count: int = 5) -> tuple[float, ...]:
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return tuple(round(index * step, 12) for index in range(first, last + 1))
-
-
-def format_number(value: float) -> str:
-    """At most four figures, without trailing zeros."""
-    return f"{value:.4g}" if abs(value) < 10000 else f"{value:.0f}"
 
 
 def thin(x: Sequence[float], y: Sequence[float], limit: int) -> tuple[list[float], list[float]]:
@@ -144,4 +169,4 @@ def _curve(curve: Curve, colour: int, across: _Axis, up: _Axis) -> str:
     dots = ""
     if curve.dashed or len(placed) == 1:
         dots = "".join(f'<circle cx="{x}" cy="{y}" r="3"/>' for x, y in placed)
-    return f'<g class="s{colour}"><title>{escape(curve.name)}</title>{line}{dots}</g>'
+    return f'<g class="s{colour}"><title>{escaped(curve.name)}</title>{line}{dots}</g>'

@@ -55,7 +55,10 @@ dl { margin: 0; }
 .stages dd { margin: 0; text-align: right; font-variant-numeric: tabular-nums; }
 .stages .time { margin-top: auto; padding-top: 8px; border-top: 1px solid var(--line); }
 
-.legend { display: flex; flex-wrap: wrap; gap: 6px 18px; margin: 0 0 14px; font-size: 13px; }
+.legend {
+  display: flex; flex-wrap: wrap; gap: 6px 18px; margin: 0 0 14px; font-size: 13px;
+  overflow-wrap: anywhere;
+}
 .legend i {
   display: inline-block; width: 13px; height: 13px; margin-right: 7px; border-radius: 3px;
   vertical-align: -2px;
@@ -77,24 +80,24 @@ td, th { padding: 5px 6px; }
   padding: 12px 6px 0; color: var(--soft); font-size: 13px; overflow-wrap: anywhere;
 }
 .sheet .name b { color: var(--ink); font-weight: 600; }
-.sheet .absent {
+div.absent {
   display: flex; align-items: center; justify-content: center; min-height: 90px; border-radius: 5px;
   border: 1px dashed var(--line); color: var(--soft); font-size: 13px;
 }
 
-.iou { min-width: 620px; table-layout: fixed; font-variant-numeric: tabular-nums; }
-.iou tr + tr td, .iou tr + tr th { border-top: 1px solid var(--line); }
-.iou tbody th { font-weight: 400; overflow-wrap: anywhere; font-size: 14px; }
-.iou tbody tr:first-child { font-weight: 600; }
-.iou tbody tr:first-child th { font-weight: 600; }
-.iou td div { display: flex; align-items: center; gap: 10px; }
-.iou td span { width: 3.2em; text-align: right; }
-.iou td i {
+.bars { min-width: 620px; table-layout: fixed; font-variant-numeric: tabular-nums; }
+.bars.few { min-width: 0; }
+.bars tr + tr td, .bars tr + tr th { border-top: 1px solid var(--line); }
+.bars tbody th { font-weight: 400; overflow-wrap: anywhere; font-size: 14px; }
+.bars .total, .bars .total th { font-weight: 600; }
+.bars td div { display: flex; align-items: center; gap: 10px; }
+.bars td span { width: 3.2em; text-align: right; }
+.bars td i {
   flex: 1; height: 9px; border-radius: 2px;
   background: linear-gradient(var(--s0), var(--s0)) no-repeat, var(--line);
   background-size: var(--w) 100%, auto;
 }
-.iou .absent { color: var(--soft); font-weight: 400; }
+.bars .absent { color: var(--soft); font-weight: 400; }
 
 .charts {
   display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr));
@@ -106,6 +109,7 @@ td, th { padding: 5px 6px; }
   display: flex; flex-wrap: wrap; gap: 2px 16px; margin: 2px 0 8px; font-size: 13px;
   color: var(--soft);
 }
+.charts svg + p { margin: 12px 0 4px; font-size: 13px; }
 .key b { color: var(--ink); font-weight: 600; font-variant-numeric: tabular-nums; }
 .key i {
   display: inline-block; width: 18px; margin-right: 6px; border-top: 2.5px solid var(--c);
@@ -116,12 +120,31 @@ td, th { padding: 5px 6px; }
 .s3 { --c: var(--s3); } .s4 { --c: var(--s4); } .s5 { --c: var(--s5); }
 svg .line { fill: none; stroke: var(--c); stroke-width: 1.8; stroke-linejoin: round; }
 svg .dashed { stroke-dasharray: 5 4; }
-svg circle { fill: var(--c); }
+svg circle, svg rect { fill: var(--c); }
 svg .grid { stroke: var(--line); stroke-width: 1; }
 svg text {
   fill: var(--soft); font-size: 12px; text-anchor: middle; font-variant-numeric: tabular-nums;
 }
 svg .end { text-anchor: end; }
+
+.failures { min-width: 620px; }
+.failures td, .failures th { font-size: 14px; vertical-align: top; }
+.failures td:last-child { overflow-wrap: anywhere; }
+.failures tr + tr td { border-top: 1px solid var(--line); }
+.failures .count { text-align: right; font-variant-numeric: tabular-nums; }
+.thumbs {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 270px), 1fr));
+  gap: 14px; margin: 8px 0 22px;
+}
+.thumbs figure { margin: 0; padding: 8px; }
+.thumbs .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 4px; align-items: start; }
+.thumbs img { display: block; width: 100%; height: auto; border-radius: 5px; }
+.thumbs figcaption {
+  margin-top: 6px; font-size: 13px; line-height: 1.4; color: var(--soft); overflow-wrap: anywhere;
+}
+.thumbs b { display: block; color: var(--ink); font-weight: 600; }
+h3.group { margin-top: 18px; overflow-wrap: anywhere; }
+h3.group small { color: var(--soft); font-weight: 400; }
 
 details { margin-top: 40px; padding: 12px 16px; }
 summary { cursor: pointer; font-weight: 600; }

@@ -1,0 +1,1 @@
+"""What all report pages share: the page around them, its style, charts, texts."""
