@@ -1,6 +1,5 @@
 """`wsss serve`: a bundle or a model repository, served by a local Triton Inference Server."""
 
-import os
 import shlex
 import signal
 import sys
@@ -54,6 +53,7 @@ def serve(
     """
     from ..export.triton import RepositoryOptions, check_repository, write_repository
     from ..runtime.bundle import is_bundle
+    from ..runtime.machine_limits import free_cores
     from ..runtime.serving.foreground import serve_in_foreground
     from ..runtime.serving.installation import container_command, find_installation
     from ..runtime.serving.local_server import LocalServer, Ports
@@ -64,9 +64,8 @@ def serve(
         if is_bundle(source):
             repository = Path(folder, "repository")
             # A session a core: with several threads ORT's idle ones keep the server from its work.
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
             write_repository(
-                source, repository, RepositoryOptions(instances=cores, intra_op_threads=1)
+                source, repository, RepositoryOptions(instances=free_cores(), intra_op_threads=1)
             )
         models = sorted(check_repository(repository))
         try:

@@ -3,6 +3,7 @@
 Linux says it in `/proc` and in the files of control groups; elsewhere what is not known is None.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,12 @@ _NO_LIMIT = 1 << 60
 def usable_cores() -> int:
     """That this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_cores() -> int:
+    """As many processes as can compute side by side: the quota of a container counts, too."""
+    quota = quota_of_cores()
+    return usable_cores() if quota is None else max(1, min(usable_cores(), math.ceil(quota)))
 
 
 def quota_of_cores(root: Path = _ROOT) -> float | None:

@@ -1,6 +1,5 @@
 """A labelling job from its sources to its results; what `wsss label` calls."""
 
-import os
 import re
 import shutil
 import time
@@ -14,6 +13,7 @@ from ...errors import ArtifactError, ConfigError
 from ..files import append_bytes, file_digest
 from ..image_io import PIXEL_LIMIT, PIXEL_LIMIT_VARIABLE
 from ..image_labels import read_label_table
+from ..machine_limits import free_cores, machine_memory, memory_limit
 from ..palette import voc_palette
 from ..progress import SILENT, Progress, ProgressTask
 from .frozen_list import FrozenList, open_list
@@ -261,7 +261,7 @@ def _outcomes(
     num_workers = _num_workers(workers, plan, len(tasks))
     if not num_workers:
         return label_here(plan, tasks)
-    plan = replace(plan, threads=max(1, num_cores() // num_workers))
+    plan = replace(plan, threads=max(1, free_cores() // num_workers))
     return label_in_processes(plan, tasks, num_workers, watcher)
 
 
@@ -271,20 +271,13 @@ def _num_workers(asked: int | None, plan: Plan, num_units: int) -> int:
         return min(asked, num_units)
     settings = plan.settings
     huge = _HUGE_BYTES_A_PIXEL * settings.max_pixels if settings.takes_huge else 0
-    return min(num_units, num_cores(), max(1, _free_bytes() // (_WORKER_BYTES + huge)))
-
-
-def num_cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(num_units, free_cores(), max(1, _free_bytes() // (_WORKER_BYTES + huge)))
 
 
 def _free_bytes() -> int:
-    try:
-        text = Path("/proc/meminfo").read_text()
-        return 1024 * int(re.findall(r"MemAvailable:\s+(\d+)", text)[0])
-    except (OSError, IndexError):  # another system: as much as one likes
-        return 1 << 62
+    """That the machine has and a container may have; without a limit more than any job needs."""
+    known = (machine_memory("MemAvailable"), memory_limit())
+    return min((limit for limit in known if limit is not None), default=1 << 62)
 
 
 @contextmanager
