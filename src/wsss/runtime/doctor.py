@@ -241,15 +241,15 @@ def _write(folder: Path) -> str:
     except OSError as error:
         raise write_error(folder, error) from error
     try:
-        staging = Staging(scratch, "unit")
         with whole_job(scratch):
+            staging = Staging(scratch, "unit")
             staging.put("masks/a.png", bytes(4096))
             started = time.perf_counter()
             staging.sync()
             synced = time.perf_counter()
             write_durably(scratch / "record", bytes(4096), staging.work)
             recorded = time.perf_counter()
-        staging.close()
+            staging.close()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return f"files {_ms(synced - started)}, a record {_ms(recorded - synced)}"

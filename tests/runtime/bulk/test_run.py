@@ -27,7 +27,7 @@ from wsss.runtime.bulk.run import LabelSummary, Shard, finish, label_in_bulk
 from wsss.runtime.image_io import read_label_map
 
 COUNT = 50
-TOLD = ("timings.jsonl", "summary.json")
+TOLD = ("timings.jsonl", "summary.json", "report.html")
 """What a job tells of time, which is not the same twice."""
 
 
