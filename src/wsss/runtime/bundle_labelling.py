@@ -55,7 +55,8 @@ def label_by_bundle(
         return predictor.label(image, labels, chosen, crf=crf)
 
     try:
-        described = predictor.graph("segmenter" if chosen == "segmenter" else "label").describe()
+        graph = predictor.graph("segmenter" if chosen == "segmenter" else "label")
+        described = graph.describe()
         provenance = {
             "model": {"bundle": predictor.bundle.digest},
             "by": chosen,
@@ -73,6 +74,7 @@ def label_by_bundle(
             labels=table,
             overwrite=overwrite,
             in_flight=server.in_flight if server is not None else 1,
+            on_stop=graph.close,  # or they would go on asking a server that is away
             progress=progress,
         )
     finally:

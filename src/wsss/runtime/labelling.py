@@ -124,6 +124,7 @@ def label_images(
     labels: LabelTable | None = None,
     overwrite: bool = False,
     in_flight: int = 1,
+    on_stop: Callable[[], object] = lambda: None,
     progress: Progress = SILENT,
 ) -> LabelSummary:
     """Write one palette PNG an image; images that fail are listed in `failures.csv`.
@@ -137,6 +138,7 @@ def label_images(
         in_flight: images under way at once, >= 1. From 2 on `predict` is called by that many
             threads, and images of equal size follow each other where they are close in order, so
             that a server can make batches of them. What is written does not depend on it.
+        on_stop: see `in_threads`.
 
     Raises:
         ArtifactError: the folder holds something else, or cannot be written; ConfigError,
@@ -175,7 +177,7 @@ def label_images(
                     kept += 1
                     task.advance(failed=len(failures))
 
-        for item, failure in _labelled(waiting(), label, in_flight):
+        for item, failure in _labelled(waiting(), label, in_flight, on_stop):
             if failure is not None:
                 failures[item.place] = failure
             task.advance(failed=len(failures))
@@ -192,10 +194,13 @@ class _Item:
 
 
 def _labelled(
-    items: Iterator[_Item], label: Callable[[_Item], str | None], in_flight: int
+    items: Iterator[_Item],
+    label: Callable[[_Item], str | None],
+    in_flight: int,
+    on_stop: Callable[[], object],
 ) -> Iterator[tuple[_Item, str | None]]:
     if in_flight > 1:
-        return in_threads(_by_size(items, WINDOW * in_flight), label, in_flight)
+        return in_threads(_by_size(items, WINDOW * in_flight), label, in_flight, on_stop)
     return ((item, label(item)) for item in items)
 
 
