@@ -1,6 +1,8 @@
 """Real servers for tests, from the environment of `make triton-env`, or the reason of a skip."""
 
 import os
+import re
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import lru_cache
@@ -47,3 +49,17 @@ def triton_server(
     with closing(server):
         server.start(ready_seconds=ready_seconds)
         yield server
+
+
+def num_waiting(metrics: str, model: str) -> int:
+    """Requests that a server has accepted for a model and not begun.
+
+    Args:
+        metrics: URL of the server's metrics.
+    """
+    with urllib.request.urlopen(metrics) as answer:
+        text = answer.read().decode()
+    name = "nv_inference_pending_request_count"
+    return sum(
+        map(int, re.findall(rf'^{name}{{model="{model}",[^}}]*}} (\d+)', text, re.MULTILINE))
+    )

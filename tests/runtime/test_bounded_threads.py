@@ -6,6 +6,8 @@ import time
 import pytest
 
 from wsss.runtime import bounded_threads
+from wsss.runtime.backends.triton_faults import Fault, FaultKind
+from wsss.runtime.backends.triton_retry import Retrier, RetryPolicy, Stopped
 from wsss.runtime.bounded_threads import in_threads
 
 
@@ -100,3 +102,38 @@ def test_a_thread_that_hangs_does_not_hold_up_the_end(monkeypatch: pytest.Monkey
         list(in_threads([1, 2], work, 2))
     assert not release.is_set()
     release.set()
+
+
+def test_what_waits_is_ended_when_its_caller_stops() -> None:
+    """As requests that are tried again: here with pauses that nothing but the stop can end."""
+    retrier = Retrier(RetryPolicy(retries=10, total_s=1e9, first_s=1e6, longest_s=1e6))
+    num_failed = threading.Semaphore(0)
+    ended: list[type[BaseException]] = []
+
+    def attempt() -> int:
+        num_failed.release()
+        raise Fault(FaultKind.AWAY, "nobody there")
+
+    def work(item: int) -> int:
+        if item == 1:
+            assert num_failed.acquire(timeout=60) and num_failed.acquire(timeout=60)
+            return item
+        try:
+            return retrier.call(attempt)
+        except Stopped as error:
+            ended.append(type(error))
+            raise
+
+    def read() -> None:
+        for _ in in_threads(range(1, 100), work, 3, on_stop=retrier.stop.set):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        read()
+    assert len(ended) >= 2
+
+
+def test_the_end_of_all_work_stops_nothing() -> None:
+    stops: list[bool] = []
+    assert len(list(in_threads(range(1, 9), abs, 3, on_stop=lambda: stops.append(True)))) == 8
+    assert stops == []

@@ -1,8 +1,12 @@
 """A bundle to serve, its repository, and a server that runs it."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from triton_server import find_server, triton_server
 from untrained_run import untrained_recipe, write_untrained_run
@@ -10,6 +14,7 @@ from untrained_run import untrained_recipe, write_untrained_run
 from wsss.errors import MissingDependencyError
 from wsss.export.bundle import ExportSettings, export_run
 from wsss.export.triton import RepositoryOptions, write_repository
+from wsss.runtime.bundle import MANIFEST, file_entry, seal
 from wsss.runtime.serving.installation import Installation
 from wsss.runtime.serving.local_server import LocalServer
 
@@ -30,6 +35,26 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("served")
     run = write_untrained_run(folder / "run", untrained_recipe())
     return export_run(run, folder / "bundle", ExportSettings()).bundle.folder
+
+
+@pytest.fixture(scope="session")
+def other_bundle(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same graphs with other weights, which label otherwise; not to be changed."""
+    folder = shutil.copytree(bundle, tmp_path_factory.mktemp("other") / "bundle")
+    content = json.loads((folder / MANIFEST).read_text())
+    del content["digest"]
+    generator = np.random.default_rng(1)
+    for path in sorted(folder.glob("*.onnx")):
+        model = onnx.load(path)
+        for tensor in model.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 4:
+                weights = onnx.numpy_helper.to_array(tensor)
+                noise = generator.normal(0, weights.std(), weights.shape).astype(np.float32)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(weights + noise, tensor.name))
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        content["files"][path.name] = file_entry(path)
+    (folder / MANIFEST).write_bytes(seal(content))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The triton backend against a real server: the same numbers, and one clear line for each fault."""
 
 import dataclasses
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +22,11 @@ from wsss.runtime.serving.local_server import LocalServer
 pytest.importorskip("tritonclient.http", reason="needs tritonclient: pip install 'wsss[triton]'")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 
-from triton_server import triton_server
+from triton_server import num_waiting, triton_server
 
 from wsss.export.triton import RepositoryOptions, write_repository
+from wsss.runtime.backends import triton_backend
+from wsss.runtime.backends.contract import closed
 from wsss.runtime.backends.onnxruntime_backend import OnnxruntimeGraph, open_onnx
 from wsss.runtime.backends.triton_backend import TritonGraph, open_triton
 from wsss.runtime.backends.triton_memory import FOLDER, PREFIX
@@ -34,7 +37,7 @@ SIZES = ((64, 64), (97, 130), (33, 200), (1, 1))
 
 def own_memory() -> list[str]:
     """Our files of shared memory."""
-    return sorted(path.name for path in Path(FOLDER).glob(f"{PREFIX}*"))
+    return sorted(path.name for path in Path(FOLDER).glob(f"{PREFIX}{os.getpid()}_*"))
 
 
 def url_of(server: LocalServer, protocol: str) -> str:
@@ -254,34 +257,100 @@ def test_full_queue(narrow: LocalServer, local: OnnxruntimeGraph) -> None:
     assert own_memory() == []
 
 
-# Open: on a busy machine a request that is closed under way sometimes ends in EBADF of its socket
-# instead of our own error, so this one is not part of the default suite yet.
-@pytest.mark.slow
-def test_closed_under_way(url: str, server: LocalServer) -> None:
-    """A client that gives up leaves a server that works and no memory."""
-    graph = open_triton(url, "label")
-    errors: list[Exception] = []
+# Requests that are given up
 
-    def work() -> None:
+
+class Asking:
+    """Threads that ask so many times each, or until something is raised."""
+
+    NUM_THREADS = 4
+    BATCH = 5
+    """Two requests of so many are more than the server joins."""
+
+    def __init__(self, graph: TritonGraph, size: tuple[int, int], times: int) -> None:
+        self.inputs = inputs_of(self.BATCH, size)
+        self.answers: list[np.ndarray] = []
+        self.errors: list[Exception] = []
+        self._graph, self._times = graph, times
+        self._threads = [threading.Thread(target=self._ask) for _ in range(self.NUM_THREADS)]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self) -> None:
         try:
-            graph.run(inputs_of(4, (320, 320)))
+            for _ in range(self._times):
+                self.answers.append(self._graph.run(self.inputs, ["label"])["label"])
         except Exception as error:
-            errors.append(error)
+            self.errors.append(error)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    while not graph._exchange._pool._held.regions - set(graph._exchange._pool._free):
-        assert thread.is_alive()
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def wait_accepted(self, server: LocalServer) -> None:
+        """Until the server has a request of each thread, of which it computes one."""
+        while num_waiting(server.metrics, "label") < self.NUM_THREADS - 1:
+            assert not self.errors
+
+
+@pytest.mark.parametrize("shared_memory", ["on", "off"])
+def test_closed_under_way(
+    url: str, server: LocalServer, local: OnnxruntimeGraph, shared_memory: str
+) -> None:
+    """Requests under way are answered, further ones refused, and no memory is left."""
+    graph = open_triton(url, "label", shared_memory=shared_memory)
+    asking = Asking(graph, (96, 96), times=10_000)
+    expected = local.run(asking.inputs, ["label"])["label"]
+    asking.wait_accepted(server)
+    num_before = len(asking.answers)
     graph.close()
-    thread.join()
-    # Over HTTP the answer may still be read, as that protocol cannot take a request back.
-    assert ["closed" in str(error) for error in errors] == [True] * len(errors), errors
+    asking.join()
+    assert len(asking.answers) > num_before
+    assert all(np.array_equal(answer, expected) for answer in asking.answers)
+    # None was cut off: each was refused before it was sent.
+    assert [str(error) for error in asking.errors] == [str(closed())] * 4
+    assert [error.__cause__ for error in asking.errors] == [None] * 4
     assert own_memory() == []
     with pytest.raises(RuntimeError, match="closed"):
         graph.run(inputs_of(1, (16, 16)))
+    graph.close()
     fresh = open_triton(url, "label")
     assert fresh.run(inputs_of(1, (16, 16)), ["label"])["label"].shape == (1, 16, 16)
     fresh.close()
+
+
+@pytest.mark.parametrize("shared_memory", ["on", "off"])
+@pytest.mark.parametrize("how", ["close", "deadline"])
+def test_what_becomes_of_requests_that_are_given_up(
+    url: str, server: LocalServer, how: str, shared_memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server serves others; what waits is dropped, but where HTTP is cut off it is computed."""
+    monkeypatch.setattr(triton_backend, "_CLOSE_S", 0.0)
+    fresh = open_triton(url, "label", shared_memory="off")
+    graph = open_triton(url, "label", shared_memory=shared_memory)
+    if how == "deadline":
+        graph._deadline_s = graph._exchange._deadline_s = 0.1
+    before, _ = fresh.statistics()
+    asking = Asking(graph, (192, 192), times=1)
+    if how == "close":
+        asking.wait_accepted(server)
+        graph.close()
+    asking.join()
+    # The queue is first in, first out: after this answer the others are computed or dropped.
+    assert fresh.run(inputs_of(1, (16, 16)), ["label"])["label"].shape == (1, 16, 16)
+    num_computed = (fresh.statistics()[0] - before) // asking.BATCH
+    if how == "close":
+        assert all(str(error) == str(closed()) for error in asking.errors)
+        assert any(error.__cause__ is not None for error in asking.errors)
+    else:
+        assert any(isinstance(error, DeadlineError) for error in asking.errors)
+    if how == "close" and url.startswith("http"):
+        assert num_computed == asking.NUM_THREADS
+    else:
+        assert num_computed < asking.NUM_THREADS
+    graph.close()
+    fresh.close()
+    assert own_memory() == []
 
 
 # Shared memory and restarts

@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +25,10 @@ from command_line import Outcome, break_file, wsss
 from tiny_run import files_of
 from triton_server import triton_server
 
+from wsss.runtime import bounded_threads
+from wsss.runtime.backends.triton_backend import TritonGraph
 from wsss.runtime.backends.triton_memory import FOLDER, PREFIX
+from wsss.runtime.backends.triton_retry import RetryPolicy
 from wsss.runtime.bundle import MANIFEST, seal
 from wsss.runtime.serving.local_server import LocalServer
 
@@ -53,8 +57,9 @@ def stored(folder: Path) -> dict[str, bytes]:
     return files_of(folder, *names)
 
 
-def own_memory() -> list[str]:
-    return sorted(path.name for path in Path(FOLDER).glob(f"{PREFIX}*"))
+def own_memory(pid: int | None = None) -> list[str]:
+    """Shared memory of a client, by default of those in this process."""
+    return sorted(path.name for path in Path(FOLDER).glob(f"{PREFIX}{pid or os.getpid()}_*"))
 
 
 def counts(outcome: Outcome) -> tuple[int, int, int]:
@@ -304,6 +309,57 @@ def test_server_that_stays_away(
 # The end of the client
 
 
+def test_interrupted_while_the_server_is_away(
+    restarted: LocalServer,
+    bundle: Path,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The graph is closed, which ends the pauses between tries, before threads are waited for."""
+    events: list[str] = []
+    close = TritonGraph.close
+
+    def watched_close(self: TritonGraph) -> None:
+        events.append("close")
+        close(self)
+
+    def watched_clock() -> float:
+        events.append("wait for threads")
+        return time.monotonic()
+
+    monkeypatch.setattr(TritonGraph, "close", watched_close)
+    monkeypatch.setattr(bounded_threads, "time", SimpleNamespace(monotonic=watched_clock))
+    pause = RetryPolicy.pause
+    is_pausing = threading.Event()
+
+    def watched(self: RetryPolicy, retry: int, share: float) -> float:
+        is_pausing.set()
+        return pause(self, retry, share)
+
+    monkeypatch.setattr(RetryPolicy, "pause", watched)
+    out = tmp_path / "out"
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def interrupt() -> None:
+        while len(list(out.glob("masks/*.png"))) < 5:
+            time.sleep(0.005)
+        restarted.kill()
+        if is_pausing.wait(60):
+            events.clear()  # a graph was closed when the job began
+            signal.pthread_kill(main, signal.SIGTERM)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    arguments = (images, "--by", "walk", "--in-flight", 4, "--patience", 600, "--workers", 0)
+    outcome = wsss(*through(f"http://{restarted.http}", bundle, out, *arguments))
+    thread.join()
+    assert outcome.code == 130 and "interrupted" in outcome.err
+    assert events[:2] == ["close", "wait for threads"]
+    assert own_memory() == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_client_ended_in_the_middle(
     number: signal.Signals,
@@ -327,6 +383,9 @@ def test_client_ended_in_the_middle(
         while len(list(out.glob("masks/*.png"))) < 5:
             assert client.poll() is None, client.communicate()
             time.sleep(0.005)
+        children = Path(f"/proc/{client.pid}/task/{client.pid}/children").read_text().split()
+        held = [name for child in children for name in own_memory(int(child))]
+        assert held
         client.send_signal(number)
         printed, said = client.communicate(timeout=60)
     finally:
@@ -335,13 +394,13 @@ def test_client_ended_in_the_middle(
     if number == signal.SIGKILL:
         # Python's resource tracker notices the end of the process a moment later.
         end = time.monotonic() + 30
-        while own_memory() and time.monotonic() < end:
+        while any(Path(FOLDER, name).exists() for name in held) and time.monotonic() < end:
             time.sleep(0.05)
     else:
         assert client.returncode == 130, said
         assert printed == "" and said.splitlines()[-1].startswith("wsss: interrupted")
         assert "Traceback" not in said and not list(out.glob("**/*.tmp"))
-    assert own_memory() == []
+    assert not any(Path(FOLDER, name).exists() for name in held)
     finished = stored(out)
     expected = stored(in_process(images, "--by", "walk"))
     assert len(list(out.glob("masks/*.png"))) >= 5 and len(finished) < len(expected)

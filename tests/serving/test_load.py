@@ -1,11 +1,8 @@
 """A server under load for minutes: nothing lost, nothing changed, no growing memory."""
 
-import os
-import re
 import shutil
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +15,7 @@ pytest.importorskip("tritonclient.grpc", reason="needs tritonclient")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 
 import tritonclient.grpc as grpcclient
+from triton_requests import Arrays, ask, client_of, given, images, metric, resident_bytes
 from triton_server import triton_server
 
 from wsss.export.triton import RepositoryOptions, write_repository
@@ -26,6 +24,18 @@ from wsss.runtime.serving.local_server import LocalServer
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 IN_FLIGHT = 64
 IMAGE = np.random.default_rng(0).integers(0, 256, (1, 24, 32, 3), dtype=np.uint8)
+GOOD: Arrays = {"image": IMAGE}
+INVALID: tuple[tuple[str, Arrays], ...] = (
+    ("segmenter", {"image": IMAGE.astype(np.float32)}),
+    ("segmenter", {"image": IMAGE[..., :2].copy()}),
+    ("segmenter", {"picture": IMAGE}),
+    ("segmenter", {"image": np.repeat(IMAGE, 50, 0)}),
+    ("segmentor", GOOD),
+)
+"""Refused before they reach a model: the server counts them nowhere."""
+EXPIRED = len(INVALID)
+"""The kind of bad request that waits longer than it allows: the server counts it as REJECTED."""
+REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 LEAK = '''"""Keeps 100 kB of every request, so that the check of memory has something to find."""
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -46,34 +56,8 @@ output [{ name: "y" data_type: TYPE_FP32 dims: [1] }]
 """
 
 
-def tensor(name: str, values: np.ndarray, kind: str) -> object:
-    given = grpcclient.InferInput(name, list(values.shape), kind)
-    given.set_data_from_numpy(values)
-    return given
-
-
-def resident_bytes(server: LocalServer) -> int:
-    """Of the server and its stubs, which are one process group."""
-    total = 0
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.getpgid(int(folder.name)) == server.pid:
-                status = (folder / "status").read_text()
-                total += 1024 * int(re.findall(r"VmRSS:\s+(\d+)", status)[0])
-        except (OSError, IndexError):  # ended meanwhile
-            continue
-    return total
-
-
 def has_grown(middle: int, end: int) -> bool:
     return end > middle + max(0.02 * middle, 8 * 2**20)
-
-
-def metric(server: LocalServer, name: str, model: str) -> int:
-    with urllib.request.urlopen(server.metrics, timeout=5) as answer:
-        text = answer.read().decode()
-    found = re.findall(rf'^{name}{{[^}}]*model="{model}"[^}}]*}} ([0-9.e+]+)$', text, re.M)
-    return int(sum(float(value) for value in found))
 
 
 def in_halves(server: LocalServer, one: Callable[[int], str], count: int) -> tuple[Counter, bool]:
@@ -94,88 +78,107 @@ def test_ten_thousand_requests_with_bad_ones_among_them(
     leak.parent.mkdir(parents=True)
     leak.write_text(LEAK)
     (tmp_path / "leak" / "config.pbtxt").write_text(LEAK_CONFIG)
-    wanted = [grpcclient.InferRequestedOutput("label")]
-    good = tensor("image", IMAGE, "UINT8")
-    bad = (
-        ("segmenter", [tensor("image", IMAGE.astype(np.float32), "FP32")]),
-        ("segmenter", [tensor("image", IMAGE[..., :2].copy(), "UINT8")]),
-        ("segmenter", [tensor("picture", IMAGE, "UINT8")]),
-        ("segmenter", [tensor("image", np.repeat(IMAGE, 50, 0), "UINT8")]),
-        ("segmentor", [good]),
-    )
     with triton_server(tmp_path) as server:
-        client = grpcclient.InferenceServerClient(server.grpc)
-        expected = client.infer("segmenter", [good], outputs=wanted).as_numpy("label")
+        client = client_of(server, "grpc")
+        expected = ask(client, "segmenter", GOOD, ["label"])["label"]
 
         def one(number: int) -> str:
-            model, inputs = ("segmenter", [good])
-            is_bad = number % 20 == 7
-            if is_bad:
-                model, inputs = bad[number // 20 % len(bad)]
+            is_bad, kind = number % 20 == 7, number // 20 % (len(INVALID) + 1)
+            model, inputs = INVALID[kind] if is_bad and kind != EXPIRED else ("segmenter", GOOD)
+            microseconds = {"timeout": 1} if is_bad and kind == EXPIRED else {}
             try:
-                label = client.infer(model, inputs, outputs=wanted).as_numpy("label")
+                label = ask(client, model, inputs, ["label"], **microseconds)["label"]
             except grpcclient.InferenceServerException as error:
-                refused = str(error.status()) in (
-                    "StatusCode.INVALID_ARGUMENT",
-                    "StatusCode.NOT_FOUND",
-                )
-                return "refused" if is_bad and refused else f"failed: {error}"
+                if is_bad and kind == EXPIRED and "Request timeout expired" in str(error):
+                    return "expired"
+                refused = str(error.status()).split(".")[-1] in ("INVALID_ARGUMENT", "NOT_FOUND")
+                return "refused" if is_bad and kind != EXPIRED and refused else f"failed: {error}"
+            if is_bad and kind != EXPIRED:
+                return "answered, though bad"
             return "good" if np.array_equal(label, expected) else "changed"
+
+        def counted() -> dict[str, int]:
+            failures = {
+                reason: metric(server, "nv_inference_request_failure", "segmenter", reason=reason)
+                for reason in REASONS
+            }
+            return failures | {"good": metric(server, "nv_inference_request_success", "segmenter")}
 
         for _ in range(2):
             in_halves(server, one, 400)  # memory that is taken once
-        before = metric(server, "nv_inference_request_success", "segmenter")
+        before = counted_when_still(counted)
         outcomes, grew = in_halves(server, one, 10_000)
-        assert outcomes == {"good": 9_500, "refused": 500}
-        end = time.monotonic() + 10
-        while True:
-            counted = metric(server, "nv_inference_request_success", "segmenter") - before
-            if counted >= 9_500 or time.monotonic() > end:
-                break
-            time.sleep(0.1)
-        assert counted == 9_500
+        # 500 bad ones of six kinds in turn; one may come just when nobody waits, and is answered.
+        assert outcomes["refused"] == 84 + 84 + 83 + 83 + 83
+        assert outcomes["good"] + outcomes["expired"] == 9_500 + 83
+        assert 0 < outcomes["expired"] <= 83 and sum(outcomes.values()) == 10_000
+        now = counted_when_still(counted)
+        found = {name: now[name] - before[name] for name in now}
+        assert found == {
+            **dict.fromkeys(REASONS, 0),
+            "REJECTED": outcomes["expired"],
+            "good": outcomes["good"],
+        }
         assert not grew
 
-        value = tensor("x", np.zeros(1, np.float32), "FP32")
-
         def leaking(_: int) -> str:
-            client.infer("leak", [value])
+            ask(client, "leak", {"x": np.zeros(1, np.float32)}, ["y"])
             return "good"
 
         outcomes, grew = in_halves(server, leaking, 1_000)
         assert outcomes == {"good": 1_000} and grew  # the check finds 50 MB
 
 
+def counted_when_still(counted: Callable[[], dict[str, int]]) -> dict[str, int]:
+    """Figures that the server writes a moment after its answers."""
+    end, found = time.monotonic() + 20, counted()
+    while time.monotonic() < end:
+        time.sleep(0.5)
+        before, found = found, counted()
+        if before == found:
+            break
+    return found
+
+
 def test_reloads_and_bad_versions_and_the_end_under_load(
-    triton_environment: object, bundle: Path, tmp_path: Path
+    triton_environment: object, bundle: Path, other_bundle: Path, tmp_path: Path
 ) -> None:
+    """Versions of two bundles in turn: each answer is that of the version it names."""
     folder = tmp_path / "models"
     options = RepositoryOptions(intra_op_threads=1)
     write_repository(bundle, folder, options)
+    inputs: Arrays = {"image": images(1, (24, 32))}
+    bundles = (other_bundle, bundle)  # of even and odd versions
+    expected = [
+        label_alone(each, inputs, tmp_path / str(number)) for number, each in enumerate(bundles)
+    ]
+    assert not np.array_equal(*expected)
     explicit = ["--model-control-mode=explicit", "--load-model=segmenter"]
     with triton_server(folder, options=explicit) as server:
-        client = grpcclient.InferenceServerClient(server.grpc)
-        inputs = [tensor("image", IMAGE, "UINT8")]
-        expected = client.infer("segmenter", inputs).as_numpy("label")
-        draining, failures, answers = threading.Event(), list[str](), Counter[str]()
+        client = client_of(server, "grpc")
+        draining, failures = threading.Event(), list[str]()
+        answers: Counter[tuple[int, bool]] = Counter()
 
         def keep_asking() -> None:
-            own = grpcclient.InferenceServerClient(server.grpc)
+            own = client_of(server, "grpc")
+            tensors = given(own, inputs)
             while True:
                 try:
-                    label = own.infer("segmenter", inputs).as_numpy("label")
+                    result = own.infer("segmenter", tensors)
                 except grpcclient.InferenceServerException as error:
                     if not draining.is_set():
                         failures.append(str(error))
                     return
-                answers["equal" if np.array_equal(label, expected) else "other"] += 1
+                version = int(result.get_response().model_version)
+                is_its_own = np.array_equal(result.as_numpy("label"), expected[version % 2])
+                answers[version, is_its_own] += 1
 
         threads = [threading.Thread(target=keep_asking) for _ in range(8)]
         for thread in threads:
             thread.start()
         started = time.monotonic()
         for version in range(2, 12):
-            write_repository(bundle, folder, options, version=version)
+            write_repository(bundles[version % 2], folder, version=version)
             client.load_model("segmenter")
             if version % 3 == 0:
                 broken = folder / "segmenter" / str(1000 + version)
@@ -185,6 +188,9 @@ def test_reloads_and_bad_versions_and_the_end_under_load(
                     client.load_model("segmenter")
                 shutil.rmtree(broken)
         time.sleep(max(0.0, 20 - (time.monotonic() - started)))
+        end = time.monotonic() + 30  # the last version has just been loaded where that took long
+        while not any(version == 11 for version, _ in tuple(answers)) and time.monotonic() < end:
+            time.sleep(0.1)
         assert not failures, failures[:3]
         draining.set()
         assert server.stop() == 0
@@ -192,4 +198,14 @@ def test_reloads_and_bad_versions_and_the_end_under_load(
             thread.join(30)
             assert not thread.is_alive()
     assert not failures
-    assert answers["equal"] > 100 and answers["other"] == 0
+    assert sum(answers.values()) > 100
+    assert all(is_its_own for _, is_its_own in answers)
+    assert {1, 11} <= {version for version, _ in answers}
+
+
+def label_alone(bundle: Path, inputs: Arrays, folder: Path) -> np.ndarray:
+    """What `segmenter` of a bundle answers, from a server that has no other version."""
+    write_repository(bundle, folder, RepositoryOptions(intra_op_threads=1))
+    explicit = ["--model-control-mode=explicit", "--load-model=segmenter"]
+    with triton_server(folder, options=explicit) as server:
+        return ask(client_of(server, "grpc"), "segmenter", inputs, ["label"])["label"]

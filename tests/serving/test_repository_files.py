@@ -16,13 +16,16 @@ from untrained_run import CLASSES
 from wsss.errors import ArtifactError, ConfigError, MissingDependencyError, WsssError
 from wsss.export.triton import RepositoryOptions, check_repository, write_repository
 from wsss.export.triton import repository as repository_module
+from wsss.export.triton.configs import SHRINKAGE
 from wsss.export.triton.messages import CONFIG, config_text, model_config_pb2, read_config
 from wsss.export.triton.options import options_from_settings
-from wsss.export.triton.repository import read_versions, render_configs
+from wsss.export.triton.repository import read_contents, render_configs
+from wsss.export.triton.size_limit import limit_sizes
 from wsss.export.triton.skeleton import demo_bundle, graph_entry, write_skeleton
 from wsss.runtime.bundle import MANIFEST, EngineEntry, open_bundle, seal
 
 pytest.importorskip("tritonclient.grpc", reason="needs tritonclient")
+GRAPHS = ("cam", "affinity", "refine", "label", "segmenter")
 SKELETON = Path(__file__).resolve().parents[2] / "triton_models"
 
 
@@ -55,11 +58,11 @@ def test_a_repository_says_which_bundle_it_serves(bundle: Path, repository: Path
         "affinity",
         "cam",
         "decode",
-        "default_present",
         "label",
         "label_encoded",
         "label_ensemble",
         "refine",
+        "relay",
         "segmenter",
     ]
     for config in configs.values():
@@ -69,7 +72,7 @@ def test_a_repository_says_which_bundle_it_serves(bundle: Path, repository: Path
         assert json.loads(parameters["wsss.classes"]) == list(CLASSES)
         assert json.loads(parameters["wsss.palette"])[1] == [128, 0, 0]
         assert parameters["wsss.layout"] == "nhwc"
-    assert read_versions(repository) == {1: opened.digest}
+    assert read_contents(repository).versions == {1: opened.digest}
     for name in ("label", "refine"):  # required for the server, optional in the bundle
         graph = onnx.load(repository / name / "1" / "model.onnx").graph
         names = {tensor.name for tensor in graph.initializer}
@@ -79,6 +82,7 @@ def test_a_repository_says_which_bundle_it_serves(bundle: Path, repository: Path
             onnx.load(path)
             for path in (repository / name / "1" / "model.onnx", bundle / f"{name}.onnx")
         )
+        limit_sizes(own, RepositoryOptions.max_pixels)
         assert served == own
 
 
@@ -125,8 +129,12 @@ def test_options_reach_the_configurations(bundle: Path) -> None:
     policy = batching.default_queue_policy
     assert (policy.max_queue_size, policy.default_timeout_microseconds) == (9, 70000)
     assert list(cam.model_warmup[0].inputs["image"].dims) == [64, 80, 3]
-    assert configs["default_present"].instance_group[0].kind == kinds.KIND_CPU
+    assert configs["relay"].instance_group[0].kind == kinds.KIND_CPU
     assert not configs["label_ensemble"].instance_group  # servers refuse it there
+    shrinking = render_configs(open_bundle(bundle), RepositoryOptions(shrink_memory=True), {1: "0"})
+    for each in (*GRAPHS, "label_ensemble"):
+        is_graph = each != "label_ensemble"
+        assert (shrinking[each].parameters[SHRINKAGE].string_value == "cpu:0") is is_graph
 
 
 @pytest.mark.parametrize(
@@ -143,6 +151,8 @@ def test_options_reach_the_configurations(bundle: Path) -> None:
         ("backends=walk:tensorrt", "must be one of cam, affinity"),
         ("backends=cam:openvino", "must be onnxruntime or tensorrt"),
         ("decode=yes", "expected true or false"),
+        ("shrink_memory=1", "expected true or false"),
+        ("max_pixels=0", "max_pixels is 0, must be in 1 to"),
         ("threads=2", "unknown Triton option 'threads=2': give KEY=VALUE"),
         ("decode", "unknown Triton option 'decode'"),
     ],
@@ -196,7 +206,9 @@ def test_nothing_of_others_is_overwritten(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"--overwrite it, or add .* --triton-version 2"):
         write_repository(bundle, folder)
     write_repository(bundle, folder, RepositoryOptions(decode=True), version=5, overwrite=True)
-    assert (folder / "decode" / "5" / "model.py").exists() and list(read_versions(folder)) == [5]
+    assert (folder / "decode" / "5" / "model.py").exists() and list(
+        read_contents(folder).versions
+    ) == [5]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "ours"]
 
 
@@ -205,7 +217,7 @@ def test_a_version_is_added_and_ensembles_follow_it(bundle: Path, tmp_path: Path
     first = write_repository(bundle, folder)
     second = other_bundle(bundle, tmp_path / "second", name="second")
     added = write_repository(second, folder, version=2)
-    assert read_versions(folder) == {1: first.digest, 2: added.digest}
+    assert read_contents(folder).versions == {1: first.digest, 2: added.digest}
     configs = check_repository(folder)
     steps = configs["label_ensemble"].ensemble_scheduling.step
     assert {step.model_version for step in steps} == {2}
@@ -304,11 +316,19 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: edited(f, "affinity", lambda c: setattr(c, "max_batch_size", 2)),
         "takes larger batches than its step 'affinity'",
     ),
+    "side by side": (
+        lambda f: edited(
+            f,
+            "label_ensemble",
+            lambda c: c.ensemble_scheduling.step[2].input_map.update({"image": "image"}),
+        ),
+        "'cam' and 'affinity' run side by side",
+    ),
     "unread": (
         lambda f: edited(
             f,
             "label_ensemble",
-            lambda c: c.ensemble_scheduling.step[2].input_map.pop("present"),
+            lambda c: c.ensemble_scheduling.step[1].input_map.pop("present"),
         ),
         "nobody reads the input 'present'",
     ),
@@ -324,7 +344,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: edited(
             f,
             "label_ensemble",
-            lambda c: c.ensemble_scheduling.step[1].output_map.pop("affinity"),
+            lambda c: c.ensemble_scheduling.step[2].output_map.pop("affinity"),
         ),
         "nobody makes 'affinity'",
     ),

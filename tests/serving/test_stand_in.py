@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from triton_requests import Arrays, ask, classes, client_of, images, resident_bytes
 from triton_server import find_server, triton_server
 
 from wsss.errors import ServerError
@@ -60,7 +62,7 @@ def test_faults_are_refused_while_good_models_serve(
     folder = tmp_path / "models"
     shutil.copytree(repository / "label", folder / "label")
     for fault in FAULTS:
-        source = "default_present" if fault is optional_in_batches else "label"
+        source = "relay" if fault is optional_in_batches else "label"
         shutil.copytree(repository / source, folder / fault.__name__)
         config = read_config(folder / fault.__name__ / CONFIG)
         config.name = fault.__name__
@@ -75,6 +77,33 @@ def test_faults_are_refused_while_good_models_serve(
         for fault, message in FAULTS.items():
             assert message in index[fault.__name__]
             assert not client.is_model_ready(fault.__name__)
+
+
+def test_memory_is_given_back_where_the_configuration_says_so(
+    triton_environment: object, repository: Path, tmp_path: Path
+) -> None:
+    """By the names of the real backend; labels do not depend on it."""
+    resident, labels = {}, {}
+    inputs: Arrays = {"image": images(1, (1000, 1000)), "present": classes(1)}
+    ways = {
+        "kept": {},
+        "shrunk": {"memory.enable_memory_arena_shrinkage": "cpu:0"},
+        "no arena": {"enable_mem_arena": "0", "enable_mem_pattern": "0"},
+    }
+    for number, (way, parameters) in enumerate(ways.items()):
+        folder = tmp_path / str(number)
+        shutil.copytree(repository / "label", folder / "label")
+        config = read_config(folder / "label" / CONFIG)
+        for key, value in parameters.items():
+            config.parameters[key].string_value = value
+        (folder / "label" / CONFIG).write_text(config_text(config))
+        with triton_server(folder) as server:
+            found = ask(client_of(server, "grpc"), "label", inputs, ["label", "scores"])
+            labels[way], resident[way] = found, resident_bytes(server)
+    for way in ("shrunk", "no arena"):
+        assert resident[way] < resident["kept"] - 128 * 2**20, resident
+        for name, values in labels[way].items():
+            np.testing.assert_array_equal(values, labels["kept"][name])
 
 
 def test_a_server_that_cannot_start_shows_its_log(
@@ -94,7 +123,7 @@ def test_a_server_that_cannot_start_shows_its_log(
 def test_a_killed_server_starts_again_on_its_ports_and_leaves_nothing(
     triton_environment: object, repository: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(repository / "default_present", tmp_path / "default_present")
+    shutil.copytree(repository / "relay", tmp_path / "relay")
     with triton_server(tmp_path) as server:
         regions = list(Path("/dev/shm").glob(f"{server.shared_memory}*"))
         address, first = server.http, server.pid

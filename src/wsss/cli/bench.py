@@ -45,7 +45,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.command()
-@exit_codes()
+@exit_codes("interrupted, nothing was measured to the end")
 def walk(
     model: Model = None,
     data: Data = None,
@@ -91,7 +91,7 @@ def walk(
 
 
 @app.command()
-@exit_codes()
+@exit_codes("interrupted, nothing was measured to the end")
 def crf(
     model: Model = None,
     data: Data = None,
@@ -123,7 +123,7 @@ def crf(
 
 
 @app.command()
-@exit_codes()
+@exit_codes("interrupted, nothing was measured to the end")
 def cam(
     model: Annotated[
         Path | None,
@@ -179,7 +179,7 @@ def cam(
 
 
 @app.command()
-@exit_codes()
+@exit_codes("interrupted, nothing was measured to the end")
 def label(
     model: Annotated[Path, typer.Option(help="Run, or bundle, whose ways to label are measured.")],
     data: Annotated[Path, typer.Option(help="Image set that it was trained on, or one like it.")],
@@ -226,7 +226,7 @@ def label(
 
 
 @app.command()
-@exit_codes()
+@exit_codes("interrupted, nothing was measured to the end")
 def serve(
     model: Annotated[Path, typer.Option(help="Bundle, which the server serves.")],
     url: Annotated[
@@ -248,7 +248,9 @@ def serve(
         str, typer.Option(help="Requests under way at once, with commas.")
     ] = "1,2,4,8",
     requests: Annotated[int, typer.Option(min=1, help="Of each row.")] = 40,
-    threads: Annotated[int, typer.Option(min=1, help="Of each session of a server of ours.")] = 1,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Of each session of a server of ours, and in process.")
+    ] = 1,
     instances: Annotated[
         int,
         typer.Option(
@@ -263,7 +265,10 @@ def serve(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Load on a Triton server, against onnxruntime in this process with as many threads."""
+    """Load on a Triton server, against onnxruntime in this process.
+
+    Without --url both have as many threads; what a server of --url computes with is not known here.
+    """
     import torch
 
     from ..export.triton import RepositoryOptions, write_repository
@@ -280,6 +285,11 @@ def serve(
     steps = _numbers("--concurrency", concurrency)
     photos, described = same_size_photos(data, size, count)
     machine = measure_machine(torch.device("cpu"))
+    notes = None
+    if url:
+        notes = [
+            f"in process: {threads * instances} threads of this machine; the servers' are not known"
+        ]
     with ExitStack() as stack:
         stack.enter_context(termination_as_interrupt())
         if not url:
@@ -304,7 +314,7 @@ def serve(
             threads=threads * instances,
             progress=shown,
         )
-    _show(machine, f"bundle {model}, {described}", {"rows": rows}, as_json)
+    _show(machine, f"bundle {model}, {described}", {"rows": rows}, as_json, notes)
 
 
 def _numbers(option: str, text: str) -> list[int]:

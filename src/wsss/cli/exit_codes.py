@@ -17,9 +17,16 @@ EXTRAS = {"torch": "train", "onnxscript": "export", "onnxruntime": "cpu", "tenso
 """Optional packages, and the extra that installs them."""
 
 
+CONTINUES = "interrupted; what was finished is kept, the same command continues"
+
+
 @contextmanager
-def exit_codes() -> Iterator[None]:
-    """Around a command; must be inside of typer, which has ways of its own with some of these."""
+def exit_codes(interrupted: str = CONTINUES) -> Iterator[None]:
+    """Around a command; must be inside of typer, which has ways of its own with some of these.
+
+    Args:
+        interrupted: what Ctrl-C prints.
+    """
     try:
         try:
             yield
@@ -28,7 +35,7 @@ def exit_codes() -> Iterator[None]:
     except WsssError as error:
         _leave(1, str(error))
     except KeyboardInterrupt:
-        _leave(130, "interrupted; what was finished is kept, the same command continues")
+        _leave(130, interrupted)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:

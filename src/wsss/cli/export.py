@@ -7,6 +7,7 @@ import typer
 
 from ..errors import ConfigError
 from .output import print_json, progress, stdout
+from .signals import termination_as_interrupt
 
 if TYPE_CHECKING:
     from ..export.bundle import ExportResult
@@ -18,6 +19,7 @@ RUN_OPTIONS = ("precision", "data", "layout", "tolerance", "force", "max_batch",
 """Options that shape the graphs: an exported bundle has them already."""
 
 
+@termination_as_interrupt()  # what is half written goes at the end, as after Ctrl-C
 def export(
     context: typer.Context,
     source: Annotated[
@@ -84,18 +86,25 @@ def export(
     ] = None,
     triton_version: Annotated[
         int | None,
-        typer.Option(min=1, help="Add it to the repository as this version: a rolling update."),
+        typer.Option(
+            min=1,
+            help="Number of the version that is added to a repository; default: the next one.",
+        ),
     ] = None,
     triton_set: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE",
             help="How it is served, may be repeated: device=gpu, instances=2, max_batch_size=16, "
-            "decode=true; see docs/serving.md.",
+            "decode=true; a repository keeps what is not named. See docs/serving.md.",
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the bundle in --out, and the repository.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace the bundle in --out, and the repository with its versions and settings.",
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -171,6 +180,8 @@ def export(
         )
         shown["triton"] = written.to_json()
         if not as_json:
+            for name, (before, after) in written.changed.items():
+                stdout.print(f"changed for all versions: {name} {before} -> {after}")
             models = ", ".join(written.models)
             stdout.print(f"Triton models, version {written.version}: {models}", soft_wrap=True)
             stdout.print(f"Triton repository: {written.folder}", soft_wrap=True)
@@ -198,8 +209,8 @@ def _serving_options(
     from ..export.triton.repository import require_free
 
     model_config_pb2()
-    require_free(repository, version=version, overwrite=overwrite)
-    return options_from_settings(settings)
+    existing = require_free(repository, version=version, overwrite=overwrite)
+    return options_from_settings(settings, existing.options if existing and not overwrite else None)
 
 
 def _was_given(context: typer.Context, name: str) -> bool:

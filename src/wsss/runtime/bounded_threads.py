@@ -14,7 +14,10 @@ GOODBYE_S = 10.0
 
 
 def in_threads(
-    items: Iterable[Item], work: Callable[[Item], Result], num_threads: int
+    items: Iterable[Item],
+    work: Callable[[Item], Result],
+    num_threads: int,
+    on_stop: Callable[[], object] = lambda: None,
 ) -> Iterator[tuple[Item, Result]]:
     """Items with their results, as they are done.
 
@@ -24,6 +27,8 @@ def in_threads(
 
     Args:
         num_threads: >= 1.
+        on_stop: called once where the rest is given up, before the wait for those under way: it
+            ends what they would only wait for.
 
     Raises:
         BaseException: the first that `work` raised, after all results that came before it.
@@ -60,8 +65,11 @@ def in_threads(
                 if isinstance(outcome, BaseException):
                     raise outcome
                 yield outcome
-    finally:
+    except BaseException:
         _empty(todo)
+        on_stop()
+        raise
+    finally:
         for _ in threads:
             todo.put(None)
         end = time.monotonic() + GOODBYE_S

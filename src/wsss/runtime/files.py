@@ -86,15 +86,17 @@ def replace_folder(work: Path, target: Path) -> None:
     """
     work.chmod(0o755)  # mkdtemp's folder is private
     older = work.with_name(f"{work.name}.older")
-    if target.exists():
-        target.rename(older)
     try:
+        if target.exists():
+            target.rename(older)
         work.rename(target)
-    except OSError:
-        if older.exists():
+    except BaseException:  # an interrupt, too
+        if older.exists() and not target.exists():
             older.rename(target)
         raise
-    shutil.rmtree(older, ignore_errors=True)
+    finally:
+        if target.exists():
+            shutil.rmtree(older, ignore_errors=True)
 
 
 def write_error(path: str | os.PathLike[str], error: OSError) -> WsssError:

@@ -12,6 +12,8 @@ _UNBOUNDED = 1_000_000
 def open_served(bundle: Bundle, graph: str, options: TritonOptions) -> TritonGraph:
     """Open a graph of a bundle on a server, in the version that was made of this bundle.
 
+    An ensemble has no version to keep to: its digest is compared again when another one answers.
+
     Args:
         graph: label or segmenter; also the model's name on the server if `options` give none.
 
@@ -37,7 +39,8 @@ def open_served(bundle: Bundle, graph: str, options: TritonOptions) -> TritonGra
     )
 
 
-def _version_of(bundle: Bundle, graph: str, opened: TritonGraph, url: str) -> str:
+def _version_of(bundle: Bundle, graph: str, opened: TritonGraph, url: str) -> str | None:
+    """The version to ask for; None where the model keeps one alone and numbers it anew."""
     served = opened.served
     place = f"model '{served.name}' at {url}"
     digests = served.digests()
@@ -46,7 +49,10 @@ def _version_of(bundle: Bundle, graph: str, opened: TritonGraph, url: str) -> st
             f"{place} does not tell of which bundle it was made: serve a repository that `wsss "
             "export --triton` wrote"
         )
-    fitting = [version for version, digest in digests.items() if digest == bundle.digest]
+    # An ensemble is served in its newest version only. Asked for by number, it would be unknown
+    # after an update with the same bundle; with another one the graph itself ends the job.
+    served_now = {max(digests, key=int)} if served.steps else set(digests)
+    fitting = [version for version in served_now if digests[version] == bundle.digest]
     if not fitting:
         found = ", ".join(f"{digest[:12]} (version {v})" for v, digest in digests.items())
         raise ArtifactError(
@@ -61,4 +67,4 @@ def _version_of(bundle: Bundle, graph: str, opened: TritonGraph, url: str) -> st
             f"{place} takes {', '.join(names)}, expected {', '.join(wanted)} as in graph "
             f"'{graph}': choose another --server-model"
         )
-    return max(fitting, key=int)
+    return None if served.steps else max(fitting, key=int)

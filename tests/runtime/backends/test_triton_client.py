@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.client import BadStatusLine, IncompleteRead, RemoteDisconnected
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,8 +20,11 @@ import numpy as np
 import pytest
 
 from wsss.errors import ConfigError, ServerError
+from wsss.runtime.backends import triton_memory
 from wsss.runtime.backends.triton_backend import open_triton
-from wsss.runtime.backends.triton_faults import Fault, FaultKind, answered_fault
+from wsss.runtime.backends.triton_faults import Fault, FaultKind, answered_fault, fault_of
+from wsss.runtime.backends.triton_gate import Gate
+from wsss.runtime.backends.triton_http import HttpClient
 from wsss.runtime.backends.triton_memory import (
     FOLDER,
     PREFIX,
@@ -171,6 +176,80 @@ def test_without_tritonclient() -> None:
     assert all("tritonclient" in line and "pip install 'wsss[triton]'" in line for line in lines)
 
 
+# Servers that trickle
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
+
+
+@contextmanager
+def trickling(*, at_once: int) -> Iterator[str]:
+    """A server that reads a request, answers so many bytes, and then one in 10 ms for 30 s."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        is_over = threading.Event()
+
+        def serve() -> None:
+            link, _ = listener.accept()
+            answer = HEAD + b"0" * 100_000
+            with link, suppress(OSError):  # the client leaves
+                link.recv(1 << 16)
+                link.sendall(answer[:at_once])
+                for place in range(at_once, at_once + 3000):
+                    if is_over.wait(0.01):
+                        return
+                    link.sendall(answer[place : place + 1])
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            is_over.set()
+            thread.join()
+
+
+@pytest.mark.parametrize("at_once", [0, 20, len(HEAD), len(HEAD) + 10])
+def test_a_deadline_counts_for_all_bytes_together(at_once: int) -> None:
+    """The socket's own would not: there is always a byte within it."""
+    with trickling(at_once=at_once) as url, pytest.raises(TimeoutError):
+        HttpClient(parse_url(url)).send("GET", "v2", 0.3)
+
+
+def test_an_answer_that_breaks_off() -> None:
+    with trickling(at_once=len(HEAD) + 10) as url:
+        client = HttpClient(parse_url(url))
+        timer = threading.Timer(0.1, client.close)
+        timer.start()
+        with pytest.raises(IncompleteRead) as caught:
+            client.send("GET", "v2", 60.0)
+        timer.join()
+    fault = fault_of(caught.value)
+    assert fault is not None and fault.kind is FaultKind.LOST
+
+
+def test_no_connection_is_not_a_broken_one(closed_port: int) -> None:
+    with pytest.raises(Fault) as caught:
+        HttpClient(parse_url(f"127.0.0.1:{closed_port}")).send("GET", "v2", 5.0)
+    assert caught.value.kind is FaultKind.AWAY
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (TimeoutError("timed out"), FaultKind.LATE),
+        (ConnectionResetError(104, "Connection reset by peer"), FaultKind.LOST),
+        (RemoteDisconnected("Remote end closed connection without response"), FaultKind.LOST),
+        (IncompleteRead(b"ab", 7), FaultKind.LOST),
+        (BadStatusLine("SSH-2.0"), FaultKind.FOREIGN),
+        (KeyError("a mistake of ours"), None),
+    ],
+)
+def test_fault_of_an_exception(error: Exception, kind: FaultKind | None) -> None:
+    fault = fault_of(error)
+    assert (fault.kind if fault else None) is kind
+
+
 # Trying again
 
 
@@ -220,7 +299,7 @@ def test_pauses_double_up_to_a_limit() -> None:
 def test_only_what_time_can_heal_is_tried_again(kind: FaultKind) -> None:
     clock, attempts = Clock(), Attempts(kind)
     retrier = clock.retrier(RetryPolicy())
-    if kind in (FaultKind.BUSY, FaultKind.LOST):
+    if kind in (FaultKind.BUSY, FaultKind.LOST, FaultKind.AWAY):
         assert retrier.call(attempts) == "answer"
         return
     with pytest.raises(GaveUp) as caught:
@@ -272,7 +351,14 @@ def test_stop_ends_a_pause() -> None:
     [
         ("503", "[request id: <id_unknown>] Exceeds maximum queue size", FaultKind.BUSY),
         ("StatusCode.UNAVAILABLE", "Exceeds maximum queue size", FaultKind.BUSY),
-        ("StatusCode.UNAVAILABLE", "failed to connect to all addresses", FaultKind.LOST),
+        ("StatusCode.UNAVAILABLE", "failed to connect to all addresses", FaultKind.AWAY),
+        ("StatusCode.UNAVAILABLE", "Server is stopping, scheduler has stopped", FaultKind.BUSY),
+        ("StatusCode.UNAVAILABLE", "'x' version 1 is not at ready state", FaultKind.BUSY),
+        ("StatusCode.UNAVAILABLE", "Stream is already closed", FaultKind.LOST),
+        ("StatusCode.UNAVAILABLE", "words of a gRPC to come", FaultKind.LOST),
+        ("503", "words of a Triton to come", FaultKind.BUSY),
+        ("500", "Cannot unregister 'x', it is currently in use.", FaultKind.IN_USE),
+        ("StatusCode.INTERNAL", "it is currently in use.", FaultKind.IN_USE),
         ("StatusCode.UNAVAILABLE", "Socket closed", FaultKind.LOST),
         ("StatusCode.UNAVAILABLE", "Request timeout expired", FaultKind.LATE),
         ("503", "Request timeout expired", FaultKind.LATE),
@@ -336,6 +422,85 @@ def test_regions_are_shared_in_turn_and_removed(pool: RegionPool) -> None:
     with pytest.raises(NoMemoryError):
         pool.take(1)
     assert own_memory(os.getpid()) == []
+
+
+@needs_memory
+def test_a_block_is_removed_once(pool: RegionPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its request may end while the pool is closed: a second time would close another file."""
+    removed: list[object] = []
+    destroy = triton_memory._destroy
+
+    def watched(region: triton_memory.Region) -> None:
+        removed.append(region)
+        destroy(region)
+
+    monkeypatch.setattr(triton_memory, "_destroy", watched)
+    answered, doubtful, free = (pool.take(size << 20) for size in (1, 2, 3))
+    pool.give_back(free)
+    pool.close()
+    pool.give_back(answered)
+    pool.retire(doubtful)
+    assert len(removed) == 3 and set(removed) == {answered, doubtful, free}
+
+
+class ServerStub:
+    """Knows regions, and says that one is in use so many times."""
+
+    def __init__(self, num_refusals: int) -> None:
+        self.num_refusals = num_refusals
+        self.known: set[str] = set()
+
+    def register(self, name: str, key: str, num_bytes: int, deadline_s: float) -> None:
+        self.known.add(name)
+
+    def unregister(self, name: str, deadline_s: float) -> None:
+        if self.num_refusals > 0:
+            self.num_refusals -= 1
+            raise Fault(FaultKind.IN_USE, "it is currently in use")
+        self.known.remove(name)
+
+
+@needs_memory
+def test_a_region_that_is_still_in_use_is_forgotten_a_moment_later() -> None:
+    server = ServerStub(num_refusals=3)
+    pool = RegionPool(server)  # type: ignore[arg-type]
+    regions = [pool.take(1), pool.take(1)]
+    for region in regions:
+        pool.register(region, 1.0)
+        pool.give_back(region)
+    pool.close()
+    assert server.num_refusals == 0 and server.known == set()
+    assert own_memory(os.getpid()) == []
+
+
+def test_a_gate_waits_for_those_inside() -> None:
+    gate, num_inside, may_leave = Gate(), threading.Semaphore(0), threading.Event()
+    ended: list[str] = []
+
+    def work(error: Exception | None) -> None:
+        try:
+            with gate.passing():
+                num_inside.release()
+                assert may_leave.wait(60)
+                if error is not None:
+                    raise error
+            ended.append("done")
+        except RuntimeError as closed:
+            ended.append(f"{closed} because of {closed.__cause__!r}")
+
+    threads = [threading.Thread(target=work, args=(e,)) for e in (None, OSError(9, "cut off"))]
+    for thread in threads:
+        thread.start()
+    assert num_inside.acquire(timeout=60) and num_inside.acquire(timeout=60)
+    assert not gate.close(0.0)
+    with pytest.raises(RuntimeError, match="this graph was closed"), gate.passing():
+        pass
+    may_leave.set()
+    assert gate.close(60.0)
+    for thread in threads:
+        thread.join()
+    assert len(ended) == 2 and "done" in ended
+    assert any("this graph was closed" in text and "cut off" in text for text in ended)
 
 
 @needs_memory

@@ -140,6 +140,7 @@ def _ensemble_faults(config: Any, configs: Mapping[str, Any], repository: Path) 
             yield from _input_faults(
                 f"{where}, step '{step.model_name}'", step, model, given | made
             )
+    yield from _side_by_side(config, where)
     for name in given.keys() - read:
         yield f"{where}: nobody reads the input '{name}'"
     for tensor in config.output:
@@ -152,6 +153,19 @@ def _ensemble_faults(config: Any, configs: Mapping[str, Any], repository: Path) 
         if tensor.name in read:
             # The server fails requests that do not ask for such an output (issue 7482).
             yield f"{where}: '{tensor.name}' is an output and read by a step"
+
+
+def _side_by_side(config: Any, where: str) -> Iterator[str]:
+    """Steps that run at the same time: where both fail, the server (2.51) crashes or waits."""
+    known = {tensor.name for tensor in config.input}
+    waiting = list(config.ensemble_scheduling.step)
+    while ready := [step for step in waiting if set(step.input_map.values()) <= known]:
+        if len(ready) > 1:
+            names = " and ".join(f"'{step.model_name}'" for step in ready)
+            yield f"{where}: {names} run side by side, and the server may crash when both fail"
+        for step in ready:
+            known |= set(step.output_map.values())
+            waiting.remove(step)
 
 
 def _input_faults(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...runtime.backends.contract import TensorSpec
@@ -10,12 +11,14 @@ from .messages import add_tensor, model_config_pb2
 from .options import RepositoryOptions
 
 DECODE = "decode"
-DEFAULT_PRESENT = "default_present"
+RELAY = "relay"
 NEVER = 3_600_000_000
 """Microseconds: an hour."""
-FILLED = "filled"
-"""Output of `default_present`: classes as told, or -1 for all of them."""
+RELAYED, FILLED = "relayed", "filled"
+"""Outputs of `relay`: the image as it came; classes as told, or -1 for all of them."""
 ENCODED = "encoded"
+SHRINKAGE = "memory.enable_memory_arena_shrinkage"
+"""Parameter of the ONNX Runtime backend, after the key of ONNX Runtime's run options."""
 ONNX_FILE, PLAN_FILE, PYTHON_FILE = "model.onnx", "model.plan", "model.py"
 
 
@@ -45,6 +48,8 @@ def graph_config(
     _add_warmup(config, bundle, options)
     if backend == "onnxruntime" and options.intra_op_threads is not None:
         config.parameters["intra_op_thread_count"].string_value = str(options.intra_op_threads)
+    if backend == "onnxruntime" and options.shrink_memory:
+        config.parameters[SHRINKAGE].string_value = "cpu:0"
     config.version_policy.latest.num_versions = options.versions_served
     add_identity(config, bundle, digests)
     return config
@@ -58,21 +63,22 @@ def plan_files(bundle: Bundle, name: str) -> dict[str, str]:
     }
 
 
-def default_present_config(
-    bundle: Bundle, options: RepositoryOptions, digests: Mapping[int, str]
-) -> Any:
-    """Configuration of the graph that makes `present` optional in an ensemble.
+def relay_config(bundle: Bundle, options: RepositoryOptions, digests: Mapping[int, str]) -> Any:
+    """Configuration of the graph between `cam` and `affinity` of an ensemble.
 
-    It takes no batches, so the backend lets its input be optional, and the server joins it with
-    steps that do, because whole shapes agree: (B, C) here, (C) and a batch there.
+    It makes `present` optional there: it takes no batches, so the backend lets its input be
+    optional, and the server joins it with steps that do, because whole shapes agree: (B, C) here,
+    (C) and a batch there.
     """
-    count = len(bundle.classes)
-    config = model_config_pb2().ModelConfig(name=DEFAULT_PRESENT, backend="onnxruntime")
-    for name, optional in (("probabilities", False), ("present", True)):
-        spec = TensorSpec(name, "float32", ("batch", count))
-        add_tensor(config.input, spec, batched=False, optional=optional)
-    add_tensor(config.output, TensorSpec(FILLED, "float32", ("batch", count)), batched=False)
-    _add_instances(config, options, on_gpu=False)  # a few bytes: a GPU would only be a detour
+    image, classes = image_spec(bundle), ("batch", len(bundle.classes))
+    config = model_config_pb2().ModelConfig(name=RELAY, backend="onnxruntime")
+    add_tensor(config.input, image, batched=False)
+    add_tensor(config.input, TensorSpec("probabilities", "float32", classes), batched=False)
+    present = TensorSpec("present", "float32", classes)
+    add_tensor(config.input, present, batched=False, optional=True)
+    add_tensor(config.output, replace(image, name=RELAYED), batched=False)
+    add_tensor(config.output, TensorSpec(FILLED, "float32", classes), batched=False)
+    _add_instances(config, options, on_gpu=False)  # it only copies: a GPU would be a detour
     config.parameters["intra_op_thread_count"].string_value = "1"
     config.version_policy.latest.num_versions = options.versions_served
     add_identity(config, bundle, digests)

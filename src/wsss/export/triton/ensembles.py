@@ -1,14 +1,14 @@
-"""Ensembles: `label_ensemble` runs CAM and affinity side by side, `label_encoded` decodes first.
+"""Ensembles: `label_ensemble` runs CAM, affinity and walk, `label_encoded` decodes first.
 
-    image ----+--> cam ------> cam, probabilities ---+
-              |                      |               |
-              |      present --> default_present     +--> refine --> label, confidence, scores,
-              |                      +---------------+               used_classes
-              +--> affinity -------------------------+
+    image ---> cam ---> probabilities ---> relay ---> image ---> affinity ---> refine ---> label,
+                 +--> cam --> refine         ^  +--> present --> refine        confidence, scores,
+                                          present                              used_classes
 
-No tensor is both read by a later step and exposed: the server (2.51, issue 7482) fails requests
-that leave such an output out. Steps name their version, so that no answer mixes two bundles while
-a new version is being loaded.
+One step runs at a time: where two fail side by side, as with full queues, the server (2.51) loses
+the request or crashes. Hence `relay`, by which the affinity waits for the CAMs. No tensor is both
+read by a later step and exposed: the server (2.51, issue 7482) fails requests that leave such an
+output out. Steps name their version, so that no answer mixes two bundles while a new version is
+being loaded.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from ...runtime.backends.contract import TensorSpec
 from ...runtime.bundle import Bundle
 from ...runtime.walks.graph_builder import IR_VERSION, OPSET
 from ..tensors import unknown_classes
-from .configs import DECODE, DEFAULT_PRESENT, ENCODED, FILLED, add_identity, image_spec
+from .configs import DECODE, ENCODED, FILLED, RELAY, RELAYED, add_identity, image_spec
 from .messages import add_tensor, model_config_pb2
 from .options import RepositoryOptions
 
@@ -47,8 +47,8 @@ def ensemble_config(bundle: Bundle, options: RepositoryOptions, digests: Mapping
         add_tensor(config.output, spec)
     version = max(digests)
     _add_step(config, "cam", version, ["image"], ["cam", "probabilities"])
-    _add_step(config, "affinity", version, ["image"], ["affinity"])
-    _add_step(config, DEFAULT_PRESENT, version, ["probabilities", "present"], [FILLED])
+    _add_step(config, RELAY, version, ["image", "probabilities", "present"], [RELAYED, FILLED])
+    _add_step(config, "affinity", version, {"image": RELAYED}, ["affinity"])
     inputs = {spec.name: spec.name for spec in bundle.graphs["refine"].inputs}
     _add_step(config, "refine", version, inputs | {"present": FILLED}, outputs)
     return _finished(config, bundle, digests)
@@ -77,24 +77,29 @@ def encoded_config(
     return _finished(config, bundle, digests)
 
 
-def default_present_model(num_classes: int) -> onnx.ModelProto:
-    """The graph of `default_present`: (B, C) of classes, all -1 where nothing was told.
+def relay_model(image: TensorSpec, num_classes: int) -> onnx.ModelProto:
+    """The graph of `relay`: the image as it came, and (B, C) of classes, all -1 where none is told.
 
-    `probabilities` only tell how large the batch is.
+    `probabilities` tell how large the batch is, and make the step wait for those of `cam`.
     """
     shape: list[str | int] = ["batch", num_classes]
     told: list[str | int] = ["present_batch", num_classes]
     nodes = [
+        helper.make_node("Identity", ["image"], [RELAYED], "hand_on"),
         helper.make_node("Shape", ["probabilities"], ["shape"], "shape"),
         helper.make_node("Expand", ["present", "shape"], [FILLED], "fill"),
     ]
     inputs = [
+        helper.make_tensor_value_info("image", TensorProto.UINT8, image.shape),
         helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, shape),
         helper.make_tensor_value_info("present", TensorProto.FLOAT, told),
     ]
-    output = helper.make_tensor_value_info(FILLED, TensorProto.FLOAT, shape)
+    outputs = [
+        helper.make_tensor_value_info(RELAYED, TensorProto.UINT8, image.shape),
+        helper.make_tensor_value_info(FILLED, TensorProto.FLOAT, shape),
+    ]
     defaults = [unknown_classes(num_classes)]
-    graph = helper.make_graph(nodes, DEFAULT_PRESENT, inputs, [output], defaults)
+    graph = helper.make_graph(nodes, RELAY, inputs, outputs, defaults)
     opsets = [helper.make_opsetid("", OPSET)]
     return helper.make_model(
         graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="wsss"

@@ -1,7 +1,7 @@
 """What a model repository can be asked for, and what is impossible refused at once."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from ...errors import ConfigError
@@ -29,6 +29,9 @@ class RepositoryOptions:
     """Copies of each model (on each GPU), which run at the same time."""
     intra_op_threads: int | None = None
     """Threads of an onnxruntime session on the CPU; all cores by default."""
+    shrink_memory: bool = False
+    """Give memory back after every run, instead of keeping that of the largest batch seen; an
+    image then takes a fifth longer. Of onnxruntime on the CPU."""
     max_queue_delay: int = 0
     """Microseconds that a request waits for others to share its batch. 0: while an instance is
     free nobody waits, and under load the queue fills batches by itself; a GPU may gain by 2000."""
@@ -46,8 +49,9 @@ class RepositoryOptions:
     decode: bool = False
     """Add `decode` and `label_encoded`, which take JPEG or PNG bytes. The container then needs
     Pillow or OpenCV for its Python."""
-    max_pixels: int = 50_000_000
-    """Largest image that `decode` takes."""
+    max_pixels: int = 4_194_304
+    """Height times width of the largest image that a model takes, such as 2048 x 2048. A label of
+    20 classes costs 2 to 3 KB a pixel. TensorRT's plans have the sizes they were built for."""
     versions_served: int = 2
     """Versions of a graph that stay loaded, so that a rolling update breaks no request."""
 
@@ -66,6 +70,8 @@ class RepositoryOptions:
                 )
         if self.gpus and self.device == "cpu" and "tensorrt" not in self.backends.values():
             faults.append("gpus are given but device is cpu: set device=gpu")
+        if self.shrink_memory and self.device == "gpu":
+            faults.append("shrink_memory is for device=cpu: leave it out")
         for height, width in self.warmup:
             if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
                 faults.append(f"warmup is {height}x{width}, sides must be in 1 to {MAX_SIDE}")
@@ -151,12 +157,40 @@ def _plan_faults(bundle: Bundle, name: str, max_batch_size: int) -> list[str]:
     return faults
 
 
-def options_from_settings(settings: Sequence[str]) -> RepositoryOptions:
+def options_to_json(options: RepositoryOptions) -> dict[str, Any]:
+    """JSON-compatible, as `options_from_json` reads it."""
+    return {each.name: _plain(getattr(options, each.name)) for each in fields(options)}
+
+
+def options_from_json(content: Mapping[str, Any]) -> RepositoryOptions:
+    """Options from what `options_to_json` made.
+
+    Raises:
+        ConfigError: impossible values; TypeError: other keys.
+    """
+    return RepositoryOptions(**{key: _frozen(value) for key, value in content.items()})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(each) for each in value) if isinstance(value, list) else value
+
+
+def options_from_settings(
+    settings: Sequence[str], base: RepositoryOptions | None = None
+) -> RepositoryOptions:
     """Options from texts KEY=VALUE, as the command line has them.
 
     Args:
         settings: such as `instances=2`, `backends=cam:tensorrt,label:tensorrt`,
-            `warmup=321x481,512x512`, `preferred_batch_sizes=4,8`, `decode=true`.
+            `warmup=321x481,512x512`, `preferred_batch_sizes=4,8`, `decode=true`; `instances=`
+            means the default.
+        base: what is not named stays as it is there; by default everything has its default.
 
     Raises:
         ConfigError: unknown key, or a value of another kind.
@@ -170,6 +204,9 @@ def options_from_settings(settings: Sequence[str]) -> RepositoryOptions:
                 f"unknown Triton option '{setting}': give KEY=VALUE with a key of "
                 f"{', '.join(sorted(known))}"
             )
+        if not text.strip():
+            values[key] = getattr(RepositoryOptions(), key)
+            continue
         try:
             values[key] = _value(key, text)
         except ValueError:
@@ -178,7 +215,7 @@ def options_from_settings(settings: Sequence[str]) -> RepositoryOptions:
                 if key in _EXPECTED
                 else f"Triton option '{setting}' is not understood: expected a whole number"
             ) from None
-    return RepositoryOptions(**values)
+    return replace(base or RepositoryOptions(), **values)
 
 
 _EXPECTED = {
@@ -186,7 +223,7 @@ _EXPECTED = {
     "gpus": "whole numbers with commas between",
     "preferred_batch_sizes": "whole numbers with commas between",
     "warmup": "HEIGHTxWIDTH with commas between",
-    "decode": "true or false",
+    **dict.fromkeys(("decode", "shrink_memory"), "true or false"),
 }
 
 
@@ -202,7 +239,7 @@ def _value(key: str, text: str) -> Any:
     if key == "warmup":
         sizes = [part.split("x") for part in parts]
         return tuple((int(height), int(width)) for height, width in sizes)
-    if key == "decode":
+    if key in ("decode", "shrink_memory"):
         if text not in ("true", "false"):
             raise ValueError(text)
         return text == "true"

@@ -6,13 +6,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from ...errors import ArtifactError
+from ...errors import ArtifactError, ConfigError
 from ...runtime.bundle import Bundle, open_bundle
 from ...runtime.files import atomic_write_bytes, make_folder, replace_folder, write_error
 from ...version import __version__
@@ -20,28 +20,35 @@ from ..subgraph import drop_defaults
 from .check import check_repository
 from .configs import (
     DECODE,
-    DEFAULT_PRESENT,
     ONNX_FILE,
     PYTHON_FILE,
+    RELAY,
     decode_config,
-    default_present_config,
     graph_config,
+    image_spec,
     plan_files,
+    relay_config,
 )
 from .ensembles import (
     ENCODED_ENSEMBLE,
     ENSEMBLE,
-    default_present_model,
     encoded_config,
     ensemble_config,
     has_ensemble,
+    relay_model,
 )
 from .messages import CONFIG, config_text
-from .options import SERVED_GRAPHS, RepositoryOptions
+from .options import (
+    SERVED_GRAPHS,
+    RepositoryOptions,
+    options_from_json,
+    options_to_json,
+)
+from .size_limit import limit_sizes
 
 MARKER = "wsss.json"
 """At the root of a repository of ours; the server looks at folders alone."""
-SCHEMA = 1
+SCHEMA = 2
 PLACEHOLDER = "ensemble.txt"
 _PLACEHOLDER_TEXT = "An ensemble has no file; without this folder the server does not load it.\n"
 MAX_VERSION = 2**31 - 1
@@ -54,12 +61,14 @@ class RepositoryResult:
     Attributes:
         version: of all models of this bundle.
         models: names, ensembles last.
+        changed: settings before and after, of a repository that had others.
     """
 
     folder: Path
     version: int
     models: tuple[str, ...]
     digest: str
+    changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-compatible."""
@@ -68,7 +77,21 @@ class RepositoryResult:
             "version": self.version,
             "models": list(self.models),
             "digest": self.digest,
+            "changed": {name: list(values) for name, values in self.changed.items()},
         }
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What `wsss.json` tells of a repository.
+
+    Attributes:
+        versions: number -> digest of its bundle.
+        options: that its configurations were rendered with.
+    """
+
+    versions: dict[int, str]
+    options: RepositoryOptions
 
 
 def write_repository(
@@ -82,67 +105,67 @@ def write_repository(
     """Write a bundle as a Triton model repository, or as a new version into one.
 
     Args:
-        repository: a new or empty folder; or a repository of ours, with `version` or `overwrite`.
-        version: of all models; default 1. In a repository of ours it is added to those that are
-            there, and has to be greater.
-        overwrite: replace a repository of ours with all its versions.
+        repository: a new or empty folder, or a repository of ours, to which a version is added.
+        options: default: those of the repository.
+        version: of all models, greater than those that are there; default: the next one.
+        overwrite: replace a repository of ours with all its versions and settings.
 
     Raises:
         ArtifactError: no bundle, or the folder is in use; nothing has changed then.
         ConfigError: impossible options; MissingDependencyError: tritonclient is not installed.
     """
-    options = options or RepositoryOptions()
     existing = require_free(repository, version=version, overwrite=overwrite)
+    before = None if overwrite else existing
+    if options is None:
+        options = before.options if before else RepositoryOptions()
     bundle = open_bundle(bundle_folder)
     options.check_against(bundle)
-    digests = {} if overwrite else dict(existing)
-    digests[version or 1] = bundle.digest
+    changed = _changes(before.options, options) if before else {}
+    if before and version is None and not changed:
+        _require_new(before, bundle, repository)
+    # Numbered on even where the older ones go: a number never stands for two bundles.
+    number = version or max(existing.versions if existing else {}, default=0) + 1
+    digests = (before.versions if before else {}) | {number: bundle.digest}
     make_folder(repository.parent)
     with _work_folder(repository) as work:
         configs = render_configs(bundle, options, digests)
         write_configs(work, configs)
-        _write_versions(work, bundle, configs, max(digests))
+        _write_versions(work, bundle, configs, number, options.max_pixels)
         check_repository(work)
-        atomic_write_bytes(work / MARKER, _marker(digests, configs))
-        if existing and not overwrite:
-            _add_version(work, repository, configs, max(digests))
+        atomic_write_bytes(work / MARKER, _marker(digests, options, configs))
+        if before:
+            _add_version(work, repository, configs, number)
         else:
             replace_folder(work, repository)
-    return RepositoryResult(repository, max(digests), tuple(configs), bundle.digest)
+    return RepositoryResult(repository, number, tuple(configs), bundle.digest, changed)
 
 
 def require_free(
     repository: Path, *, version: int | None = None, overwrite: bool = False
-) -> dict[int, str]:
-    """Versions and digests in a repository of ours; empty where there is none yet.
+) -> Contents | None:
+    """What is in a repository of ours; None where there is none yet.
 
     Raises:
-        ArtifactError: the folder belongs to somebody else, or its use was not asked for.
+        ArtifactError: the folder belongs to somebody else, or has such a version or a later one.
     """
     if version is not None and not 1 <= version <= MAX_VERSION:
         raise ArtifactError(f"version {version} of a model, expected 1 to {MAX_VERSION}")
     if repository.exists() and not repository.is_dir():
         raise ArtifactError(f"'{repository}' is a file: give a folder for the Triton repository")
     if not repository.is_dir() or not any(repository.iterdir()):
-        return {}
-    found = read_versions(repository)
-    if overwrite:
-        return found
-    if version is None:
+        return None
+    found = read_contents(repository)
+    newest = max(found.versions)
+    if version is not None and version <= newest and not overwrite:
         raise ArtifactError(
-            f"'{repository}' is a Triton repository already: --overwrite it, or add a version by "
-            f"--triton-version {max(found) + 1}"
-        )
-    if version <= max(found):
-        raise ArtifactError(
-            f"'{repository}' has version {max(found)}: the new one must be greater, such as "
-            f"--triton-version {max(found) + 1}"
+            f"'{repository}' has version {newest}: the new one must be greater, such as "
+            f"--triton-version {newest + 1}"
         )
     return found
 
 
-def read_versions(repository: Path) -> dict[int, str]:
-    """Version -> digest of its bundle, of a repository of ours.
+def read_contents(repository: Path) -> Contents:
+    """What `wsss.json` of a repository says.
 
     Raises:
         ArtifactError: somebody else's folder.
@@ -151,12 +174,42 @@ def read_versions(repository: Path) -> dict[int, str]:
         content = json.loads((repository / MARKER).read_text(encoding="utf-8"))
         versions = {int(number): str(digest) for number, digest in content["versions"].items()}
         if content["schema"] == SCHEMA and versions:
-            return versions
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return Contents(versions, options_from_json(content["options"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError):
         pass
     raise ArtifactError(
-        f"'{repository}' is not empty and no Triton repository of wsss: choose another folder"
+        f"'{repository}' is not empty and no Triton repository of wsss {__version__}: choose "
+        "another folder"
     )
+
+
+def _changes(before: RepositoryOptions, after: RepositoryOptions) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ; a configuration stands for all versions of its model.
+
+    Raises:
+        ConfigError: clients or plans of the versions before would be refused.
+    """
+    old, new = options_to_json(before), options_to_json(after)
+    changed = {name: (old[name], new[name]) for name in old if old[name] != new[name]}
+    if "max_batch_size" in changed:
+        has_plans = "tensorrt" in before.backends.values()
+        if has_plans or after.max_batch_size < before.max_batch_size:
+            reason = "plans were built for it" if has_plans else "requests may be as large"
+            raise ConfigError(
+                f"max_batch_size is {before.max_batch_size} for the versions before, whose "
+                f"{reason}, and cannot become {after.max_batch_size}: keep it, or write another "
+                "repository"
+            )
+    return changed
+
+
+def _require_new(contents: Contents, bundle: Bundle, repository: Path) -> None:
+    newest = max(contents.versions)
+    if contents.versions[newest] == bundle.digest:
+        raise ArtifactError(
+            f"'{repository}' has this bundle with these settings as version {newest}: --overwrite "
+            f"it, or add it once more by --triton-version {newest + 1}"
+        )
 
 
 def render_configs(
@@ -175,7 +228,7 @@ def render_configs(
             f"{', '.join(SERVED_GRAPHS)}"
         )
     if has_ensemble(bundle):
-        configs[DEFAULT_PRESENT] = default_present_config(bundle, options, digests)
+        configs[RELAY] = relay_config(bundle, options, digests)
     if options.decode:
         configs[DECODE] = decode_config(bundle, options, digests)
     if has_ensemble(bundle):
@@ -194,7 +247,9 @@ def write_configs(folder: Path, configs: dict[str, Any]) -> None:
         atomic_write_bytes(folder / name / CONFIG, config_text(config).encode())
 
 
-def _write_versions(folder: Path, bundle: Bundle, configs: dict[str, Any], version: int) -> None:
+def _write_versions(
+    folder: Path, bundle: Bundle, configs: dict[str, Any], version: int, max_pixels: int
+) -> None:
     """What each model runs."""
     for name, config in configs.items():
         target = folder / name / str(version)
@@ -204,8 +259,8 @@ def _write_versions(folder: Path, bundle: Bundle, configs: dict[str, Any], versi
         elif name == DECODE:
             source = Path(__file__).with_name("decode_model.py")
             atomic_write_bytes(target / PYTHON_FILE, source.read_bytes())
-        elif name == DEFAULT_PRESENT:
-            _write_graph(target, default_present_model(len(bundle.classes)))
+        elif name == RELAY:
+            _write_graph(target, relay_model(image_spec(bundle), len(bundle.classes)), max_pixels)
         elif config.backend == "tensorrt":
             names = plan_files(bundle, name)
             for engine in bundle.engines_of(name):
@@ -215,19 +270,21 @@ def _write_versions(folder: Path, bundle: Bundle, configs: dict[str, Any], versi
         else:
             model = onnx.load(bundle.graph_path(name), load_external_data=False)
             drop_defaults(model)
-            _write_graph(target, model)
+            _write_graph(target, model, max_pixels)
 
 
-def _write_graph(folder: Path, model: onnx.ModelProto) -> None:
+def _write_graph(folder: Path, model: onnx.ModelProto, max_pixels: int) -> None:
+    limit_sizes(model, max_pixels)
     atomic_write_bytes(folder / ONNX_FILE, model.SerializeToString(deterministic=True))
 
 
-def _marker(digests: dict[int, str], configs: dict[str, Any]) -> bytes:
+def _marker(digests: dict[int, str], options: RepositoryOptions, configs: dict[str, Any]) -> bytes:
     content = {
         "schema": SCHEMA,
         "wsss": __version__,
         "versions": {str(number): digests[number] for number in sorted(digests)},
         "models": list(configs),
+        "options": options_to_json(options),
     }
     return (json.dumps(content, indent=2) + "\n").encode()
 
@@ -266,8 +323,8 @@ def _add_version(work: Path, repository: Path, configs: dict[str, Any], version:
     replaced: dict[Path, bytes] = {}
     try:
         for folder in stale:
+            moved.append(folder)  # first: an interrupt may come right behind the move
             os.rename(work / folder.relative_to(repository), folder)
-            moved.append(folder)
         for name in [*(f"{each}/{CONFIG}" for each in configs), MARKER]:
             replaced[repository / name] = (repository / name).read_bytes()
             os.replace(work / name, repository / name)

@@ -12,15 +12,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ...errors import ConfigError, DeadlineError, ServerError, WsssError
-from .contract import Array, GraphDescription, check_inputs, closed
+from .contract import Array, GraphDescription, check_inputs
 from .triton_errors import failure, other_model, unknown_model
 from .triton_exchange import Exchange
 from .triton_faults import Fault, FaultKind
+from .triton_gate import Gate
 from .triton_memory import is_possible
 from .triton_messages import Transport
 from .triton_model import ServedModel, read_model
 from .triton_options import ServerUrl, SharedMemory, check_seconds, check_shared_memory, parse_url
-from .triton_retry import RETRIED, GaveUp, Retrier, RetryPolicy, Stopped
+from .triton_retry import RETRIED, GaveUp, Retrier, RetryPolicy
 from .triton_transport import connect
 
 _RETRIED_IN_RUN = RETRIED | {FaultKind.UNKNOWN}
@@ -33,6 +34,8 @@ _MAX_LATE = 16
 """Requests in a row that came too late, after which the server counts as hanging."""
 _COUNTED_STEP = "cam"
 """Of `label_ensemble`: the step that takes longest, and that makes batches first."""
+_CLOSE_S = 10.0
+"""Seconds for requests under way when the graph is closed."""
 _OPEN_TOTAL_S = 5.0
 """A wrong URL should show soon, however much patience there is for an outage later on."""
 
@@ -102,8 +105,8 @@ class TritonGraph:
     ) -> None:
         self._transport, self._url, self._model = transport, url, model
         self._version, self._deadline_s = version or "", deadline_s
-        self._stop = threading.Event()
-        self._retrier = Retrier(policy, self._stop)
+        self._gate = Gate()
+        self._retrier = Retrier(policy, self._gate.is_closed)
         self.served = self._first_look(policy)
         self._exchange = Exchange(transport, url, self.served, self._version, deadline_s)
         # Whether the model must be looked at again before its answers can be trusted.
@@ -139,33 +142,23 @@ class TritonGraph:
             DeadlineError: no answer in time; such a request is not repeated.
             ServerError: the server is away or overloaded for longer than it was given.
             ArtifactError: the server has another model under this name now.
+            RuntimeError: the graph is closed, or was while the request failed.
         """
-        if self._stop.is_set():
-            raise closed()
-        check_inputs(self.served.description, inputs, outputs)
-        if outputs is None:
-            outputs = [spec.name for spec in self.served.description.outputs]
-        if not outputs:
-            return {}
-        # Not ascontiguousarray, which gives a number without axes one.
-        arrays = {name: np.require(array, requirements="C") for name, array in inputs.items()}
-        wanted = list(dict.fromkeys(outputs))
-        try:
-            found = self._retrier.call(lambda: self._attempt(arrays, wanted), _RETRIED_IN_RUN)
-        except Stopped:
-            raise closed() from None
-        except GaveUp as outcome:
-            if self._stop.is_set():
-                raise closed() from None
-            raise self._failure(outcome, arrays) from outcome.fault
-        except (
-            Exception
-        ):  # a client that is closed under way, or memory that is gone, says anything
-            if self._stop.is_set():
-                raise closed() from None
-            raise
-        self._num_late = 0
-        return found
+        with self._gate.passing():
+            check_inputs(self.served.description, inputs, outputs)
+            if outputs is None:
+                outputs = [spec.name for spec in self.served.description.outputs]
+            if not outputs:
+                return {}
+            # Not ascontiguousarray, which gives a number without axes one.
+            arrays = {name: np.require(array, requirements="C") for name, array in inputs.items()}
+            wanted = list(dict.fromkeys(outputs))
+            try:
+                found = self._retrier.call(lambda: self._attempt(arrays, wanted), _RETRIED_IN_RUN)
+            except GaveUp as outcome:
+                raise self._failure(outcome, arrays) from outcome.fault
+            self._num_late = 0
+            return found
 
     def statistics(self) -> tuple[int, int]:
         """Inferences and executions since the server started; of an ensemble those of `cam`.
@@ -184,8 +177,11 @@ class TritonGraph:
         return found["inference_count"], found["execution_count"]
 
     def close(self) -> None:
-        """Remove shared memory and drop the connections; requests under way fail."""
-        self._stop.set()
+        """Wait for requests under way, 10 s at most, remove shared memory and drop the connections.
+
+        No pause between tries is waited for. Requests that are still under way fail.
+        """
+        self._gate.close(_CLOSE_S)
         self._exchange.close()
         self._transport.close()
 
@@ -194,12 +190,13 @@ class TritonGraph:
         try:
             found, version = self._exchange.send(arrays, outputs)
         except Fault as fault:
-            if fault.kind in (FaultKind.LOST, FaultKind.UNKNOWN):
+            if fault.kind in (FaultKind.AWAY, FaultKind.LOST, FaultKind.UNKNOWN):
                 self._is_suspect = True
             raise
         if version != self._seen_version:
-            # Another version answered than before, as in a rolling update.
-            self._is_suspect = self._is_suspect or bool(self._seen_version)
+            # Another version than before, as in a rolling update; or the first one: the model may
+            # have been exchanged since it was opened.
+            self._is_suspect = True
             self._check_model()
             self._seen_version = version
         self._seen_at = time.monotonic()
@@ -207,7 +204,7 @@ class TritonGraph:
 
     def _first_look(self, policy: RetryPolicy) -> ServedModel:
         total = min(policy.total_s, _OPEN_TOTAL_S)
-        retrier = Retrier(RetryPolicy(policy.retries, total), self._stop)
+        retrier = Retrier(RetryPolicy(policy.retries, total), self._gate.is_closed)
         try:
             return retrier.call(self._read)
         except GaveUp as outcome:

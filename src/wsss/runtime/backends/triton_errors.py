@@ -32,7 +32,7 @@ def failure(
     fault, server = outcome.fault, f"Triton at {url}"
     kind, text = fault.kind, fault.text
     tried = f"tried {outcome.tries} times in {outcome.seconds:.0f} s"
-    if kind is FaultKind.LOST:
+    if kind in (FaultKind.AWAY, FaultKind.LOST):
         return ServerError(
             f"no {server} ({text}; {tried}): start it by `wsss serve`, or check the URL"
         )

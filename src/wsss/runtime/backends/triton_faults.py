@@ -5,6 +5,7 @@ sockets and parsers). The texts are those of Triton 2.51, see `tests/serving/tes
 """
 
 from enum import Enum
+from http.client import HTTPException, IncompleteRead
 from typing import Any
 
 from .contract import one_line
@@ -13,11 +14,13 @@ from .contract import one_line
 class FaultKind(Enum):
     """What happened to a request."""
 
-    LOST = "no connection, or it broke: the server may have been replaced"
+    AWAY = "no connection, so nothing was sent: the server may have been replaced"
+    LOST = "the connection broke: the server may have answered, or have been replaced"
     BUSY = "refused by a full queue or by a server that starts or stops"
     LATE = "the deadline has passed"
     UNKNOWN = "no such model or version"
     NO_REGION = "the server does not know the shared memory, as after its restart"
+    IN_USE = "shared memory that a request still uses"
     SMALL_REGION = "an output is larger than its place in shared memory"
     INVALID = "a request that the model cannot take"
     FAILED = "the model failed on this input"
@@ -25,7 +28,9 @@ class FaultKind(Enum):
     CANCELLED = "given up by this side"
 
 
-SETTLED = frozenset(FaultKind) - {FaultKind.LOST, FaultKind.LATE, FaultKind.CANCELLED}
+SETTLED = frozenset(FaultKind) - {
+    *(FaultKind.LOST, FaultKind.LATE, FaultKind.CANCELLED, FaultKind.IN_USE)
+}
 """Kinds after which the server certainly does not touch the request's memory any more."""
 
 
@@ -46,28 +51,34 @@ class Fault(Exception):
 _NO_ID = "[request id: <id_unknown>]"
 """Stands in Triton's messages, as our requests have no id."""
 _BY_STATUS = {
-    **dict.fromkeys(("StatusCode.UNAVAILABLE", "502", "503", "504", "429"), FaultKind.BUSY),
+    **dict.fromkeys(("502", "503", "504", "429"), FaultKind.BUSY),
     **dict.fromkeys(("StatusCode.NOT_FOUND", "404"), FaultKind.UNKNOWN),
     **dict.fromkeys(("StatusCode.DEADLINE_EXCEEDED", "408"), FaultKind.LATE),
     **dict.fromkeys(("StatusCode.CANCELLED", "499"), FaultKind.CANCELLED),
     **dict.fromkeys(("StatusCode.INVALID_ARGUMENT", "400", "413"), FaultKind.INVALID),
+    # gRPC's library and the server behind it both say UNAVAILABLE, and tritonclient passes on
+    # nothing else but a text. What is not certainly the server's word counts as a connection that
+    # broke, after which nothing is taken for granted.
+    "StatusCode.UNAVAILABLE": FaultKind.LOST,
     # gRPC's own limit of a message, told by either side; not an overload.
     "StatusCode.RESOURCE_EXHAUSTED": FaultKind.INVALID,
     # No such service: another program behind this port.
     "StatusCode.UNIMPLEMENTED": FaultKind.FOREIGN,
 }
+# Triton gives one status to things that need different help: only its texts tell them apart.
 _BY_TEXT = (
     ("shared memory region", (FaultKind.UNKNOWN,), FaultKind.NO_REGION),
     ("shared memory size specified", (FaultKind.FAILED,), FaultKind.SMALL_REGION),
+    ("currently in use", (FaultKind.FAILED,), FaultKind.IN_USE),
     # In the queue of the server, which keeps the request's `timeout`.
-    ("timeout expired", (FaultKind.BUSY,), FaultKind.LATE),
+    ("timeout expired", (FaultKind.BUSY, FaultKind.LOST), FaultKind.LATE),
     # The process of a Python model died; Triton says INTERNAL.
     ("not healthy", (FaultKind.FAILED,), FaultKind.BUSY),
-)
-# Beginnings of what gRPC itself says as UNAVAILABLE; Triton's own texts speak of requests.
-_CONNECTION_TEXTS = (
-    *("failed to connect", "socket closed", "connection", "resolv", "goaway", "rst_"),
-    *("stream removed", "recvmsg", "broken pipe", "endpoint closing", "transport"),
+    ("maximum queue size", (FaultKind.LOST,), FaultKind.BUSY),
+    ("stopping", (FaultKind.LOST,), FaultKind.BUSY),
+    ("not ready", (FaultKind.LOST,), FaultKind.BUSY),
+    ("not at ready state", (FaultKind.LOST,), FaultKind.BUSY),
+    ("failed to connect", (FaultKind.LOST,), FaultKind.AWAY),
 )
 
 
@@ -81,42 +92,27 @@ def fault_of(error: BaseException) -> Fault | None:
         return Fault(FaultKind.LATE, text)
     if isinstance(error, OSError):
         return Fault(FaultKind.LOST, error.strerror or text)
-    if type(error).__module__.startswith("urllib3"):
-        return _http_fault(error, text)
+    if isinstance(error, IncompleteRead):
+        return Fault(FaultKind.LOST, "the answer broke off")
+    if isinstance(error, HTTPException):
+        return Fault(FaultKind.FOREIGN, "the answer is no HTTP")
     return None
 
 
 def answered_fault(status: str, text: str) -> Fault:
     """The fault that a server tells by HTTP's status code or gRPC's name of one."""
-    return _server_fault(status, " ".join(text.replace(_NO_ID, "").split()))
-
-
-def _http_fault(error: BaseException, text: str) -> Fault:
-    name = type(error).__name__
-    if "Timeout" in name and not name.startswith("Connect"):  # connecting took no request away
-        return Fault(FaultKind.LATE, text)
-    # "('Connection aborted.', BadStatusLine(...))": something speaks, but not HTTP.
-    if "BadStatusLine" in text or name == "LocationParseError":
-        return Fault(FaultKind.FOREIGN, "the answer is no HTTP")
-    cause = error.__cause__ or error.__context__
-    reason = cause.strerror if isinstance(cause, OSError) else None
-    return Fault(FaultKind.LOST, reason or text)
+    text = " ".join(text.replace(_NO_ID, "").split())
+    kind = _BY_STATUS.get(status, FaultKind.FAILED)
+    lower = text.lower()
+    for part, kinds, instead in _BY_TEXT:
+        if kind in kinds and part in lower:
+            return Fault(instead, text)
+    if kind is FaultKind.UNKNOWN and "model" not in lower:
+        kind = FaultKind.FOREIGN  # a web server that has no such page
+    return Fault(kind, text)
 
 
 def _message(error: Any) -> str:
     message = getattr(error, "message", None)
     found = message() if callable(message) else None
     return str(found or "")
-
-
-def _server_fault(status: str, text: str) -> Fault:
-    kind = _BY_STATUS.get(status, FaultKind.FAILED)
-    lower = text.lower()
-    for part, kinds, instead in _BY_TEXT:
-        if kind in kinds and part in lower:
-            return Fault(instead, text)
-    if status == "StatusCode.UNAVAILABLE" and any(part in lower for part in _CONNECTION_TEXTS):
-        kind = FaultKind.LOST
-    if kind is FaultKind.UNKNOWN and "model" not in lower:
-        kind = FaultKind.FOREIGN  # a web server that has no such page
-    return Fault(kind, text)

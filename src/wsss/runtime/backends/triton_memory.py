@@ -19,8 +19,9 @@ from multiprocessing.shared_memory import SharedMemory
 import numpy as np
 
 from .contract import Array, one_line
-from .triton_faults import SETTLED, Fault
+from .triton_faults import SETTLED, FaultKind
 from .triton_messages import Transport
+from .triton_retry import GaveUp, Retrier, RetryPolicy
 
 FOLDER = "/dev/shm"
 PREFIX = "wsss_client_"
@@ -32,6 +33,8 @@ _GRACE_S = 120.0
 """Seconds after which a server has finished with a request that it was not heard of again."""
 _GOODBYE_S = 2.0
 """Seconds for the server to forget a region."""
+_IN_USE = frozenset({FaultKind.IN_USE})
+_PATIENT = Retrier(RetryPolicy(retries=20, total_s=_GOODBYE_S, first_s=0.01, longest_s=0.2))
 
 
 class NoMemoryError(Exception):
@@ -93,10 +96,21 @@ class _Held:
     """What must not outlive the process; apart from the pool, so that its end can be noticed."""
 
     transport: Transport
+    lock: threading.Lock = field(default_factory=threading.Lock)
     regions: set[Region] = field(default_factory=set)
     """Blocks that exist."""
+    free: list[Region] = field(default_factory=list)
+    """Of these the ones that no request uses."""
     retired: list[Region] = field(default_factory=list)
     """Of which only the server's side is left."""
+
+    def destroy(self, region: Region) -> None:
+        """Remove a block, once: the second time its file number would be another file's."""
+        with self.lock:
+            if region not in self.regions:
+                return
+            self.regions.remove(region)
+        _destroy(region)
 
 
 class RegionPool:
@@ -109,9 +123,8 @@ class RegionPool:
     def __init__(self, transport: Transport, clock: Callable[[], float] = time.monotonic) -> None:
         self._transport = transport
         self._clock = clock
-        self._lock = threading.Lock()
-        self._free: list[Region] = []
         self._held = _Held(transport)
+        self._lock = self._held.lock
         self._end = weakref.finalize(self, _release, self._held)
 
     def take(self, num_bytes: int) -> Region:
@@ -121,12 +134,12 @@ class RegionPool:
             NoMemoryError: there is no room for it.
         """
         with self._lock:
-            fitting = [region for region in self._free if region.num_bytes >= num_bytes]
+            fitting = [region for region in self._held.free if region.num_bytes >= num_bytes]
             if fitting:
                 region = min(fitting, key=lambda found: found.num_bytes)
-                self._free.remove(region)
+                self._held.free.remove(region)
                 return region
-            smaller = self._free.pop() if self._free else None
+            smaller = self._held.free.pop() if self._held.free else None
         if smaller is not None:  # in its stead, or there would be more regions than requests
             self._remove(smaller)
         self._forget_retired()
@@ -151,28 +164,29 @@ class RegionPool:
         """The request is done: the region serves another one."""
         with self._lock:
             if self._end.alive:
-                self._free.append(region)
+                self._held.free.append(region)
                 return
         self._remove(region)
 
     def retire(self, region: Region) -> None:
         """The request ended in doubt: nobody else gets the region."""
-        with self._lock:
-            self._held.regions.discard(region)
-            if region.is_registered:
-                region.retired_at = self._clock()
+        if region.is_registered:
+            region.retired_at = self._clock()
+            with self._lock:
                 self._held.retired.append(region)
-        _destroy(region)
+        self._held.destroy(region)
 
     def close(self) -> None:
-        """Unregister and remove all regions; requests under way then fail."""
+        """Unregister and remove all regions; requests under way then fail.
+
+        The server keeps its side of the regions of these until their requests end; over gRPC, which
+        says nothing more after its end, until the server itself ends.
+        """
         self._end()
 
     def _remove(self, region: Region) -> None:
-        with self._lock:
-            self._held.regions.discard(region)
         _unregister(self._transport, region)
-        _destroy(region)
+        self._held.destroy(region)
 
     def _forget_retired(self) -> None:
         with self._lock:
@@ -202,14 +216,15 @@ def _new_region(num_bytes: int) -> Region:
 
 
 def _release(held: _Held) -> None:
-    regions = list(held.regions)  # requests that end meanwhile take theirs out
-    for region in [*regions, *held.retired]:
+    with held.lock:
+        regions, known = list(held.regions), [*held.free, *held.retired]
+        held.free.clear()
+        held.retired.clear()
+    for region in known:  # not those in use, which the server would not forget
         if not _unregister(held.transport, region):
             break  # a server that hangs would hold up the end once for each region
     for region in regions:
-        _destroy(region)
-    held.regions.clear()
-    held.retired.clear()
+        held.destroy(region)
 
 
 def _unregister(transport: Transport, region: Region) -> bool:
@@ -217,10 +232,13 @@ def _unregister(transport: Transport, region: Region) -> bool:
     if region.is_registered:
         region.is_registered = False
         try:
-            transport.unregister(region.name, _GOODBYE_S)
-        except (Fault, RuntimeError, ValueError) as error:  # ValueError: gRPC after its own end
+            # The server has answered a request a moment before it lets go of its memory.
+            _PATIENT.call(lambda: transport.unregister(region.name, _GOODBYE_S), _IN_USE)
+        except GaveUp as outcome:
             # A server that was restarted has forgotten it, and says so.
-            return isinstance(error, Fault) and error.kind in SETTLED
+            return outcome.fault.kind in SETTLED
+        except (RuntimeError, ValueError):  # of gRPC after its own end
+            return False
     return True
 
 

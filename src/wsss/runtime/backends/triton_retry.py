@@ -11,7 +11,7 @@ from ...errors import ConfigError
 from .triton_faults import Fault, FaultKind
 
 T = TypeVar("T")
-RETRIED = frozenset({FaultKind.LOST, FaultKind.BUSY})
+RETRIED = frozenset({FaultKind.AWAY, FaultKind.LOST, FaultKind.BUSY})
 """Faults that time can heal; a request that is wrong stays so."""
 
 

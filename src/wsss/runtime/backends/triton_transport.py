@@ -12,8 +12,9 @@ import numpy as np
 from ...errors import MissingDependencyError
 from .contract import Array, one_line
 from .triton_faults import Fault, FaultKind, answered_fault, fault_of
+from .triton_http import HttpAnswer, HttpClient
 from .triton_messages import Answer, SentInput, Transport, WantedOutput
-from .triton_options import MAX_IN_FLIGHT, ServerUrl
+from .triton_options import ServerUrl
 
 _HEADER_BYTES = "Inference-Header-Content-Length"
 """Header of HTTP: the bytes of JSON that stand in front of the tensors."""
@@ -50,9 +51,8 @@ def connect(url: ServerUrl) -> Transport:
 class _Common:
     """What both protocols do alike; the classes of the two modules have the same names."""
 
-    def __init__(self, module: Any, url: ServerUrl) -> None:
+    def __init__(self, module: Any) -> None:
         self._module: Any = module
-        self._url = url
 
     def _request(
         self, inputs: Sequence[SentInput], outputs: Sequence[WantedOutput]
@@ -95,17 +95,15 @@ class _Common:
 
 
 class _Http(_Common):
-    """Triton's HTTP by urllib3, whose connections any thread may take.
+    """The messages are tritonclient's, the connections ours.
 
-    The messages are tritonclient's. Its own connections belong to one thread each, since they run
-    on gevent, whose loops leave open files behind in every thread that ends.
+    Its own belong to one thread each, since they run on gevent, whose loops leave open files behind
+    in every thread that ends.
     """
 
     def __init__(self, module: Any, url: ServerUrl) -> None:
-        super().__init__(module, url)
-        urllib3 = importlib.import_module("urllib3")  # which tritonclient requires
-        pool = urllib3.HTTPSConnectionPool if url.is_encrypted else urllib3.HTTPConnectionPool
-        self._pool: Any = pool(url.host, url.port, maxsize=MAX_IN_FLIGHT, retries=False)
+        super().__init__(module)
+        self._client = HttpClient(url)
 
     def metadata(self, model: str, version: str, deadline_s: float) -> dict[str, Any]:
         return dict(self._json("GET", _path(model, version), deadline_s))
@@ -133,11 +131,11 @@ class _Http(_Common):
             sent, outputs=wanted, timeout=_microseconds(deadline_s)
         )
         headers = {} if header_bytes is None else {_HEADER_BYTES: str(header_bytes)}
-        response = self._send("POST", f"{_path(model, version)}/infer", deadline_s, body, headers)
+        answer = self._send("POST", f"{_path(model, version)}/infer", deadline_s, body, headers)
         with _faults():
-            length = response.headers.get(_HEADER_BYTES)
+            length = answer.headers.get(_HEADER_BYTES)
             result = client.parse_response_body(
-                response.data, header_length=None if length is None else int(length)
+                answer.body, header_length=None if length is None else int(length)
             )
             return self._answer(result, result.get_response(), outputs)
 
@@ -149,13 +147,12 @@ class _Http(_Common):
         self._send("POST", f"{_REGIONS}/region/{name}/unregister", deadline_s)
 
     def close(self) -> None:
-        """Close the connections that are idle; others end with their requests."""
-        self._pool.close()
+        self._client.close()
 
     def _json(self, method: str, path: str, deadline_s: float) -> Any:
-        response = self._send(method, path, deadline_s)
+        answer = self._send(method, path, deadline_s)
         try:
-            return json.loads(response.data)
+            return json.loads(answer.body)
         except ValueError:
             raise Fault(FaultKind.FOREIGN, "the answer is no JSON") from None
 
@@ -164,25 +161,23 @@ class _Http(_Common):
         method: str,
         path: str,
         deadline_s: float,
-        body: bytes | None = None,
+        body: bytes = b"",
         headers: dict[str, str] | None = None,
-    ) -> Any:
+    ) -> HttpAnswer:
         with _faults():
-            response = self._pool.request(
-                method, f"/{path}", body=body, headers=headers, timeout=deadline_s, redirect=False
-            )
-        if response.status != 200:
+            answer = self._client.send(method, path, deadline_s, body, headers)
+        if answer.status != 200:
             try:
-                text = str(json.loads(response.data)["error"])
+                text = str(json.loads(answer.body)["error"])
             except (ValueError, KeyError, TypeError):
-                text = response.reason or "no reason given"
-            raise answered_fault(str(response.status), text)
-        return response
+                text = answer.reason or "no reason given"
+            raise answered_fault(str(answer.status), text)
+        return answer
 
 
 class _Grpc(_Common):
     def __init__(self, module: Any, url: ServerUrl) -> None:
-        super().__init__(module, url)
+        super().__init__(module)
         self._client: Any = module.InferenceServerClient(
             url.address, ssl=url.is_encrypted, channel_args=list(_GRPC)
         )

@@ -33,7 +33,8 @@ class ServeRow:
     Attributes:
         client: in process, http, grpc, or these with shared memory.
         concurrency: requests under way at once, of one image each.
-        speedup: images a second over those in this process, with the same threads.
+        times_in_process: images a second over those in this process with `threads` of
+            `bench_serve`; a server has as many only where it was started so.
         p50_ms, p95_ms, p99_ms: of a request, from sending to the whole answer.
         executions: runs of the graph on the server, of an ensemble its first step; None in process.
         mean_batch: images in each of these.
@@ -46,7 +47,7 @@ class ServeRow:
     size: tuple[int, int]
     requests: int
     images_per_second: float
-    speedup: float
+    times_in_process: float
     p50_ms: float
     p95_ms: float
     p99_ms: float

@@ -15,7 +15,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -35,6 +35,8 @@ _DEATHS_ALONE = 2
 _DEATHS_AT_START = 3
 """Workers in a row that end before they label anything, after which the job is given up."""
 _LOOK_S = 0.5
+_CLOSE_S = 5.0
+"""Seconds that an idle worker gets to close its model: a server may hold memory of its."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,9 @@ def worker_environment(settings: Settings) -> dict[str, str]:
 
 def label_here(plan: Plan, tasks: Iterable[Task]) -> Iterator[UnitOutcome]:
     """Outcomes of units, one after the other, in this process: nothing starts, nothing survives."""
-    labeller = UnitLabeller(plan)
-    try:
+    with closing(UnitLabeller(plan)) as labeller:
         for task in tasks:
             yield labeller.label(task)
-    finally:
-        labeller.close()
 
 
 def label_in_processes(
@@ -283,10 +282,13 @@ class _ProcessPool(Pool[_Process]):
     def kill(self, workers: Sequence[_Process]) -> None:
         """See `Pool.kill`."""
         for worker in workers:
+            worker.pipe.close()
+        for worker in workers:
+            if worker.attempt is None:  # it ends by itself, and closes what it has open
+                worker.process.join(_CLOSE_S)
             worker.process.kill()
         for worker in workers:
             worker.process.join()
-            worker.pipe.close()
 
 
 @contextmanager
@@ -310,10 +312,10 @@ def _work(plan: Plan, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        labeller = UnitLabeller(plan)
-        while True:
-            pipe.send(labeller.label(pipe.recv()))
-    except EOFError:
+        with closing(UnitLabeller(plan)) as labeller:
+            while True:
+                pipe.send(labeller.label(pipe.recv()))
+    except (EOFError, BrokenPipeError):
         return
     except Exception as error:
         pipe.send(message_of(error))

@@ -180,7 +180,9 @@ class _Work:
             done |= self._label({place: refs[place]})
         rest = [place for place in range(len(refs)) if place not in done]
         threads = self.plan.model.in_flight + _BESIDE_THE_NETWORK
-        for _, some in in_threads(self._groups(refs, rest), self._label, threads):
+        for _, some in in_threads(
+            self._groups(refs, rest), self._label, threads, on_stop=self.model.close
+        ):
             done |= some
         return [done[place] for place in range(len(refs))]
 

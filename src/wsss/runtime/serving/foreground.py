@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from ...errors import ServerError
 from .local_server import READY_SECONDS, LocalServer
 
 _POLL_SECONDS = 0.2
@@ -49,7 +50,8 @@ def serve_in_foreground(
         The signal.
 
     Raises:
-        ServerError: it did not become ready, or ended without being asked.
+        ServerError: it did not become ready, ended without being asked, was killed by a second
+        signal, or needed more time to end than it has.
     """
     with _signals(server) as asked:
         server.start(wait=False)
@@ -63,8 +65,14 @@ def serve_in_foreground(
         except BaseException:
             server.stop()
             raise
-        if server.stop() != 0 and not asked.is_impatient:
-            raise server.failure("did not answer everything that it had accepted")
+        code = server.stop()
+        if asked.is_impatient:
+            raise ServerError("tritonserver was killed by the second signal: requests may be lost")
+        if code != 0:
+            raise server.failure(
+                f"was given {server.drain_seconds} s to end, and cut off requests or connections "
+                "that were still open; give it more, or have clients close what they do not use"
+            )
     return asked.number
 
 

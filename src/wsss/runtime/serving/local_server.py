@@ -1,4 +1,7 @@
-"""A `tritonserver` process of ours: started, awaited, stopped, and nothing of it left behind."""
+"""A `tritonserver` process of ours: started, awaited, stopped, and nothing of it left behind.
+
+Also when this process is killed: see `guard.py`.
+"""
 
 import os
 import re
@@ -16,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import ConfigError, ServerError
+from .guard import Guard, remove_shared_memory
 from .installation import Installation
 
 READY_SECONDS = 120.0
@@ -26,7 +30,6 @@ _ERROR_LINE = re.compile(r"E\d{4} ")
 """How Triton begins a line of its log that tells an error."""
 _LINES, _LOG_TAIL = 3, 1500
 _POLL_SECONDS = 0.05
-_SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class LocalServer:
     Attributes:
         ports: where it listens.
         shared_memory: prefix of the files below /dev/shm that belong to this server.
+        drain_seconds: how long it may answer what it has accepted; Triton counts into it how long
+            it waits for HTTP connections that stay open, and the unloading of its models.
     """
 
     def __init__(
@@ -96,7 +101,7 @@ class LocalServer:
         """
         self.ports = ports or free_ports()
         self.shared_memory = f"wsss_{uuid.uuid4().hex[:8]}_"
-        self._host, self._drain = host, drain_seconds
+        self._host, self.drain_seconds = host, drain_seconds
         self._folder = Path(tempfile.mkdtemp(prefix="wsss_triton_"))
         self._log = log or self._folder / "log"
         self._command = [
@@ -112,6 +117,7 @@ class LocalServer:
         ]
         self._variables = installation.variables() | dict(variables or {})
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: Guard | None = None
 
     def _listening(self) -> list[str]:
         ports = {"http": self.ports.http, "grpc": self.ports.grpc, "metrics": self.ports.metrics}
@@ -167,6 +173,7 @@ class LocalServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # its stubs belong to the group, which ends as a whole
             )
+        self._guard = Guard(self._process.pid, self.shared_memory, self._folder)
         if wait:
             self.wait_ready(ready_seconds)
 
@@ -226,7 +233,7 @@ class LocalServer:
         if self._process.poll() is None:
             self.terminate()
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(self._drain + 10)
+                self._process.wait(self.drain_seconds + 10)
         return self._end()
 
     def kill(self) -> int:
@@ -263,8 +270,9 @@ class LocalServer:
             os.killpg(self._process.pid, signal.SIGKILL)
         code = self._process.wait()
         self._process = None
-        for path in _SHARED_MEMORY.glob(f"{self.shared_memory}*"):
-            path.unlink(missing_ok=True)
+        remove_shared_memory(self.shared_memory)
+        if self._guard is not None:  # last, or a kill in between would find nobody who cleans up
+            self._guard.end()
         return code
 
     def _answers(self, path: str) -> bool:

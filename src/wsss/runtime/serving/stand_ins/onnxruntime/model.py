@@ -23,6 +23,7 @@ TYPES = {
     "tensor(float)": "TYPE_FP32",
     "tensor(double)": "TYPE_FP64",
 }
+SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 OPTIMIZATION = {
     -1: onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     1: onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
@@ -58,6 +59,7 @@ class TritonPythonModel:
         self.session = onnxruntime.InferenceSession(
             path, self.session_options(), providers=["CPUExecutionProvider"]
         )
+        self.options_of_runs = self.run_options()
         self.check_inputs()
         self.check_outputs()
         self.outputs = [output["name"] for output in self.config["output"]]
@@ -65,15 +67,27 @@ class TritonPythonModel:
     def session_options(self):
         """As the parameters of the configuration say."""
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors reach whoever asked
         parameters = self.config.get("parameters", {})
         for key in ("intra_op_num_threads", "inter_op_num_threads"):
             value = parameters.get(key.replace("num_threads", "thread_count"))
             if value and int(value["string_value"]) > 0:
                 setattr(options, key, int(value["string_value"]))
+        for key in ("enable_mem_arena", "enable_mem_pattern"):
+            if key in parameters:
+                is_on = parameters[key]["string_value"].lower() in ("1", "true")
+                setattr(options, key.replace("mem_arena", "cpu_mem_arena"), is_on)
         level = self.config.get("optimization", {}).get("graph", {}).get("level", 0)
         if level in OPTIMIZATION:
             options.graph_optimization_level = OPTIMIZATION[level]
+        return options
+
+    def run_options(self):
+        """Of every run: whether memory is given back at its end."""
+        options = onnxruntime.RunOptions()
+        value = self.config.get("parameters", {}).get(SHRINKAGE)
+        if value:
+            options.add_run_config_entry(SHRINKAGE, value["string_value"])
         return options
 
     def check_inputs(self):
@@ -153,8 +167,9 @@ class TritonPythonModel:
             for request in requests
         ]
         if len(given) == 1:
-            return [self.session.run(self.outputs, given[0])]
+            return [self.session.run(self.outputs, given[0], self.options_of_runs)]
         joined = {name: np.concatenate([each[name] for each in given]) for name in given[0]}
         ends = np.cumsum([len(next(iter(each.values()))) for each in given])[:-1]
-        parts = [np.split(value, ends) for value in self.session.run(self.outputs, joined)]
+        found = self.session.run(self.outputs, joined, self.options_of_runs)
+        parts = [np.split(value, ends) for value in found]
         return list(zip(*parts, strict=True))
