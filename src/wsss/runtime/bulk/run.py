@@ -9,19 +9,26 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import ArtifactError, ConfigError
+from ...errors import ConfigError
 from ..files import append_bytes, file_digest
 from ..image_labels import read_label_table
 from ..palette import voc_palette
 from ..progress import SILENT, Progress, ProgressTask
 from .frozen_list import FrozenList, open_list
-from .job import JOB, claim, read_job
+from .job import JOB, claim, read_job, require_place
 from .lock import one_shard, whole_job
 from .model import Model
 from .plan import INPUTS, TAR, Plan, Settings
 from .pool import label_here, label_in_processes
 from .records import read_summary, recorded_units
-from .summary import JobCounts, count_records, write_results, write_summary
+from .summary import (
+    JobCounts,
+    count_records,
+    forget_results,
+    has_results,
+    write_results,
+    write_summary,
+)
 from .timings import TIMINGS, timing_line
 from .unit import Task, UnitOutcome
 from .writers import open_writers
@@ -119,7 +126,7 @@ def label_in_bulk(
     if workers is not None and workers < 0:
         raise ConfigError(f"--workers is {workers}, expected 0 or more")
     settings = settings or Settings()
-    _require_offers(model, settings)
+    require_offers(model, settings)
     table = read_label_table(labels_path, classes=model.classes) if labels_path else None
     digest = file_digest(labels_path) if labels_path else None
     plan = Plan(out, model, settings, image_labels=digest)
@@ -132,6 +139,8 @@ def label_in_bulk(
         tasks = _tasks(out, units, retry_failed)
         num_workers = _num_workers(workers, model, len(tasks))
         plan = replace(plan, threads=max(1, num_cores() // num_workers) if num_workers else None)
+        if tasks:
+            forget_results(out)
         done = before.labelled + (0 if retry_failed else before.failed)
         with progress.task("label", before.images, done) as task:
             watcher = _Watcher(task, progress, before.failed)
@@ -143,8 +152,8 @@ def label_in_bulk(
             for outcome in outcomes:
                 append_bytes(out / TIMINGS, timing_line(outcome))
                 watcher.through(outcome)
-        counts = count_records(out, images, units)
-        if shard is None:
+        counts = count_records(out, images, units) if tasks else before
+        if shard is None and not has_results(out):
             _write_results(out, images, counts, plan.identity())
     return LabelSummary(
         str(out),
@@ -185,11 +194,11 @@ def _write_results(
     view = JobView(tuple(settings["classes"]), voc_palette(), dict(settings))
     names = [name for name in settings["formats"] if name != TAR]
     writers = dict(zip(names, open_writers(names, view), strict=True))
-    write_results(out, images, writers)
+    write_results(out, images, counts, writers)
     write_summary(out, counts, view)
 
 
-def _require_offers(model: Model, settings: Settings) -> None:
+def require_offers(model: Model, settings: Settings) -> None:
     """Refuse formats that do not exist, or need what the model does not tell."""
     writers = open_writers(settings.writers, JobView(model.classes, voc_palette(), {}))
     options = [f"--format {name}" for name in settings.writers]
@@ -239,8 +248,7 @@ def _free_bytes() -> int:
 def _only_if_used(out: Path) -> Iterator[None]:
     """A folder that was not there before, and did not become a job's, is not there afterwards."""
     was_there = out.exists()
-    if was_there and not out.is_dir():
-        raise ArtifactError(f"'{out}' is a file: give --out a folder")
+    require_place(out)  # before there are locks in it
     try:
         yield
     except BaseException:
