@@ -30,6 +30,8 @@ DOCS = Path(__file__).parents[2] / "docs"
         ("--shard x", "--shard is 'x', expected i/n with i from 0 to n - 1"),
         ("--shard 0/2 --overwrite", "--shard is a part of a job: neither --overwrite nor"),
         ("--shard 0/2 --append", "--shard is a part of a job: neither --overwrite nor"),
+        ("--dry-run --merge", "--dry-run looks at the whole of a job: leave --merge, --shard"),
+        ("--dry-run --overwrite", "--dry-run looks at the whole of a job: leave --merge, --shard"),
         ("--merge", "--merge works on what is in --out: leave IMAGES and --model out"),
         ("--threshold 0.4", "--threshold is of the classifier, which neither --by segmenter nor"),
         ("--by walk --threshold 0", "threshold of class 'disc' is 0.0, expected a number between"),
@@ -97,6 +99,22 @@ def test_sources_of_every_kind(run: Path, photos: Path, tmp_path: Path) -> None:
         printed = wsss("label", source, "--model", run, "--out", out, "--json").succeeded().out
         assert json.loads(printed)["labelled"] == 2
         assert {path.name for path in out.glob("masks/**/*.png")} == {"photo 0.png", "photo 1.png"}
+
+
+def test_a_dry_run(run: Path, photos: Path, tmp_path: Path) -> None:
+    (photos / "photo 1.png").write_bytes(b"no image")
+    command = ("label", photos, "--model", run, "--out", tmp_path / "out")
+    printed = wsss(*command, "--dry-run").succeeded().out.splitlines()
+    assert printed[0] == "2 images in 1 units: a new job"
+    assert printed[1] == "1 of 2 headers that were read cannot be used"
+    assert printed[2].startswith("  not-an-image: ") and "photo 1.png" in printed[2]
+    assert printed[-1].startswith("nothing was written")
+    found = json.loads(wsss(*command, "--dry-run", "--json").succeeded().out)
+    assert (found["images"], found["is_begun"], found["bad"]) == (2, False, 1)
+    assert not (tmp_path / "out").exists()
+    assert wsss(*command).code == 3
+    found = json.loads(wsss(*command, "--dry-run", "--json").succeeded().out)
+    assert (found["is_begun"], found["labelled"], found["failed"]) == (True, 1, 1)
 
 
 def test_the_page_tells_every_reason() -> None:

@@ -182,6 +182,15 @@ def test_unsupported_depth_of_colours(dtype: type, channels: int) -> None:
     refusal(data[:60], "truncated")
 
 
+def test_a_depth_that_is_text() -> None:
+    """Found by `benchmarks/bulk_fuzz_images.py`: its control characters came into the message."""
+    data = bytearray(cv2.imencode(".tiff", np.ones((4, 5, 3), np.float32))[1].tobytes())
+    (directory,) = struct.unpack_from("<I", data, 4)
+    place = data.index(struct.pack("<HH", 258, 3), directory)
+    struct.pack_into("<H", data, place + 2, 2)  # of ASCII
+    assert refusal(bytes(data), "truncated").isprintable()
+
+
 def test_ppm_header_of_a_giant() -> None:
     refusal(b"P6\n1000000 1000000\n255\n", "too-large")
 

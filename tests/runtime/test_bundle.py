@@ -350,6 +350,14 @@ def test_unknown_keys_are_quoted(folder: Path) -> None:
     assert r"has the unknown key 'a\nb\x1b[31m', expected schema, wsss" in refusal(folder)
 
 
+def test_large_values_are_quoted_in_part(folder: Path) -> None:
+    """Found by `tests/test_fuzzed_models.py`."""
+    changed = content(folder)
+    changed["graphs"] = [{**content(folder), "a": [content(folder)] * 5}] * 5
+    write_manifest(folder, changed)
+    assert len(refusal(folder)) < 1000
+
+
 @pytest.mark.parametrize("bad", [-1, 0, 1.5, "123", 2**31, True])
 def test_wrong_size_of_a_file(bad: Any, folder: Path) -> None:
     changed = content(folder)

@@ -328,6 +328,12 @@ STRUCTURES = {
     "ir 3": (versions(("", 20), ir=3), "has ir version 3, expected 8 to 10"),
     "function": (changed(lambda made: made.functions.add(name="Relu")), "the function 'Relu'"),
     "training": (changed(lambda made: made.training_info.add()), "training information"),
+    "gap": (
+        model([op("Max", "x", "")]),
+        "node 'node' ('Max') that leaves out input 1, expected all that are not optional",
+    ),
+    "gap of one": (model([op("Add", "", "x")]), "that leaves out input 0"),
+    "gap of no operator": (model([op("System", "")]), "No Op registered for System"),
     "sparse": (in_sparse_initializer(array("v", [1, 2, 3], np.float32)), "holds a sparse tensor"),
     "sparse value": (in_sparse_attribute(array("v", [1, 2, 3], np.float32)), "a sparse tensor"),
     "axis": (
@@ -372,6 +378,17 @@ TENSORS = {
     "four bits": (tensor(2, data_type=TensorProto.INT4, raw_data=b"1"), "of type 22, expected"),
     "no type": (tensor(1, data_type=0, raw_data=b"1"), "of type 0, expected numbers"),
     "unknown type": (tensor(1, data_type=12345, raw_data=b"1"), "of type 12345, expected numbers"),
+    "NaN": (tensor(2, raw_data=np.float32([1, np.nan]).tobytes()), "that holds NaN"),
+    "NaN as values": (tensor(2, float_data=[1, float("nan")]), "that holds NaN"),
+    "NaN of 16 bits": (tensor(1, data_type=TensorProto.FLOAT16, int32_data=[0x7E00]), "holds NaN"),
+    "NaN of 16 bits and a sign": (
+        tensor(1, data_type=TensorProto.FLOAT16, int32_data=[-512]),
+        "holds NaN",
+    ),
+    "NaN of 64 bits": (
+        tensor(1, data_type=TensorProto.DOUBLE, double_data=[float("nan")]),
+        "that holds NaN",
+    ),
     "segment": (tensor(1, float_data=[1], segment={"begin": 0, "end": 1}), "'w' in segments"),
 }
 
@@ -430,6 +447,15 @@ def test_more_elements_than_fit_by_an_outer_constant(tmp_path: Path) -> None:
     hostile = with_branches(branch(op("Expand", "x", "w", to="r")))
     hostile.graph.initializer.append(array("w", [HUGE, 1]))
     assert f"asks for {HUGE} elements" in refusal(write(tmp_path / "a.onnx", hostile))
+
+
+def test_optional_inputs_may_be_left_out(tmp_path: Path) -> None:
+    clipped = model([op("Clip", "x", "", "w")], [array("w", 1.0, np.float32)])
+    check_graph(write(tmp_path / "a.onnx", clipped))
+
+
+def test_infinity_is_a_number(tmp_path: Path) -> None:
+    check_graph(write(tmp_path / "a.onnx", with_constant(array("w", [np.inf] * 3, np.float32))))
 
 
 def test_limits_are_inclusive(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints come back as they were written, and nothing else is taken for one."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,19 @@ def test_no_file_is_refused(tmp_path: Path, name: str) -> None:
         load_checkpoint(tmp_path / name)
 
 
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ArtifactError, match="cannot be read: it does not exist or is no file"):
+        load_checkpoint(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[1, 2]", '{"a": ' + "9" * 5000 + "}"])
+def test_a_header_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
+    save_file({"weight": torch.ones(2)}, tmp_path / "a", metadata={"wsss": text})
+    with pytest.raises(ArtifactError, match="was not written by wsss"):
+        load_checkpoint(tmp_path / "a")
+
+
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_an_optimizer_continues_as_if_never_interrupted(tmp_path: Path, kind: str) -> None:
     def make(layer: nn.Linear) -> torch.optim.Optimizer:
@@ -160,6 +174,12 @@ def test_networks_open_as_they_were_saved(tmp_path: Path) -> None:
         ({"architecture": vars(CLASSIFIER) | {"kind": "oracle"}}, "unknown kind of network"),
         ({"architecture": vars(CLASSIFIER) | {"backbone": "oracle"}}, "oracle"),
         ({"architecture": vars(CLASSIFIER) | {"output_stride": 5}}, "no output stride 5"),
+        ({"architecture": vars(CLASSIFIER) | {"backbone": ["small"]}}, "architecture is"),
+        ({"architecture": vars(CLASSIFIER) | {"kind": "a\nb"}}, r"architecture is \['a\\nb'"),
+        ({"architecture": vars(CLASSIFIER) | {"num_classes": 2.0}}, "architecture is"),
+        ({"architecture": vars(CLASSIFIER) | {"align": "left"}}, "architecture is"),
+        ({"architecture": vars(CLASSIFIER) | {"a\nb": 1}}, "unexpected keyword argument 'a b'"),
+        ({"classes": ["disc", None]}, "damaged header: classes are no texts"),
         ({"normalisation": {"scale": 1}}, "normalisation is"),
     ],
 )

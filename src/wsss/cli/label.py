@@ -15,6 +15,7 @@ from .signals import termination_as_interrupt
 if TYPE_CHECKING:
     from ..runtime.backends.triton_options import TritonOptions
     from ..runtime.bulk.model import Model
+    from ..runtime.bulk.plan import Settings
 
 
 def label(
@@ -167,6 +168,10 @@ def label(
         bool,
         typer.Option("--overwrite", help="First remove the job that is in --out, whatever it is."),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be done, with checks; write nothing."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Label images by a bundle or a run, with or without given image-level labels.
@@ -182,6 +187,11 @@ def label(
         patience_s=patience,
         shared_memory=shared_memory,
     )
+    if dry_run and (merge or report or shard is not None or append or retry_failed or overwrite):
+        raise ConfigError(
+            "--dry-run looks at the whole of a job: leave --merge, --report, --shard, --append, "
+            "--retry-failed and --overwrite out"
+        )
     if merge or report:
         if images or model is not None or (merge and report):
             raise ConfigError(
@@ -206,10 +216,14 @@ def label(
         tile_pixels=DEFAULT_TILE_PIXELS if tile_pixels is None else tile_pixels,
     )
     part = Shard.parse(shard) if shard is not None else None
+    opened = _model(model, by, crf, labels is not None, backend, device, server, threshold)
+    if dry_run:
+        _look(images, opened, out, settings, labels, as_json)
+        return
     with termination_as_interrupt(), progress() as shown:
         summary = label_in_bulk(
             images,
-            _model(model, by, crf, labels is not None, backend, device, server, threshold),
+            opened,
             out,
             settings=settings,
             labels_path=labels,
@@ -274,6 +288,34 @@ def _model(
     return run_model(
         folder, kind=by, crf=crf, has_labels=has_labels, device=device, threshold=threshold
     )
+
+
+def _look(
+    images: list[str],
+    model: "Model",
+    out: Path,
+    settings: "Settings",
+    labels: Path | None,
+    as_json: bool,
+) -> None:
+    from ..runtime.bulk.dry_run import dry_run
+
+    found = dry_run(images, model, out, settings=settings, labels_path=labels)
+    if as_json:
+        print_json(found.to_json())
+        return
+    begun = f"{found.labelled} labelled, {found.failed} failed" if found.is_begun else "a new job"
+    lines = [f"{found.images} images in {found.units} units: {begun}"]
+    if found.with_labels is not None:
+        lines.append(f"{found.with_labels} images have classes in the label file")
+    lines.append(f"{found.bad} of {found.looked_at} headers that were read cannot be used")
+    lines += [f"  {bad.code}: {bad.reason}" for bad in found.first_bad]
+    used = found.bytes_per_label_map
+    mean = f", {used:,.0f} bytes a label map so far" if used is not None else ""
+    lines.append(f"{found.free_bytes / 1e9:.1f} GB are free{mean}")
+    lines.append(f"nothing was written: {found.out}")
+    for line in lines:
+        stdout.print(line, soft_wrap=True)
 
 
 def _merge(out: Path, as_json: bool) -> None:

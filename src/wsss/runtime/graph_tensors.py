@@ -43,13 +43,22 @@ _SIZED_BY: dict[str, tuple[int, Callable[[Sequence[int]], int]]] = {
 Constants = ChainMap[str, tuple[int, ...] | None]
 """Names that can be used at a place in a graph; their value if it is a few constant integers."""
 
+_LONGEST = 400
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 120
 
 
 def quoted(value: object) -> str:
     """What a stranger wrote, for a message: short, in one line, without control characters."""
-    return _REPR.repr(value)
+    text = _REPR.repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def told(error: BaseException, length: int = 300) -> str:
+    """What another library says of a stranger's file, in one line as well; its type if it says
+    nothing."""
+    text = "".join(letter if letter.isprintable() else " " for letter in str(error))
+    return " ".join(text.split())[:length] or type(error).__name__
 
 
 class GraphFaultError(Exception):
@@ -78,6 +87,18 @@ def check_tensor(tensor: Any) -> None:
             f"has {where} of shape {quoted(list(tensor.dims))} that holds {found}, "
             f"expected {raw['raw_data']} in raw_data or {count} in {typed}"
         )
+    if dtype.startswith("float") and _holds_nan(tensor, dtype):
+        raise GraphFaultError(f"has {where} that holds NaN, expected numbers")
+
+
+def _holds_nan(tensor: Any, dtype: str) -> bool:
+    if tensor.raw_data:
+        values = np.frombuffer(tensor.raw_data, np.dtype(dtype).newbyteorder("<"))
+    elif dtype == "float16":  # its bits
+        values = np.array(tensor.int32_data).astype(np.uint16).view(np.float16)
+    else:
+        values = np.array(tensor.double_data if dtype == "float64" else tensor.float_data)
+    return bool(np.isnan(values).any())
 
 
 def check_value(value: Any) -> None:

@@ -321,8 +321,10 @@ def _tiff_form(file: io.BufferedIOBase, start: bytes) -> str | None:
             tags = TiffImagePlugin.ImageFileDirectory_v2(start[:8])
             file.seek(tags.next)
             tags.load(file)  # type: ignore[arg-type]
-            whole = all(tag in tags for tag in (256, 257, 258))
-            return " + ".join(str(bits) for bits in tags[258][:8]) if whole else None
+            depths = tags[258][:8] if all(tag in tags for tag in (256, 257, 258)) else ()
+            # A hostile header may have text there.
+            whole = depths and all(isinstance(bits, int) for bits in depths)
+            return " + ".join(map(str, depths)) if whole else None
     except Exception:  # as in `_parse_header`
         return None
 

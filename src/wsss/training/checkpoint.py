@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import ArtifactError
 from ..runtime.files import atomic_write_bytes
+from ..runtime.graph_tensors import quoted, told
 
 FORMAT_VERSION = 1
 
@@ -32,26 +33,28 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ArtifactError: missing, damaged, foreign, of another format version, or holding NaN.
     """
+    if not path.is_file():  # a pipe would block for ever
+        raise ArtifactError(f"checkpoint '{path}' cannot be read: it does not exist or is no file")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"checkpoint '{path}' cannot be read: {error}") from None
+        raise ArtifactError(f"checkpoint '{path}' cannot be read: {told(error)}") from None
     try:
         header = dict(json.loads(metadata["wsss"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise ArtifactError(
             f"checkpoint '{path}' was not written by wsss: give foreign weights by --weights"
         ) from None
     if header.get("format_version") != FORMAT_VERSION:
         raise ArtifactError(
-            f"checkpoint '{path}' has format version {header.get('format_version')}, this program "
-            f"reads {FORMAT_VERSION}: use the wsss that wrote it"
+            f"checkpoint '{path}' has format version {quoted(header.get('format_version'))}, this "
+            f"program reads {FORMAT_VERSION}: use the wsss that wrote it"
         )
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ArtifactError(f"checkpoint '{path}': tensor '{name}' holds NaN or infinity")
+            raise ArtifactError(f"checkpoint '{path}': tensor {quoted(name)} holds NaN or infinity")
     return tensors, header
 
 
@@ -64,12 +67,14 @@ def load_into(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> Non
     expected = network.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors:
-            raise ArtifactError(f"checkpoint '{path}' lacks tensor '{name}'")
+            raise ArtifactError(f"checkpoint '{path}' lacks tensor {quoted(name)}")
         if name not in expected:
-            raise ArtifactError(f"checkpoint '{path}' has tensor '{name}', which no layer takes")
+            raise ArtifactError(
+                f"checkpoint '{path}' has tensor {quoted(name)}, which no layer takes"
+            )
         if expected[name].shape != tensors[name].shape:
             raise ArtifactError(
-                f"checkpoint '{path}': tensor '{name}' is {tuple(tensors[name].shape)}, "
+                f"checkpoint '{path}': tensor {quoted(name)} is {tuple(tensors[name].shape)}, "
                 f"expected {tuple(expected[name].shape)}"
             )
     network.load_state_dict(tensors)

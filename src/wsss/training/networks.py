@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ArtifactError, ConfigError
 from ..runtime.geometry import Align
+from ..runtime.graph_tensors import quoted, told
 from .checkpoint import load_checkpoint, load_into, save_checkpoint
 from .models.affinitynet import AffinityNet
 from .models.backbone import Backbone, Normalisation
@@ -154,14 +155,28 @@ def _read_header(
 ) -> tuple[Architecture, tuple[str, ...], Normalisation]:
     try:
         architecture = Architecture(**header["architecture"])
-        classes = tuple(str(name) for name in header["classes"])
+        _require_types(architecture, path)
+        classes = tuple(header["classes"])
+        if not all(isinstance(name, str) for name in classes):
+            raise TypeError("classes are no texts")
         normalisation = Normalisation.from_dict(header["normalisation"])
         counts_fit = architecture.num_classes in (0, len(classes)) and len(classes) < 255
     except (KeyError, TypeError) as error:
-        raise ArtifactError(f"checkpoint '{path}' has a damaged header: {error}") from None
+        raise ArtifactError(f"checkpoint '{path}' has a damaged header: {told(error)}") from None
     if not counts_fit:
         raise ArtifactError(f"checkpoint '{path}': class list and network do not fit")
     return architecture, classes, normalisation
+
+
+def _require_types(architecture: Architecture, path: Path) -> None:
+    """Whether its fields can be looked up; `Architecture.build` knows what there is."""
+    texts = (architecture.kind, architecture.backbone, architecture.head)
+    numbers = (architecture.output_stride, architecture.num_classes)
+    are_texts = all(isinstance(text, str) and text.isprintable() for text in texts)
+    are_counts = all(type(number) is int and number >= 0 for number in numbers)
+    if not (are_texts and are_counts and architecture.align in get_args(Align)):
+        found = quoted(list(vars(architecture).values()))
+        raise ArtifactError(f"checkpoint '{path}' has a damaged header: architecture is {found}")
 
 
 def normalise(network: nn.Module, pixels: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from local_model import FATAL, ONCE, POISON, REFUSED, LocalModel, write_images
+from local_model import FATAL, NAN, ONCE, POISON, REFUSED, LocalModel, write_images
 from tiny_run import files_of
 
 from wsss.errors import ArtifactError, ConfigError, DataError, ServerError, WsssError
@@ -152,6 +152,50 @@ def test_an_image_that_kills_its_worker_is_set_aside_alone(tmp_path: Path) -> No
     label(healthy, tmp_path / "expected")
     found, expected = (files_of(tmp_path / n, "masks/**/*.png") for n in ("out", "expected"))
     assert len(found) == 37 and found.items() <= expected.items()
+
+
+def test_answers_that_are_no_numbers_fail_alone(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", 20, {7: NAN})
+    summary = label(images, tmp_path / "out", settings=Settings(("png", "confidence", "scores")))
+    assert (summary.labelled, summary.failed) == (19, 1)
+    text = (tmp_path / "out" / "failures.csv").read_text()
+    assert "image 007.png,model-failed,the model gave NaN" in text
+
+
+def test_with_nothing_left_to_do_nothing_is_written(images: Path, tmp_path: Path) -> None:
+    out, settings = tmp_path / "out", Settings(("png", "coco"))
+    label(images, out, settings=settings)
+    expected = results(out)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("[!.]*/**/*")}
+    before |= {path: path.stat().st_mtime_ns for path in out.glob("*.*") if path.name != WORK}
+    summary = label(images, out, settings=settings)
+    assert (summary.labelled, summary.kept, summary.failed) == (0, COUNT - 2, 2)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert results(out) == expected
+
+
+@pytest.mark.parametrize("lost", ["summary.json", "units/00003.jsonl.gz"])
+def test_results_that_are_not_of_all_records_are_made_again(
+    lost: str, images: Path, tmp_path: Path
+) -> None:
+    out, settings = tmp_path / "out", Settings(("png", "coco"))
+    label(images, out, settings=settings)
+    expected = results(out)
+    (out / lost).unlink()
+    (out / "coco.json").write_text("{}")
+    (out / "failures.csv").unlink()
+    label(images, out, settings=settings)
+    assert results(out) == expected and (out / "summary.json").is_file()
+
+
+def test_a_call_that_is_stopped_leaves_no_old_summary(tmp_path: Path) -> None:
+    images, out = write_images(tmp_path / "images", 20), tmp_path / "out"
+    label(images, out)
+    write_images(images, 40, {39: FATAL})
+    with pytest.raises(ServerError):
+        label(images, out, append=True)
+    assert not (out / "summary.json").exists()
+    assert (out / "masks" / "0" / "image 000.png").is_file()
 
 
 def test_a_worker_that_dies_once_costs_no_image(tmp_path: Path) -> None:

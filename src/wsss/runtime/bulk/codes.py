@@ -16,7 +16,7 @@ CODES = {
     "out-of-memory": "decoding or labelling it needs more memory than there is",
     "worker-died": "a process ended when it worked on this image alone",
     "timeout": "it took longer than an image may take",
-    "model-failed": "the model refused it",
+    "model-failed": "the model refused it, or gave NaN",
 }
 """Code of each reason, as records and `failures.csv` have it, and what it means."""
 

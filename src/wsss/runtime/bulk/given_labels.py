@@ -60,24 +60,29 @@ def image_refs(
     labels = None
     if table is not None:
         labels = GivenLabels(table, classes, (image.name for image in named.images()))
-        _check(labels, named, classes)
+        require_all(labels, (image.name for image in named.images()), classes)
     for image, output in named:
         found = labels.find(image.name) if labels is not None else None
         yield ImageRef(image.name, image.source, output, image.span, image.stamp, found)
 
 
-def _check(labels: GivenLabels, named: NamedImages, classes: Sequence[str]) -> None:
+def require_all(labels: GivenLabels, names: Iterable[str], classes: Sequence[str]) -> int:
+    """Look all images up; how many have a class at all.
+
+    Raises:
+        DataError, ConfigError: see `image_refs`.
+    """
     faults: list[DataError | ConfigError] = []
-    count = 0
-    for image in named.images():
+    count = num_with_classes = 0
+    for name in names:
         try:
-            labels.find(image.name)
+            num_with_classes += bool(labels.find(name))
         except (DataError, ConfigError) as error:
             count += 1
             if len(faults) < _SHOWN:
                 faults.append(error)
     if not faults:
-        return
+        return num_with_classes
     shown = "; ".join(map(str, faults)) + ("; ..." if count > _SHOWN else "")
     many = f"labels of {count} images do not fit: " if count > 1 else ""
     remedy = (

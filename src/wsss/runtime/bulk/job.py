@@ -82,6 +82,43 @@ def claim(
     return replace(plan, list_digest=images.digest), images
 
 
+def require_place(out: Path) -> None:
+    """Refuse a file, and a folder that holds something else than a job; shards may be at work in
+    it.
+
+    Raises:
+        ArtifactError: it cannot become the place of a job.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ArtifactError(f"'{out}' is a file: give --out a folder")
+    strangers = [
+        path.name
+        for path in out.iterdir()
+        if path.name not in (WORK, INPUTS) and path.suffix != ".tmp"  # job.json on its way
+    ]
+    if strangers and not (out / JOB).is_file():
+        raise ArtifactError(
+            f"'{out}' is not empty ('{min(strangers)}') and holds no job of `wsss label`: choose "
+            "another --out"
+        )
+
+
+def look(plan: Plan, sources: Sequence[str]) -> FrozenList | None:
+    """The list of the job that a folder holds, if a call goes on with it; None: it would begin one.
+
+    Nothing is written.
+
+    Raises:
+        ArtifactError, ConfigError: as of `claim`.
+    """
+    require_place(plan.out)
+    if not (plan.out / JOB).is_file():
+        return None
+    return open_list(plan.out / INPUTS, _require_same(plan, sources, append=False)["list"])
+
+
 def read_job(out: Path) -> dict[str, Any]:
     """`job.json` of a job's folder.
 
@@ -111,12 +148,7 @@ def read_job(out: Path) -> dict[str, Any]:
 def _begin(plan: Plan, sources: Sequence[str], table: LabelTable | None) -> FrozenList:
     """Freeze the list of a new job."""
     out = plan.out
-    strangers = [path.name for path in out.iterdir() if path.name not in (WORK, INPUTS)]
-    if strangers:
-        raise ArtifactError(
-            f"'{out}' is not empty ('{min(strangers)}') and holds no job of `wsss label`: choose "
-            "another --out"
-        )
+    require_place(out)
     with NamedImages(find(sources, leave_out=out), out / WORK) as named:
         refs = image_refs(named, table, plan.model.classes)
         images = freeze(refs, out / INPUTS, unit_size_for(len(named)))

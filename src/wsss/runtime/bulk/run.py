@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ...errors import ArtifactError, ConfigError
+from ...errors import ConfigError
 from ..files import append_bytes, file_digest
 from ..image_io import PIXEL_LIMIT, PIXEL_LIMIT_VARIABLE
 from ..image_labels import read_label_table
@@ -17,14 +17,21 @@ from ..machine_limits import free_cores, machine_memory, memory_limit
 from ..palette import voc_palette
 from ..progress import SILENT, Progress, ProgressTask
 from .frozen_list import FrozenList, open_list
-from .job import JOB, claim, read_job
+from .job import JOB, claim, read_job, require_place
 from .lock import one_shard, whole_job
 from .model import Model
 from .plan import INPUTS, TAR, Plan, Settings
 from .pool import Watcher, label_here, label_in_processes
 from .records import read_summary, recorded_units
 from .report.job import write_job_report
-from .summary import JobCounts, count_records, write_results, write_summary
+from .summary import (
+    JobCounts,
+    count_records,
+    forget_results,
+    has_results,
+    write_results,
+    write_summary,
+)
 from .timings import TIMINGS, timing_line
 from .unit import Task, UnitOutcome
 from .writers import open_writers
@@ -128,7 +135,7 @@ def label_in_bulk(
     if shard is not None and (overwrite or append):
         raise ConfigError("--shard is a part of a job: neither --overwrite nor --append fits")
     settings = settings or Settings()
-    _require_offers(model, settings)
+    require_offers(model, settings)
     _require_engine(settings, model, workers, engine, ray_address)
     table = read_label_table(labels_path, classes=model.classes) if labels_path else None
     digest = file_digest(labels_path) if labels_path else None
@@ -140,14 +147,16 @@ def label_in_bulk(
         units = shard.units(images.num_units) if shard else range(images.num_units)
         before = count_records(out, images, units)
         tasks = _tasks(out, units, retry_failed)
+        if tasks:
+            forget_results(out)
         done = before.labelled + (0 if retry_failed else before.failed)
         with progress.task("label", before.images, done) as task:
             watcher = _Watcher(task, progress, before.failed)
             for outcome in _outcomes(plan, tasks, workers, watcher, engine, ray_address):
                 append_bytes(out / TIMINGS, timing_line(outcome))
                 watcher.through(outcome)
-        counts = count_records(out, images, units)
-        if shard is None:
+        counts = count_records(out, images, units) if tasks else before
+        if shard is None and not has_results(out):
             _write_results(out, images, counts, plan.identity())
     return LabelSummary(
         str(out),
@@ -188,12 +197,12 @@ def _write_results(
     view = JobView(tuple(settings["classes"]), voc_palette(), dict(settings))
     names = [name for name in settings["formats"] if name != TAR]
     writers = dict(zip(names, open_writers(names, view), strict=True))
-    write_results(out, images, writers)
-    write_summary(out, counts, view)
+    write_results(out, images, counts, writers)
     write_job_report(out)
+    write_summary(out, counts, view)  # last: it says that the others are there
 
 
-def _require_offers(model: Model, settings: Settings) -> None:
+def require_offers(model: Model, settings: Settings) -> None:
     """Refuse formats that do not exist, or need what the model does not tell."""
     writers = open_writers(settings.writers, JobView(model.classes, voc_palette(), {}))
     options = [f"--format {name}" for name in settings.writers]
@@ -284,8 +293,7 @@ def _free_bytes() -> int:
 def _only_if_used(out: Path) -> Iterator[None]:
     """A folder that was not there before, and did not become a job's, is not there afterwards."""
     was_there = out.exists()
-    if was_there and not out.is_dir():
-        raise ArtifactError(f"'{out}' is a file: give --out a folder")
+    require_place(out)  # before there are locks in it
     try:
         yield
     except BaseException:

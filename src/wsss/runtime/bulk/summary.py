@@ -80,14 +80,37 @@ def count_records(out: Path, images: FrozenList, units: Collection[int] | None =
     return JobCounts(len(units), len(done), num_images, codes, pixels, images_of)
 
 
-def write_results(out: Path, images: FrozenList, writers: Mapping[str, Writer]) -> None:
+def has_results(out: Path) -> bool:
+    """Whether the results of a job were made since a unit was labelled: `summary.json` is the last
+    of them."""
+    return (out / SUMMARY).is_file()
+
+
+def forget_results(out: Path) -> None:
+    """Before units are labelled: what `summary.json` says is over.
+
+    Raises:
+        ArtifactError: it cannot be removed.
+    """
+    try:
+        (out / SUMMARY).unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(out / SUMMARY, error) from error
+
+
+def write_results(
+    out: Path, images: FrozenList, counts: JobCounts, writers: Mapping[str, Writer]
+) -> None:
     """`failures.csv`, and the files that formats collect, of the units that are done.
+
+    Args:
+        counts: of all units.
 
     Raises:
         ArtifactError: a record is damaged, or the disk does not take the files.
     """
     units = sorted(recorded_units(out).intersection(range(images.num_units)))
-    if count_records(out, images).failed:
+    if counts.failed:
         _write_pieces(out, FAILURES, _failure_lines(out, images, units))
     else:
         (out / FAILURES).unlink(missing_ok=True)

@@ -233,7 +233,10 @@ class _Work:
             except BadImage as error:
                 done[place] = self._failure(place, ref, error.code, str(error))
         for place, answer in self._answers(refs, pixels).items():
-            if isinstance(answer, Answer):
+            if isinstance(answer, Answer) and not _is_finite(answer):
+                reason = "the model gave NaN or infinity: its weights may be damaged"
+                done[place] = self._failure(place, refs[place], "model-failed", reason)
+            elif isinstance(answer, Answer):
                 done[place] = self._finish(place, refs[place], pixels[place], answer)
             else:
                 code = "timeout" if isinstance(answer, DeadlineError) else "model-failed"
@@ -299,3 +302,9 @@ class _Work:
 
     def _failure(self, place: int, ref: ImageRef, code: str, reason: str) -> _Done:
         return _Done(ImageRecord(self.first + place, ref.name, ref.output, code, reason))
+
+
+def _is_finite(answer: Answer) -> bool:
+    """Records, and whoever reads scores, know no NaN; a mean tells of one anywhere."""
+    planes = (answer.confidence, answer.scores)
+    return all(plane is None or np.isfinite(plane.mean()) for plane in planes)

@@ -4,6 +4,7 @@ import json
 import logging
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...errors import ArtifactError
+from ...runtime.graph_tensors import quoted, told
 from .backbone import CAFFE_BGR, CAFFE_RGB, IMAGENET, SYMMETRIC, Backbone, Normalisation
 from .build import BACKBONES, build_backbone
 from .frozen_norm import FrozenBatchNorm2d
@@ -89,7 +91,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"weights '{path}' cannot be read: {error}") from None
+        raise ArtifactError(f"weights '{path}' cannot be read: {told(error)}") from None
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
@@ -98,7 +100,9 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         is_zip = zipfile.is_zipfile(path)
         if is_zip:
             _check_unpacked_size(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unusual protocols, before it refuses them
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except ArtifactError:
         raise
     except pickle.UnpicklingError as error:
@@ -109,8 +113,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             "state dict, or give .safetensors"
         ) from None
     except Exception as error:  # Damaged pickles raise almost anything.
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ArtifactError(f"weights '{path}' cannot be read: {reason}") from None
+        raise ArtifactError(f"weights '{path}' cannot be read: {told(error)}") from None
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -142,12 +145,15 @@ def _own_header(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
         return {}
     try:
         header = json.loads(metadata["wsss"])
+        backbone = str(header["architecture"]["backbone"])
+        if not backbone.isprintable():
+            raise ValueError(f"backbone is {backbone!r}")
         return {
-            "backbone": str(header["architecture"]["backbone"]),
+            "backbone": backbone,
             "normalisation": dict(header["normalisation"]),
         }
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"checkpoint '{path}' has a damaged header: {error!r}") from None
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"checkpoint '{path}' has a damaged header: {quoted(error)}") from None
 
 
 def _check_architecture(backbone: Backbone, metadata: Mapping[str, str], path: Path) -> None:
@@ -251,7 +257,7 @@ def _normalisation(
 def _json_object(metadata: Mapping[str, str], key: str, path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(metadata[key]))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         raise ArtifactError(f"weights '{path}': metadata `{key}` is no JSON object") from None
 
 
