@@ -194,9 +194,11 @@ class TritonGraph:
                 self._is_suspect = True
             raise
         if version != self._seen_version:
-            # Another version than before, as in a rolling update; or the first one: the model may
-            # have been exchanged since it was opened.
-            self._is_suspect = True
+            # Another version than before, as in a rolling update; or a first one that was not there
+            # when the model was opened.
+            known = self.served.digests()
+            is_new = bool(known) and version not in known
+            self._is_suspect = self._is_suspect or bool(self._seen_version) or is_new
             self._check_model()
             self._seen_version = version
         self._seen_at = time.monotonic()
