@@ -51,7 +51,7 @@ def test_empty_set(arguments: str, with_labels: bool, tmp_path: Path) -> None:
 def test_no_images_to_label(run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     outcome = wsss("label", tmp_path / "empty", "--model", run, "--out", tmp_path / "out")
-    assert f"no images in {tmp_path / 'empty'}" in outcome.line()
+    assert f"no images in '{tmp_path / 'empty'}'" in outcome.line()
 
 
 # Labels
@@ -261,7 +261,7 @@ def test_output_folder_of_another_labelling(
     wsss(*arguments).succeeded()
     before = everything(out)
     assert before.keys() >= {"job.json", "masks/photo 0.png", "masks/photo 1.png"}
-    assert "different run, by)" in wsss(*arguments, "--by", "cam").line()
+    assert "different by, run)" in wsss(*arguments, "--by", "cam").line()
     assert "holds no run" in train(tiny_data, recipe_file, out).line()
     assert "holds no run" in train(tiny_data, recipe_file, out, "--overwrite").line()
     assert everything(out) == before
