@@ -30,9 +30,15 @@ DOCS = Path(__file__).parents[2] / "docs"
         ("--shard x", "--shard is 'x', expected i/n with i from 0 to n - 1"),
         ("--shard 0/2 --overwrite", "--shard is a part of a job: neither --overwrite nor"),
         ("--shard 0/2 --append", "--shard is a part of a job: neither --overwrite nor"),
-        ("--dry-run --merge", "--dry-run looks at the whole of a job: leave --merge, --shard"),
-        ("--dry-run --overwrite", "--dry-run looks at the whole of a job: leave --merge, --shard"),
-        ("--merge", "--merge works on what is in --out: leave IMAGES and --model out"),
+        (
+            "--dry-run --merge",
+            "--dry-run looks at the whole of a job: leave --merge, --report, --shard",
+        ),
+        (
+            "--dry-run --overwrite",
+            "--dry-run looks at the whole of a job: leave --merge, --report, --shard",
+        ),
+        ("--merge", "--merge and --report work on what is in --out: give one of them, and leave"),
         ("--threshold 0.4", "--threshold is of the classifier, which neither --by segmenter nor"),
         ("--by walk --threshold 0", "threshold of class 'disc' is 0.0, expected a number between"),
         ("--by walk --threshold half", "--threshold is 'half', expected a number between 0 and 1"),

@@ -6,7 +6,8 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from wsss.export.triton import repository as repository_module
 from wsss.export.triton.messages import CONFIG, read_config
 from wsss.export.triton.options import options_from_json, options_from_settings, options_to_json
 from wsss.export.triton.repository import read_contents
+from wsss.runtime.backends.triton_backend import TritonGraph
 
 SETTINGS = (
     "instances=2",
@@ -158,48 +160,64 @@ def write_images(folder: Path, count: int) -> Path:
 @pytest.mark.triton
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_a_job_through_an_ensemble_goes_on_with_its_bundle_and_ends_with_another(
-    triton_environment: object, bundle: Path, other_bundle: Path, protocol: str, tmp_path: Path
+    triton_environment: object,
+    bundle: Path,
+    other_bundle: Path,
+    protocol: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder, images = tmp_path / "models", write_images(tmp_path / "images", 200)
+    folder, images = tmp_path / "models", write_images(tmp_path / "images", 40)
     write_repository(bundle, folder, RepositoryOptions(intra_op_threads=1))
     explicit = ["--model-control-mode=explicit", "--load-model=label_ensemble"]
     with triton_server(folder, options=explicit) as server:
         url = f"{protocol}://{server.http if protocol == 'http' else server.grpc}"
         job = ("label", images, "--model", bundle, "--backend", "triton", "--url", url)
         job += ("--by", "walk", "--server-model", "label_ensemble", "--in-flight", "1")
+        job += ("--workers", "0")
+        run = TritonGraph.run
 
-        def during(out: Path) -> threading.Thread:
-            """Loads what is in the repository when five images are written."""
+        @contextmanager
+        def loading_during(out: Path) -> Iterator[None]:
+            """Loads what is in the repository when five images are written; the others wait."""
+            is_loaded = threading.Event()
 
             def work() -> None:
-                while len(list(out.glob("*.png"))) < 5:
+                while len(pictures(out)) < 5:
                     time.sleep(0.005)
                 loader = client_of(server, "grpc")
                 loader.load_model("label_ensemble")
                 loader.close()
+                is_loaded.set()
+
+            def waiting_run(self: TritonGraph, *arguments: Any) -> dict[str, Any]:
+                if len(pictures(out)) >= 5:
+                    assert is_loaded.wait(60)
+                return run(self, *arguments)
 
             thread = threading.Thread(target=work, daemon=True)
             thread.start()
-            return thread
+            with monkeypatch.context() as patch:
+                patch.setattr(TritonGraph, "run", waiting_run)
+                yield
+            thread.join(60)
 
         def pictures(out: Path) -> dict[str, bytes]:
-            return files_of(out, "*.png")
+            return files_of(out, "masks/*.png")
 
         wsss(*job, "--out", tmp_path / "undisturbed").succeeded()
         expected = pictures(tmp_path / "undisturbed")
 
         out = tmp_path / "equal"
         write_repository(bundle, folder, version=2)
-        loading = during(out)
-        wsss(*job, "--out", out).succeeded()
-        loading.join(60)
+        with loading_during(out):
+            wsss(*job, "--out", out).succeeded()
         assert pictures(out) == expected
 
         out = tmp_path / "exchanged"
         write_repository(other_bundle, folder)
-        loading = during(out)
-        line = wsss(*job, "--out", out).line()
-        loading.join(60)
+        with loading_during(out):
+            line = wsss(*job, "--out", out).line()
         assert "has another model as 'label_ensemble' now: serve the one" in line
         found = pictures(out)
         assert 5 <= len(found) < len(expected) and found.items() <= expected.items()
