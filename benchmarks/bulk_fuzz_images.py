@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from local_model import LocalModel
 from mutated_images import write_mutated
 
-from wsss.runtime.bulk.codes import CODES
+from wsss.runtime.bad_files import CODES
 from wsss.runtime.bulk.frozen_list import FrozenList, open_list
 from wsss.runtime.bulk.job import JOB, read_job
 from wsss.runtime.bulk.marks import under_way

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from command_line import wsss
 
+from wsss.runtime.bad_files import CODES
 from wsss.runtime.bulk.class_thresholds import read_thresholds
-from wsss.runtime.bulk.codes import CODES
 
 DOCS = Path(__file__).parents[2] / "docs"
 

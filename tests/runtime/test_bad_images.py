@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from wsss.errors import DataError
-from wsss.runtime.bulk.codes import BadFile, BadImage
+from wsss.runtime.bad_files import BadFile, BadImage
 from wsss.runtime.image_io import decode_image, image_size, read_image, read_label_map
 
 FORMATS = {

@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 from ..errors import ArtifactError, WsssError
-from .bulk.codes import BadFile
+from .bad_files import BadFile
 
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .gif .ppm .pgm .pbm"
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())

@@ -29,7 +29,7 @@ import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from ..errors import DataError, ShapeError  # noqa: E402
-from .bulk.codes import BadImage  # noqa: E402
+from .bad_files import BadImage  # noqa: E402
 from .files import atomic_write_bytes, open_regular, read_file  # noqa: E402
 from .palette import voc_palette  # noqa: E402
 

@@ -7,7 +7,7 @@ from local_model import LocalModel
 from mutated_images import SUFFIXES, write_mutated
 from tiny_run import files_of
 
-from wsss.runtime.bulk.codes import CODES
+from wsss.runtime.bad_files import CODES
 from wsss.runtime.bulk.records import OK, read_images, recorded_units
 from wsss.runtime.bulk.run import label_in_bulk
 from wsss.runtime.image_io import read_label_map

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from wsss.errors import MissingDependencyError
-from wsss.runtime.bulk.codes import CODES, BadFile, BadImage
+from wsss.runtime.bad_files import CODES, BadFile, BadImage
 from wsss.runtime.bulk.images import ImageRef
 from wsss.runtime.bulk.read import read_bytes, read_pixels
 from wsss.runtime.bulk.sources import find
@@ -183,7 +183,7 @@ def test_members_of_tars(tmp_path: Path) -> None:
 
 MEMORY = """
 import resource, sys
-from wsss.runtime.bulk.codes import BadImage
+from wsss.runtime.bad_files import BadImage
 from wsss.runtime.bulk.images import ImageRef
 from wsss.runtime.bulk.read import read_pixels
 with open("/proc/self/statm") as file:

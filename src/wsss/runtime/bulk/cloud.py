@@ -6,7 +6,7 @@ from collections.abc import Iterator, Set
 from typing import Any, BinaryIO, cast
 
 from ...errors import DataError, MissingDependencyError
-from .codes import BadFile
+from ..bad_files import BadFile
 from .folder_walk import Entry, has_suffix
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")

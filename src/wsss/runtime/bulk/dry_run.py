@@ -7,9 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..bad_files import BadImage
 from ..files import file_digest
 from ..image_labels import read_label_table
-from .codes import BadImage
 from .frozen_list import FrozenList, unit_size_for
 from .given_labels import GivenLabels, require_all
 from .images import ImageRef

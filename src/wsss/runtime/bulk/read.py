@@ -6,10 +6,10 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bad_files import BadFile, BadImage
 from ..files import open_regular, read_error
 from ..image_io import DEFAULT_MAX_PIXELS, byte_limit, decode_image, header_size
 from .cloud import Store, is_url
-from .codes import BadFile, BadImage
 from .images import ImageRef
 
 

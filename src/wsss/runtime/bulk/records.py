@@ -27,7 +27,7 @@ class ImageRecord:
 
     Attributes:
         index: place in the job's list.
-        code: ok, or why not; see `codes.py`.
+        code: ok, or why not; see `CODES`.
         reason: one line for people; empty if ok.
         sha256: over names and contents of the files that were written.
         size: (height, width) as displayed.

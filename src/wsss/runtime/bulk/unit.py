@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DataError, DeadlineError, ShapeError
+from ..bad_files import BadImage
 from ..bounded_threads import in_threads
 from ..palette import IGNORE_INDEX, voc_palette
 from .clock import Clock
-from .codes import BadImage
 from .durable import Staging
 from .frozen_list import open_list
 from .images import ImageRef, LabelledImage

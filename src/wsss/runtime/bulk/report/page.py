@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...bad_files import CODES
 from ...palette import IGNORE_INDEX
 from ...report.charts import Chart, Curve, draw_shares
 from ...report.document import (
@@ -17,7 +18,6 @@ from ...report.document import (
     render_page,
 )
 from ...report.text import escaped, format_count, format_number, format_seconds
-from ..codes import CODES
 from ..records import ImageRecord
 from ..summary import JobCounts
 from ..writers.contract import JobView

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....errors import DataError, WsssError
+from ...bad_files import CODES, BadFile
 from ...files import read_file
 from ...image_io import DEFAULT_MAX_PIXELS, byte_limit, decode_label_map
 from ...pictures import Picture, draw_labels, shrink, shrink_labels
 from ...report.document import Encoded, encoded
-from ..codes import CODES, BadFile
 from ..frozen_list import FrozenList
 from ..images import ImageRef
 from ..plan import TAR

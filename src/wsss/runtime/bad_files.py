@@ -1,6 +1,6 @@
 """Why an image was not labelled: the fixed list of reasons, and the error that carries one."""
 
-from ...errors import DataError
+from ..errors import DataError
 
 CODES = {
     "missing": "the file is not there any more",
