@@ -228,7 +228,7 @@ class _Bench:
             result.stages.extend(stage_rows(self.way, name, timing))
 
     def _job(self, labeller: Labeller, out: Path) -> Form[Labels]:
-        """What `label_images` does to each image."""
+        """What a labelling job does to each image."""
 
         def run(clock: StageClock) -> Labels:
             found: Labels = []
