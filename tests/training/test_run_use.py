@@ -17,7 +17,7 @@ from wsss.runtime.image_io import read_image, read_label_map
 from wsss.runtime.score_maps import load_score_maps
 from wsss.training.data.image_set import ImageSet
 from wsss.training.measure import measure
-from wsss.training.predictor import PredictionKind, RunPredictor
+from wsss.training.predictor import CLASS_THRESHOLD, PredictionKind, RunPredictor
 from wsss.training.run import read_stage
 from wsss.training.run_model import run_model
 
@@ -40,9 +40,12 @@ def test_a_predictor_labels_any_image(finished_run: Path, tiny_images: ImageSet)
                 {0, 1, 2} if labels is None or kind == "segmenter" else {0, *(2,) * len(labels)}
             )
             assert set(np.unique(label_map).tolist()) <= allowed
-    found = predictor.find_classes(image, 0.0)
+    predictor.thresholds = 0.0
+    found = predictor.find_classes(image)
     assert found == [0, 1]
-    assert predictor.find_classes(image, 1.1) == []
+    predictor.thresholds = 1.1
+    assert predictor.find_classes(image) == []
+    predictor.thresholds = CLASS_THRESHOLD
     assert predictor.label(image[:1, :1]).shape == (1, 1)
 
 
