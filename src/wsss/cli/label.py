@@ -126,8 +126,8 @@ def label(
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Processes; default: one a core for a bundle on the CPU, else one; 0: none but "
-            "this one, which dies with an image that kills it."
+            help="Processes; default: one a core for a bundle on the CPU, one for a GPU or a "
+            "server, 0 for a run; with 0 this one labels, and dies with an image that kills it."
         ),
     ] = None,
     engine: Annotated[
