@@ -9,6 +9,7 @@ import itertools
 import os
 import secrets
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..files import make_folder, write_error
@@ -81,10 +82,11 @@ class Staging:
         shutil.rmtree(self.work, ignore_errors=True)
 
 
-def write_durably(path: Path, data: bytes, work: Path) -> None:
+def write_durably(path: Path, data: bytes | Iterable[bytes], work: Path) -> None:
     """Write a file that is on the disk with its name when this returns.
 
     Args:
+        data: the content, or its pieces one after the other.
         work: folder for it while it has no name, on the same file system.
 
     Raises:
@@ -94,7 +96,7 @@ def write_durably(path: Path, data: bytes, work: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

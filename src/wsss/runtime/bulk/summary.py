@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -111,12 +110,12 @@ def write_results(
     """
     units = sorted(recorded_units(out).intersection(range(images.num_units)))
     if counts.failed:
-        _write_pieces(out, FAILURES, _failure_lines(out, images, units))
+        write_durably(out / FAILURES, _failure_lines(out, images, units), out / WORK)
     else:
         (out / FAILURES).unlink(missing_ok=True)
     for name, writer in writers.items():
         for path, pieces in writer.collect(_Entries(out, name, units)):
-            _write_pieces(out, path, pieces)
+            write_durably(out / path, pieces, out / WORK)
 
 
 def write_summary(out: Path, counts: JobCounts, job: JobView) -> None:
@@ -177,17 +176,3 @@ def _csv_line(*cells: str) -> bytes:
     text = io.StringIO()
     csv.writer(text).writerow(cells)
     return text.getvalue().encode("utf-8", "backslashreplace")
-
-
-def _write_pieces(out: Path, path: str, pieces: Iterable[bytes]) -> None:
-    """A file of any length, under its name only when it is whole."""
-    target, temporary = out / path, out / WORK / "result.tmp"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.writelines(pieces)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        raise write_error(target, error) from error
