@@ -92,8 +92,10 @@ def write_durably(path: Path, data: bytes | Iterable[bytes], work: Path) -> None
     Raises:
         ArtifactError: see `Staging.put`.
     """
-    temporary = work / f"{path.name}.tmp"
+    # Two processes may write the same file: a job that ends, and somebody who wants its report.
+    temporary = work / f"{secrets.token_hex(8)}.tmp"
     try:
+        work.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             file.writelines([data] if isinstance(data, bytes) else data)

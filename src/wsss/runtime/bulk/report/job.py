@@ -8,7 +8,7 @@ from typing import Any
 from ....errors import ArtifactError
 from ....version import __version__
 from ...palette import voc_palette
-from ...report.document import write_page
+from ..durable import WORK, write_durably
 from ..frozen_list import FrozenList, open_list
 from ..job import JOB, read_job
 from ..plan import INPUTS
@@ -54,7 +54,7 @@ def write_job_report(out: Path) -> Path:
         f"Written by wsss {__version__} on {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC.",
     )
     path = out / REPORT
-    write_page(path, render_job_report(report))
+    write_durably(path, render_job_report(report).encode("utf-8"), out / WORK)
     return path
 
 
