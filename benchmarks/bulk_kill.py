@@ -160,9 +160,7 @@ def group_kills(
         out = folder / "killed"
         for _ in range(arguments.kills):
             process = job(images, out, number % 3)
-            wanted = chance.randrange(IMAGES)
-            while process.poll() is None and num_masks(out) < wanted:
-                time.sleep(0.002)
+            await_masks(process, out, chance.randrange(IMAGES))
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 kills += 1
@@ -171,6 +169,12 @@ def group_kills(
         counts.append(differences(out, expected))
         shutil.rmtree(out)
     return {"rounds": arguments.rounds, "kills": kills, **added(counts)}
+
+
+def await_masks(process: "subprocess.Popen[str]", out: Path, count: int) -> None:
+    """Until a job has written so many label maps, or is over."""
+    while process.poll() is None and num_masks(out) < count:
+        time.sleep(0.002)
 
 
 def num_masks(out: Path) -> int:
@@ -185,21 +189,18 @@ def worker_kills(
     chance: random.Random,
 ) -> dict[str, Any]:
     """One worker of a job that goes on, once or twice a job."""
-    counts, kills, longest, codes = [], 0, 0.0, set[int]()
+    counts, kills, longest = [], 0, 0.0
     while kills < arguments.workers_killed:
         out = folder / "workers"
         started = time.monotonic()
         process = job(images, out, 2)
         for _ in range(2):
-            wanted = num_masks(out) + chance.randrange(1, IMAGES // 2)
-            while process.poll() is None and num_masks(out) < wanted:
-                time.sleep(0.002)
+            await_masks(process, out, num_masks(out) + chance.randrange(1, IMAGES // 2))
             workers = children(process.pid)
             if process.poll() is None and workers:
                 os.kill(chance.choice(workers), signal.SIGKILL)
                 kills += 1
         _, said = process.communicate(timeout=120)
-        codes.add(process.returncode)
         assert process.returncode == 0, said
         longest = max(longest, time.monotonic() - started)
         counts.append(differences(out, expected))

@@ -198,7 +198,8 @@ def label(
                 "--merge and --report work on what is in --out: give one of them, and leave IMAGES "
                 "and --model out"
             )
-        _merge(out, as_json) if merge else _report(out, as_json)
+        finish = _merge if merge else _report
+        finish(out, as_json)
         return
     if not images or model is None:
         raise ConfigError(

@@ -26,7 +26,7 @@ from .chosen import BACKGROUND_ALONE, Chosen, Shown
 from .throughput import Throughput
 from .thumbnails import Thumbnail
 
-STAGES = ("read", "network", "encode", "write")
+STAGES = ("read", "network", "encode", "write", "commit")
 """Stages of `Clock` that are work; the others are waiting."""
 
 
