@@ -1,6 +1,7 @@
 """The trained networks of a run, applied to any image."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,7 @@ from ..errors import ArtifactError, DataError
 from ..runtime.cam import normalise_cam
 from ..runtime.graph_inputs import AnyOf
 from ..runtime.image_io import read_image
-from ..runtime.pseudo_labels import label_from_scores
+from ..runtime.pseudo_labels import label_from_scores, walk_change
 from ..runtime.score_maps import ScoreMaps
 from .data.image_set import Sample
 from .devices import choose_device
@@ -24,7 +25,7 @@ from .models.segmenter import Segmenter
 from .networks import AnyNetwork, Network, open_as
 from .recipe import NO_CRF, load_recipe
 from .stages.cam import class_probabilities, image_activation
-from .stages.labels import affinity_features, walked_scores
+from .stages.labels import affinity_features, walk_settings, walked_scores
 from .stages.segmenter import segment_image
 
 PredictionKind = Literal["cam", "walk", "labels", "segmenter"]
@@ -41,6 +42,19 @@ NETWORKS: dict[str, type[Network]] = {
 
 CLASS_THRESHOLD = 0.5
 """Probability from which the classifier calls a class present."""
+
+
+@dataclass(frozen=True)
+class RunLabelled:
+    """What a run says of one image.
+
+    Attributes:
+        label: (H, W) uint8: 0 background, class index + 1.
+        change: see `walk_change`; None where nothing walks.
+    """
+
+    label: NDArray[np.uint8]
+    change: float | None = None
 
 
 class RunPredictor:
@@ -103,17 +117,8 @@ class RunPredictor:
             labels: classes in the image; None: those the classifier finds; `AnyOf`: those of them
                 that it finds.
         """
-        classifier = self.network("cam", CamClassifier)
-        if labels is None:
-            labels = self.find_classes(image)
-        elif isinstance(labels, AnyOf):
-            labels = [index for index in self.find_classes(image) if index in labels]
-        activation = image_activation(classifier, image, self.recipe.cam, self.device)
-        maps = normalise_cam(activation, labels, (image.shape[0], image.shape[1]))
-        if kind == "cam":
-            return maps
-        affinity = self.network("affinity", AffinityNet)
-        return walked_scores(affinity, image, maps, self.recipe, self.device)
+        maps = self._cams(image, labels)
+        return maps if kind == "cam" else self._walked(image, maps)
 
     @torch.no_grad()
     def affinity_features(self, image: NDArray[np.uint8]) -> Tensor:
@@ -140,7 +145,18 @@ class RunPredictor:
         *,
         crf: bool | None = None,
     ) -> NDArray[np.uint8]:
-        """Label map of an image: 0 background, class index + 1.
+        """(H, W) uint8 label map of an image; see `predict`."""
+        return self.predict(image, labels, kind, crf=crf).label
+
+    def predict(
+        self,
+        image: NDArray[np.uint8],
+        labels: Sequence[int] | None = None,
+        kind: PredictionKind = "segmenter",
+        *,
+        crf: bool | None = None,
+    ) -> RunLabelled:
+        """Label map of an image, and by how much the walk changed its CAMs.
 
         Args:
             image: (H, W, 3) uint8 RGB.
@@ -148,9 +164,6 @@ class RunPredictor:
                 finds.
             crf: with or without the recipe's dense CRF; default: with it, except behind `cam` and
                 `walk`.
-
-        Returns:
-            (H, W) uint8.
         """
         recipe = self.recipe
         if crf is None:
@@ -160,15 +173,35 @@ class RunPredictor:
             section = recipe.segmenter
             if not crf:
                 section = section.model_copy(update={"crf": NO_CRF})
-            return segment_image(segmenter, image, section, recipe.cam.align, self.device)
-        return label_from_scores(
-            self.score_maps(image, labels, kind),
+            align = recipe.cam.align
+            return RunLabelled(segment_image(segmenter, image, section, align, self.device))
+        maps, change = self._cams(image, labels), None
+        if kind != "cam":
+            cams, maps = maps, self._walked(image, maps)
+            change = walk_change(cams, maps, walk_settings(recipe))
+        label = label_from_scores(
+            maps,
             threshold=recipe.cam.threshold if kind == "cam" else recipe.walk.threshold,
             align=recipe.cam.align,
             image=image,
             crf=recipe.walk.crf.settings() if crf else None,
             device=self.device,
         )
+        return RunLabelled(label, change)
+
+    def _cams(self, image: NDArray[np.uint8], labels: Sequence[int] | None) -> ScoreMaps:
+        """See `score_maps`."""
+        classifier = self.network("cam", CamClassifier)
+        if labels is None:
+            labels = self.find_classes(image)
+        elif isinstance(labels, AnyOf):
+            labels = [index for index in self.find_classes(image) if index in labels]
+        activation = image_activation(classifier, image, self.recipe.cam, self.device)
+        return normalise_cam(activation, labels, (image.shape[0], image.shape[1]))
+
+    def _walked(self, image: NDArray[np.uint8], maps: ScoreMaps) -> ScoreMaps:
+        affinity = self.network("affinity", AffinityNet)
+        return walked_scores(affinity, image, maps, self.recipe, self.device)
 
     def network(self, stage: str, kind: type[AnyNetwork]) -> AnyNetwork:
         """A trained network, opened when it is first asked for.

@@ -183,7 +183,7 @@ def _pictures(report: JobReport) -> str:
         ),
         _section(
             "Most changed by the walk",
-            "Share of labels that the walk changed.",
+            "Share of the cells of its grid to which the walk gave another label, largest first.",
             report,
             chosen.changed,
         ),
@@ -248,7 +248,7 @@ def _captions(record: ImageRecord, classes: Sequence[str]) -> list[str]:
     if record.confidence is not None:
         lines.append(f"confidence {record.confidence:.2f}")
     if record.change is not None:
-        lines.append(f"changed {100 * record.change:.1f} %")
+        lines.append(f"walk changed {100 * record.change:.1f} %")
     return lines
 
 
