@@ -8,6 +8,7 @@ live in `wsss/recipes` and are taken by name. Defaults are the published setting
 import json
 import tomllib
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..errors import ConfigError
 from ..runtime.dense_crf import CrfSettings
+from ..runtime.faults import fault_text
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -311,7 +313,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"recipe '{label}' is no valid TOML: {error}") from None
+        raise ConfigError(f"recipe '{label}' is no valid TOML: {error}: mend it there") from None
     for override in overrides:
         _apply_override(values, override)
     return parse_recipe(values, label)
@@ -349,7 +351,9 @@ def _read_recipe_text(name_or_path: str) -> tuple[str, str]:
     try:
         return str(path), path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe '{path}' cannot be read as UTF-8 text: {error}") from None
+        raise ConfigError(
+            f"recipe '{path}' cannot be read as UTF-8 text: {error}: save it as UTF-8"
+        ) from None
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
@@ -365,7 +369,9 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     for part in parts[:-1]:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"override '{override}': `{part}` is a value, not a section")
+            raise ConfigError(
+                f"override '{override}': `{part}` is a value, not a section: give {part}=VALUE"
+            )
     table[parts[-1]] = value
 
 
@@ -398,16 +404,21 @@ def _value(values: Any, *keys: str) -> Any:
 def _describe_faults(error: ValidationError) -> Iterable[str]:
     for fault in error.errors():
         place = ".".join(str(part) for part in fault["loc"])
-        message = fault["msg"].removeprefix("Value error, ")
-        message = message[0].lower() + message[1:]
         if fault["type"] == "extra_forbidden":
-            yield f"{place} is no key of this recipe"
+            yield f"{place} is no key of this recipe{_suggestion(fault['loc'])}"
         elif fault["type"] == "missing":
             yield f"{place} is missing"
-        elif fault["type"] == "value_error":
-            yield f"{place}: {message}" if place else message
         else:
-            yield f"{place} is {fault['input']!r}, {message.replace('input should', 'must')}"
+            yield fault_text(place, fault)
+
+
+def _suggestion(place: tuple[int | str, ...]) -> str:
+    """The key that was probably meant, if one of that section reads alike."""
+    section: Any = Recipe
+    for part in place[:-1]:  # only sections refuse a key
+        section = section.model_fields[part].annotation
+    close = get_close_matches(str(place[-1]), section.model_fields, 1)
+    return f", expected {'.'.join([*map(str, place[:-1]), close[0]])}" if close else ""
 
 
 def _dump_table(table: dict[str, Any], path: tuple[str, ...]) -> str:

@@ -53,7 +53,9 @@ def read_config(path: Path) -> Any:
     try:
         return text_format.Parse(path.read_text(encoding="utf-8"), message)
     except OSError as error:
-        raise ArtifactError(f"cannot read '{path}': {error.strerror}") from None
+        raise ArtifactError(
+            f"cannot read '{path}': {error.strerror}: give a repository of `wsss export --triton`"
+        ) from None
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise ArtifactError(f"'{path}' is no model configuration: {error}") from None
 

@@ -172,5 +172,8 @@ def _kind(name: str | None, predictor: BundlePredictor, has_labels: bool) -> Bun
             chosen: BundleKind = kind
             return chosen
     if name is not None:
-        raise ConfigError(f"a bundle labels by walk, labels or segmenter, not by '{name}'")
+        raise ConfigError(
+            f"--by is '{name}', and a bundle labels by walk, labels or segmenter: choose one of "
+            "them, or give the run by --model"
+        )
     return predictor.default_kind(has_labels)

@@ -136,7 +136,7 @@ def _read_document(path: Path, findings: Findings) -> _Document:
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"'{path}' is not JSON: {error}") from None
+        raise DataError(f"'{path}' is not JSON: {error}: write it anew") from None
     images = {item["id"]: item for item in _items(content, "images", ("id", "file_name"), path)}
     names = {
         item["id"]: str(item["name"]).strip()

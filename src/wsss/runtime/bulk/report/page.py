@@ -18,6 +18,7 @@ from ...report.document import (
     render_page,
 )
 from ...report.text import escaped, format_count, format_number, format_seconds
+from ..clock import STAGES
 from ..records import ImageRecord
 from ..summary import JobCounts
 from ..writers.contract import JobView
@@ -25,9 +26,6 @@ from ..writers.text import plain
 from .chosen import BACKGROUND_ALONE, Chosen, Shown
 from .throughput import Throughput
 from .thumbnails import Thumbnail
-
-STAGES = ("read", "network", "encode", "write", "commit")
-"""Stages of `Clock` that are work; the others are waiting."""
 
 
 @dataclass(frozen=True)
