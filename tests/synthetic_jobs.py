@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from wsss.runtime.bulk.durable import WORK
-from wsss.runtime.bulk.frozen_list import FrozenList, freeze
+from wsss.runtime.bulk.frozen_list import FrozenList, freeze, open_list
 from wsss.runtime.bulk.images import ImageRef
-from wsss.runtime.bulk.job import JOB
+from wsss.runtime.bulk.job import JOB, read_job
 from wsss.runtime.bulk.plan import INPUTS
 from wsss.runtime.bulk.records import ImageRecord, write_record
 from wsss.runtime.bulk.timings import TIMINGS
+
+
+def list_of(out: Path) -> FrozenList:
+    """The images of a job that is there."""
+    return open_list(out / INPUTS, read_job(out)["list"])
 
 
 def write_job(

@@ -365,6 +365,8 @@ def _look(
         return
     begun = f"{found.labelled} labelled, {found.failed} failed" if found.is_begun else "a new job"
     lines = [f"{found.images} images in {found.units} units: {begun}"]
+    if found.left_out:
+        lines.append(found.left_out)
     if found.with_labels is not None:
         lines.append(f"{found.with_labels} images have classes in the label file")
     lines.append(f"{found.bad} of {found.looked_at} headers that were read cannot be used")
@@ -380,7 +382,8 @@ def _look(
 def _merge(out: Path, as_json: bool) -> None:
     from ..runtime.bulk.run import finish
 
-    counts = finish(out)
+    with progress() as shown:
+        counts = finish(out, shown)
     if as_json:
         print_json(asdict(counts))
     else:
@@ -392,7 +395,8 @@ def _merge(out: Path, as_json: bool) -> None:
 def _report(out: Path, as_json: bool) -> None:
     from ..runtime.bulk.report.job import write_job_report
 
-    path = write_job_report(out)
+    with progress() as shown:
+        path = write_job_report(out, shown)
     if as_json:
         print_json({"report": str(path)})
     else:

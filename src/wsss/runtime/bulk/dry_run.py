@@ -10,6 +10,7 @@ from typing import Any
 from ..bad_files import BadImage
 from ..files import file_digest
 from ..image_labels import read_label_table
+from .folder_walk import LeftOut
 from .frozen_list import FrozenList, unit_size_for
 from .given_labels import GivenLabels, require_all
 from .images import ImageRef
@@ -46,6 +47,7 @@ class DryRun:
 
     Attributes:
         is_begun: whether the folder holds this job already.
+        left_out: see `LeftOut`; empty: nothing was.
         units: of the list, or that it would have.
         with_labels: images to which the label file gives a class; None without one, or where the
             list has them already.
@@ -60,6 +62,7 @@ class DryRun:
     out: str
     is_begun: bool
     images: int
+    left_out: str
     units: int
     with_labels: int | None
     labelled: int
@@ -97,14 +100,15 @@ def dry_run(
     model.open(None).close()
     names = [str(source) for source in sources]
     images = look(plan, names)
+    left_out = LeftOut()
     with_labels: int | None = None
     if images is not None:
-        counts = count_records(out, images)
-        sample, size = _rest(out, images), _label_map_bytes(out)
+        counts = count_records(out, images, settings=plan.digest())
+        sample, size = _rest(out, images), _label_map_bytes(out, images)
     else:
         found = _Sampled(
             ImageRef(image.name, image.source, "", image.span, image.stamp)
-            for image in find(names, leave_out=out)
+            for image in find(names, leave_out=out, skip=left_out)
         )
         sample, size = list(found), None
         units = -(-found.count // unit_size_for(found.count))
@@ -120,6 +124,7 @@ def dry_run(
         str(out),
         images is not None,
         counts.images,
+        str(left_out),
         counts.units,
         with_labels,
         counts.labelled,
@@ -170,9 +175,10 @@ def _unreadable(images: Iterable[ImageRef], max_pixels: int) -> Iterator[BadHead
             yield BadHeader(image.source, error.code, str(error))
 
 
-def _label_map_bytes(out: Path) -> float | None:
+def _label_map_bytes(out: Path, images: FrozenList) -> float | None:
     """Mean size of some label maps that are there."""
-    records = (each for unit in sorted(recorded_units(out)) for each in read_images(out, unit))
+    units = sorted(recorded_units(out).intersection(range(images.num_units)))
+    records = (each for unit in units for each in read_images(out, images, unit))
     paths = (out / "masks" / f"{record.output}.png" for record in records if record.is_ok)
     sizes = [path.stat().st_size for path in islice(paths, _WEIGHED) if path.is_file()]
     return sum(sizes) / len(sizes) if sizes else None

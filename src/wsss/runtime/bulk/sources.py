@@ -1,6 +1,7 @@
 """Where a job's images are: folders, globs, list files, tar files and URLs, as one stream."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,8 @@ TAR_SUFFIXES = frozenset((".tar",))
 LIST_SUFFIXES = frozenset((".txt",))
 _MAX_LINE = 1 << 16
 _MAGIC = frozenset("*?[")
+_LOCAL = re.compile(r"^(file|local)://")
+"""Of URLs that are paths: files behind them are opened as those are, which a pipe cannot block."""
 
 
 class Found(NamedTuple):
@@ -39,13 +42,14 @@ def find(
     A source is a folder (searched with all below it), a file, a tar file, a `.txt` file that lists
     one path a line (or NUL-separated; relative ones start at its folder), a glob
     (`photos/**/*.jpg`, `shards/*.tar`), or the URL of a folder, file, tar file or glob. Folders are
-    searched depth first, names in byte order. Hidden files and others than images are passed by;
+    searched depth first, names in byte order. What is hidden, and what is no image, is passed by;
     what has one and is no regular file is found all the same, and fails when it is read.
 
     Args:
         leave_out: a folder that is not searched: the labels in it are images as well.
         follow_links: enter folders behind links; links to files are always followed.
-        skip: told of what was left out though it is called like an image.
+        skip: told of links to folders that were not followed, and of what was left out though it is
+            called like an image.
 
     Raises:
         DataError: a source does not exist, a folder or tar cannot be read, or nothing was found.
@@ -75,7 +79,7 @@ class _Search:
 
     def images(self, source: str) -> Iterator[Found]:
         """Says at once whether a source is there; its images follow as they are asked for."""
-        source = source.removeprefix("file://")
+        source = _LOCAL.sub("", source)
         if is_url(source):
             return self._at_url(source)
         if not source or "\0" in source:
@@ -139,6 +143,7 @@ class _Search:
             )
 
     def _entry(self, line: str, folder: str) -> Iterator[Found]:
+        line = _LOCAL.sub("", line)
         if is_url(line):
             store = Store(line)
             return self._stored(store, _last(store.path))

@@ -7,7 +7,7 @@ while there is work, and no more images are in memory than there are threads.
 
 import hashlib
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -37,6 +37,9 @@ from .writers.contract import JobView, Writer
 ENTRIES = "entries"
 _BESIDE_THE_NETWORK = 2
 """Images that are read or written while others compute."""
+
+_OF_AN_IMAGE = (DataError, ShapeError, DeadlineError, MemoryError)
+"""What one image may be to blame for; any other error ends the job."""
 
 Pixels = NDArray[np.uint8]
 
@@ -83,8 +86,13 @@ class UnitLabeller:
         self._model = TiledModel(opened, len(plan.model.classes), plan.settings.tile_pixels)
         self._huge = threading.Lock()
 
-    def label(self, task: Task) -> UnitOutcome:
+    def label(
+        self, task: Task, under_way: Callable[[int], object] = lambda ended: None
+    ) -> UnitOutcome:
         """Label a unit and commit it.
+
+        Args:
+            under_way: told how many of its images are through.
 
         Raises:
             ArtifactError: the disk does not take the outputs; ServerError and others: see
@@ -105,7 +113,7 @@ class UnitLabeller:
                 work = _Work(
                     self._plan, self._model, self._writers, sink, clock, marks, self._huge, first
                 )
-                done = work.run(refs, kept, task)
+                done = work.run(refs, kept, task, under_way)
             with clock.stage("commit"):
                 for format_name in self._writers:
                     lines = [(each.record.index, each.entries.get(format_name)) for each in done]
@@ -122,7 +130,7 @@ class UnitLabeller:
         self, unit: int, refs: Sequence[ImageRef]
     ) -> tuple[dict[int, "_Done"], list[ImageRef]]:
         """What an earlier try has labelled; and the images, those that failed as they are now."""
-        records = list(read_images(self._plan.out, unit))
+        records = list(read_images(self._plan.out, self._list, unit))
         entries: dict[int, dict[str, Any]] = {}
         for name in self._writers:
             path = self._plan.out / entries_path(name, unit)
@@ -170,8 +178,14 @@ class _Work:
     huge: threading.Lock
     first: int
 
-    def run(self, refs: Sequence[ImageRef], kept: Mapping[int, _Done], task: Task) -> list[_Done]:
-        """What became of each, in their order."""
+    def run(
+        self,
+        refs: Sequence[ImageRef],
+        kept: Mapping[int, _Done],
+        task: Task,
+        under_way: Callable[[int], object],
+    ) -> list[_Done]:
+        """What became of each, in their order; see `UnitLabeller.label`."""
         done = dict(kept)
         for place in task.dead:
             reason = "a worker died each time that it took this image"
@@ -184,6 +198,7 @@ class _Work:
             self._groups(refs, rest), self._label, threads, on_stop=self.model.close
         ):
             done |= some
+            under_way(len(done))
         return [done[place] for place in range(len(refs))]
 
     def _groups(
@@ -208,7 +223,7 @@ class _Work:
     def _size(self, ref: ImageRef) -> tuple[int, int]:
         try:
             return read_size(ref, self.plan.settings.max_pixels)
-        except BadImage:  # it will be told when its turn comes
+        except (BadImage, MemoryError):  # it will be told when its turn comes
             return (0, 0)
 
     def _is_tiled(self, size: tuple[int, int]) -> bool:
@@ -233,14 +248,12 @@ class _Work:
             except BadImage as error:
                 done[place] = self._failure(place, ref, error.code, str(error))
         for place, answer in self._answers(refs, pixels).items():
-            if isinstance(answer, Answer) and not _is_finite(answer):
-                reason = "the model gave NaN or infinity: its weights may be damaged"
-                done[place] = self._failure(place, refs[place], "model-failed", reason)
-            elif isinstance(answer, Answer):
+            try:
+                if isinstance(answer, Exception):
+                    raise answer
                 done[place] = self._finish(place, refs[place], pixels[place], answer)
-            else:
-                code = "timeout" if isinstance(answer, DeadlineError) else "model-failed"
-                done[place] = self._failure(place, refs[place], code, str(answer))
+            except _OF_AN_IMAGE as error:
+                done[place] = self._failure(place, refs[place], *_reason(error))
         for place in refs:
             self.marks.end(place)
         return done
@@ -255,7 +268,7 @@ class _Work:
             with self.clock.network():
                 labels = [refs[place].labels for place in places]
                 answers = self.model.label(list(pixels.values()), labels)
-        except (DataError, ShapeError, DeadlineError) as error:  # others are not about images
+        except _OF_AN_IMAGE as error:
             if len(places) == 1:
                 return {places[0]: error}
             found: dict[int, Answer | Exception] = {}
@@ -265,21 +278,29 @@ class _Work:
         return dict(zip(places, answers, strict=True))
 
     def _finish(self, place: int, ref: ImageRef, pixels: Pixels, answer: Answer) -> _Done:
+        """Write what was found, all of it or nothing.
+
+        Raises:
+            DataError, MemoryError: it cannot be written; ArtifactError: see `Sink.put`.
+        """
+        if not _is_finite(answer):
+            raise DataError("the model gave NaN or infinity: its weights may be damaged")
         label, index = answer.label, self.first + place
         if self.plan.settings.min_confidence is not None and answer.confidence is not None:
             doubtful = answer.confidence < self.plan.settings.min_confidence
             label = np.where(doubtful, np.uint8(IGNORE_INDEX), label)
         image = LabelledImage(ref, index, pixels, label, answer.confidence, answer.scores)
-        digest = hashlib.sha256()
+        files: list[tuple[str, bytes]] = []
         entries = {}
-        for name, writer in self.writers.items():
-            with self.clock.stage("encode"):
-                files = list(writer.files(image))
+        with self.clock.stage("encode"):
+            for name, writer in self.writers.items():
+                files += writer.files(image)
                 entries[name] = writer.entry(image)
-            with self.clock.stage("write"):
-                for path, data in files:
-                    digest.update(path.encode("utf-8", "surrogateescape") + b"\0" + data)
-                    self.sink.put(index, path, data)
+        digest = hashlib.sha256()
+        with self.clock.stage("write"):
+            for path, data in files:
+                digest.update(path.encode("utf-8", "surrogateescape") + b"\0" + data)
+                self.sink.put(index, path, data)
         # Row by row, because it counts in a copy of eight bytes a pixel.
         counts = np.zeros(256, np.int64)
         for row in label:
@@ -302,6 +323,13 @@ class _Work:
 
     def _failure(self, place: int, ref: ImageRef, code: str, reason: str) -> _Done:
         return _Done(ImageRecord(self.first + place, ref.name, ref.output, code, reason))
+
+
+def _reason(error: Exception) -> tuple[str, str]:
+    """Code and words of what went wrong in the network."""
+    if isinstance(error, MemoryError):
+        return "out-of-memory", f"no memory to label it ({error}): make it smaller"
+    return "timeout" if isinstance(error, DeadlineError) else "model-failed", str(error)
 
 
 def _is_finite(answer: Answer) -> bool:
