@@ -40,7 +40,7 @@ def graph_tensors(
         "confidence": (TensorProto.FLOAT, ["batch", *pixels]),
         "scores": (TensorProto.FLOAT, ["batch", num_classes + 1, *grid]),
         "used_classes": (TensorProto.FLOAT, ["batch", num_classes]),
-        "change": (TensorProto.FLOAT, ["batch"]),
+        "change": (TensorProto.FLOAT, ["batch", 1]),
     }
     inputs, outputs = (
         [helper.make_tensor_value_info(tensor, *known[tensor]) for tensor in side]
