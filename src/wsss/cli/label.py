@@ -31,6 +31,10 @@ def label(
             "--out itself is left out of the search.",
         ),
     ] = None,
+    follow_links: Annotated[
+        bool,
+        typer.Option("--follow-links", help="Search folders behind links too; loops end."),
+    ] = False,
     model: Annotated[
         Path | None, typer.Option(help="Bundle that `wsss export` wrote, or run of `wsss train`.")
     ] = None,
@@ -272,7 +276,7 @@ def label(
     part = Shard.parse(shard) if shard is not None else None
     opened = _model(model, by, crf, labels is not None, backend, device, server, threshold)
     if dry_run:
-        _look(images, opened, out, settings, labels, as_json)
+        _look(images, opened, out, settings, labels, follow_links, as_json)
         return
     with termination_as_interrupt(), progress() as shown:
         summary = label_in_bulk(
@@ -287,6 +291,7 @@ def label(
             shard=part,
             overwrite=overwrite,
             append=append,
+            follow_links=follow_links,
             retry_failed=retry_failed,
             progress=shown,
         )
@@ -355,11 +360,14 @@ def _look(
     out: Path,
     settings: "Settings",
     labels: Path | None,
+    follow_links: bool,
     as_json: bool,
 ) -> None:
     from ..runtime.bulk.dry_run import dry_run
 
-    found = dry_run(images, model, out, settings=settings, labels_path=labels)
+    found = dry_run(
+        images, model, out, settings=settings, labels_path=labels, follow_links=follow_links
+    )
     if as_json:
         print_json(found.to_json())
         return

@@ -476,3 +476,28 @@ def test_formats_that_a_model_cannot_serve(images: Path, tmp_path: Path) -> None
 
 def test_nothing_but_locks_stays_in_the_work_folder(finished: Path) -> None:
     assert {path.suffix for path in (finished / WORK).iterdir()} == {".lock"}
+
+
+def test_a_unit_that_will_not_fit_is_not_begun(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a unit it is known what one takes; twice that must be free for the next."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    out = tmp_path / "out"
+    with pytest.raises(ArtifactError, match=r"0\.0 MB are free, expected .*: free space on that"):
+        label(images, out)
+    assert len(list(recorded_units(out))) == 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert label(images, out).remaining == 0
+
+
+def test_linked_folders_are_searched_on_demand(images: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "linked", tmp_path / "out"
+    folder.mkdir()
+    (folder / "there").symlink_to(images)
+    with pytest.raises(DataError, match="no images in"):
+        label(folder, out)
+    assert label(folder, out, follow_links=True).labelled == COUNT - 2
+    with pytest.raises(ConfigError, match="different images"):
+        label(folder, out)

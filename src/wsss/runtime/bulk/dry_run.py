@@ -20,7 +20,7 @@ from .plan import Plan, Settings
 from .read import read_size
 from .records import read_images, recorded_units
 from .run import require_offers
-from .sources import find
+from .sources import Sources
 from .summary import JobCounts, count_records
 
 _LOOKED_AT = 1000
@@ -85,6 +85,7 @@ def dry_run(
     *,
     settings: Settings | None = None,
     labels_path: Path | None = None,
+    follow_links: bool = False,
 ) -> DryRun:
     """Look at everything that `label_in_bulk` would refuse; see there for the arguments.
 
@@ -98,8 +99,8 @@ def dry_run(
     digest = file_digest(labels_path) if labels_path else None
     plan = Plan(out, model, settings, image_labels=digest)
     model.open(None).close()
-    names = [str(source) for source in sources]
-    images = look(plan, names)
+    searched = Sources(tuple(map(str, sources)), follow_links)
+    images = look(plan, searched)
     left_out = LeftOut()
     with_labels: int | None = None
     if images is not None:
@@ -108,14 +109,14 @@ def dry_run(
     else:
         found = _Sampled(
             ImageRef(image.name, image.source, "", image.span, image.stamp)
-            for image in find(names, leave_out=out, skip=left_out)
+            for image in searched.images(out, left_out)
         )
         sample, size = list(found), None
         units = -(-found.count // unit_size_for(found.count))
         counts = JobCounts(units, 0, found.count, {}, {}, {})
         if table is not None:
             # Two walks: ten million names are not kept.
-            first, second = ((image.name for image in find(names, leave_out=out)) for _ in "12")
+            first, second = ((image.name for image in searched.images(out)) for _ in "12")
             labels = GivenLabels(table, model.classes, first)
             with_labels = require_all(labels, second, model.classes)
     bad = list(_unreadable(sample, settings.max_pixels))

@@ -33,6 +33,7 @@ class Staging:
         self._numbers = itertools.count()
         self._folders: set[Path] = set()
         self._written: list[Path] = []
+        self._sizes: list[int] = []
         make_folder(self.work)
 
     def put(self, path: str, data: bytes) -> None:
@@ -58,10 +59,16 @@ class Staging:
             if target.parent not in self._folders:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 self._folders.add(target.parent)
+            self._sizes.append(finished.stat().st_size)
             os.replace(finished, target)
         except OSError as error:
             raise write_error(target, error) from error
         self._written.append(target)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all files that got their names."""
+        return sum(self._sizes)
 
     def sync(self) -> None:
         """Everything that was put is on the disk afterwards, names included.

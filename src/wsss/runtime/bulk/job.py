@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from .given_labels import image_refs
 from .lock import while_freezing
 from .output_names import NamedImages
 from .plan import INPUTS, Plan, settings_digest
-from .sources import find
+from .sources import Sources
 from .writers.contract import JobView
 
 JOB = "job.json"
@@ -45,7 +45,7 @@ _SHOWN_LENGTH = 200
 
 def claim(
     plan: Plan,
-    sources: Sequence[str],
+    sources: Sources,
     table: LabelTable | None = None,
     *,
     overwrite: bool = False,
@@ -56,7 +56,7 @@ def claim(
 
     Args:
         plan: without the digest of the list.
-        sources: see `find`; looked at if there is no list yet, or to append.
+        sources: looked at if there is no list yet, or to append.
         table: image-level labels; every image must be in it.
         overwrite: first remove what another model or other settings wrote.
         append: add images that are new in the sources, behind those of the list.
@@ -83,7 +83,7 @@ def claim(
             images = open_list(out / INPUTS, found["list"])
             if append:
                 beside = (ref.output for ref in images)
-                new = images.unlisted(find(sources, leave_out=out, skip=skip))
+                new = images.unlisted(sources.images(out, skip))
                 with NamedImages(new, out / WORK, beside=beside) as named:
                     images = images.append(image_refs(named, table, plan.model.classes))
                 # Until then the job has the old list, which is still there.
@@ -110,7 +110,7 @@ def require_place(out: Path) -> None:
         )
 
 
-def look(plan: Plan, sources: Sequence[str]) -> FrozenList | None:
+def look(plan: Plan, sources: Sources) -> FrozenList | None:
     """The list of the job that a folder holds, if a call goes on with it; None: it would begin one.
 
     Nothing is written.
@@ -170,11 +170,11 @@ def job_view(out: Path, settings: Mapping[str, Any]) -> JobView:
     return JobView(tuple(settings["classes"]), voc_palette(), dict(settings))
 
 
-def _begin(plan: Plan, sources: Sequence[str], table: LabelTable | None, skip: Skip) -> FrozenList:
+def _begin(plan: Plan, sources: Sources, table: LabelTable | None, skip: Skip) -> FrozenList:
     """Freeze the list of a new job."""
     out = plan.out
     require_place(out)
-    with NamedImages(find(sources, leave_out=out, skip=skip), out / WORK) as named:
+    with NamedImages(sources.images(out, skip), out / WORK) as named:
         refs = image_refs(named, table, plan.model.classes)
         images = freeze(refs, out / INPUTS, unit_size_for(len(named)))
     # Last: without it there is no job, and what was frozen is frozen again.
@@ -182,12 +182,12 @@ def _begin(plan: Plan, sources: Sequence[str], table: LabelTable | None, skip: S
     return images
 
 
-def _write_job(plan: Plan, sources: Sequence[str], images: FrozenList) -> None:
+def _write_job(plan: Plan, sources: Sources, images: FrozenList) -> None:
     content = {
         "format": _FORMAT,
         "made_by": __version__,
         "settings": plan.identity(),
-        "sources": list(sources[:_SHOWN]),
+        "sources": list(sources.names[:_SHOWN]),
         "sources_digest": _digest(sources),
         "list": images.digest,
     }
@@ -195,7 +195,7 @@ def _write_job(plan: Plan, sources: Sequence[str], images: FrozenList) -> None:
     write_durably(plan.out / JOB, text.encode("ascii"), plan.out / WORK)
 
 
-def _require_same(plan: Plan, sources: Sequence[str], append: bool) -> dict[str, Any]:
+def _require_same(plan: Plan, sources: Sources, append: bool) -> dict[str, Any]:
     out = plan.out
     found, wanted = read_job(out), _flat(plan.identity())
     earlier = _flat(found["settings"])
@@ -219,9 +219,11 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, **(model if isinstance(model, dict) else {}), "model": None}
 
 
-def _digest(sources: Sequence[str]) -> str:
+def _digest(sources: Sources) -> str:
     """The same for `photos`, `photos/` and its absolute path, which stands in the list."""
-    places = (each if is_url(each) else os.path.abspath(each) for each in sources)
+    places = [each if is_url(each) else os.path.abspath(each) for each in sources.names]
+    if sources.follow_links:
+        places.append("")  # no path
     return hashlib.sha256("\0".join(places).encode("utf-8", "surrogateescape")).hexdigest()
 
 

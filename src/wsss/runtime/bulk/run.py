@@ -26,6 +26,7 @@ from .plan import INPUTS, TAR, Plan, Settings, settings_digest
 from .pool import Watcher, label_here, label_in_processes
 from .records import read_summary, recorded_units
 from .report.job import write_job_report
+from .sources import Sources
 from .summary import (
     JobCounts,
     count_records,
@@ -108,6 +109,7 @@ def label_in_bulk(
     shard: Shard | None = None,
     overwrite: bool = False,
     append: bool = False,
+    follow_links: bool = False,
     retry_failed: bool = False,
     progress: Progress = SILENT,
 ) -> LabelSummary:
@@ -124,6 +126,7 @@ def label_in_bulk(
         shard: label only this part; `finish` makes the results when all parts are there.
         overwrite: first remove what another model or other settings wrote.
         append: look for new images in the sources of a job that began before.
+        follow_links: see `find`.
         retry_failed: try again what failed before, as the files are now.
 
     Raises:
@@ -139,11 +142,13 @@ def label_in_bulk(
     table = read_label_table(labels_path, classes=model.classes) if labels_path else None
     digest = file_digest(labels_path) if labels_path else None
     plan = Plan(out, model, settings, image_labels=digest)
-    names = [str(source) for source in sources]
+    searched = Sources(tuple(map(str, sources)), follow_links)
     lock = whole_job(out) if shard is None else one_shard(out, shard.index, shard.count)
     with _only_if_used(out), lock:
         left_out = LeftOut()
-        plan, images = claim(plan, names, table, overwrite=overwrite, append=append, skip=left_out)
+        plan, images = claim(
+            plan, searched, table, overwrite=overwrite, append=append, skip=left_out
+        )
         if str(left_out):
             progress.note(str(left_out))
         units = shard.units(images.num_units) if shard else range(images.num_units)

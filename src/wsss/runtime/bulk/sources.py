@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,18 @@ class Found(NamedTuple):
     source: str
     span: tuple[int, int] | None = None
     stamp: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the images of a job are found in; see `find`."""
+
+    names: tuple[str, ...]
+    follow_links: bool = False
+
+    def images(self, out: Path | None, skip: Skip = lambda path, reason: None) -> Iterator["Found"]:
+        """`find`, but for the folder of labels."""
+        return find(self.names, leave_out=out, follow_links=self.follow_links, skip=skip)
 
 
 def find(

@@ -5,11 +5,14 @@ while one image computes, the next is read and the last is written, so that the 
 while there is work, and no more images are in memory than there are threads.
 """
 
+import errno
 import hashlib
+import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from numpy.typing import NDArray
 from ...errors import DataError, DeadlineError, ShapeError
 from ..bad_files import BadImage
 from ..bounded_threads import in_threads
+from ..files import write_error
 from ..palette import IGNORE_INDEX, voc_palette
 from .clock import Clock
 from .durable import Staging
@@ -37,6 +41,8 @@ from .writers.contract import JobView, Writer
 ENTRIES = "entries"
 _BESIDE_THE_NETWORK = 2
 """Images that are read or written while others compute."""
+_SPACE_FACTOR = 2
+"""Room that must be left for a unit, in what units take in the mean."""
 
 _OF_AN_IMAGE = (DataError, ShapeError, DeadlineError, MemoryError)
 """What one image may be to blame for; any other error ends the job."""
@@ -85,6 +91,7 @@ class UnitLabeller:
         opened = plan.model.open(plan.threads)
         self._model = TiledModel(opened, len(plan.model.classes), plan.settings.tile_pixels)
         self._huge = threading.Lock()
+        self._space = _Space(plan.out)
 
     def label(
         self, task: Task, under_way: Callable[[int], object] = lambda ended: None
@@ -100,6 +107,7 @@ class UnitLabeller:
         """
         out, name, refs = self._plan.out, unit_name(task.unit), self._list.unit(task.unit)
         first = self._list.first(task.unit)
+        self._space.require(len(refs))
         clock = Clock(self._plan.model.in_flight)
         staging = Staging(out, name)
         try:
@@ -122,6 +130,7 @@ class UnitLabeller:
                 sink.commit()
                 records = [each.record for each in done]
                 summary = write_record(out, task.unit, self._digest, records, staging.work)
+            self._space.was_taken(staging.num_bytes, len(refs))
         finally:
             staging.close()
         return UnitOutcome(summary, clock.seconds())
@@ -157,6 +166,35 @@ class UnitLabeller:
 def entries_path(format_name: str, unit: int) -> str:
     """Of what a format collects of a unit, relative to the job's folder."""
     return f"{ENTRIES}/{format_name}/{unit_name(unit)}{SUFFIX}"
+
+
+class _Space:
+    """Room for the next unit on the disk: a unit that does not fit would be work for nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._num_bytes = self._num_images = 0
+
+    def was_taken(self, num_bytes: int, num_images: int) -> None:
+        """By a unit."""
+        self._num_bytes += num_bytes
+        self._num_images += num_images
+
+    def require(self, num_images: int) -> None:
+        """Twice what so many images took in the mean must be free.
+
+        Raises:
+            ArtifactError: it is not.
+        """
+        if not self._num_images:
+            return
+        needed = _SPACE_FACTOR * self._num_bytes / self._num_images * num_images
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            found = (
+                f"{free / 1e6:.1f} MB are free, expected {needed / 1e6:.1f} for {num_images} images"
+            )
+            raise write_error(self._folder, OSError(errno.ENOSPC, found))
 
 
 @dataclass(frozen=True)
