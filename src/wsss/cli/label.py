@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..runtime.bulk.plan import Settings
 
 MODEL, SERVER = "How the model is used", "Triton server (--backend triton)"
-RUNNING, JOB = "Sizes, processes, machines", "A job that began before"
+RUNNING, JOB = "Links, sizes, processes, machines", "A job that began before"
 
 
 def label(
@@ -31,10 +31,6 @@ def label(
             "--out itself is left out of the search.",
         ),
     ] = None,
-    follow_links: Annotated[
-        bool,
-        typer.Option("--follow-links", help="Search folders behind links too; loops end."),
-    ] = False,
     model: Annotated[
         Path | None, typer.Option(help="Bundle that `wsss export` wrote, or run of `wsss train`.")
     ] = None,
@@ -136,6 +132,14 @@ def label(
         float | None,
         typer.Option(help="Pixels below it become 255, no statement; 0 to 1, by bundles."),
     ] = None,
+    follow_links: Annotated[
+        bool,
+        typer.Option(
+            "--follow-links",
+            help="Search folders behind links too; loops end.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = False,
     batch: Annotated[
         int,
         typer.Option(
