@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..runtime.affinity import affinity_from_features
 from ..runtime.cam import normalise_cam
 from ..runtime.graph_inputs import image_input, present_input
 from ..runtime.pseudo_labels import label_from_stack, score_stack, walk_scores
@@ -77,11 +76,7 @@ def _cam(source: ExportSource, image: NDArray[np.uint8]) -> Arrays:
 
 def image_affinity(source: ExportSource, image: NDArray[np.uint8]) -> Tensor:
     """(1, K, h, w) of one image."""
-    walk = source.settings.walk
-    features = source.predictor.affinity_features(image)
-    return affinity_from_features(
-        features, radius=walk.radius, beta=walk.beta, borders=walk.borders
-    )
+    return source.predictor.affinities(image)[0]
 
 
 def _refined(source: ExportSource, image: NDArray[np.uint8], classes: Sequence[int]) -> Arrays:
@@ -91,9 +86,9 @@ def _refined(source: ExportSource, image: NDArray[np.uint8], classes: Sequence[i
     maps = predictor.score_maps(image, classes or (0,), "cam")
     if not classes:
         maps = replace(maps, scores=np.zeros_like(maps.scores))
-    features = predictor.affinity_features(image)
-    walked = walk_scores(maps, features, settings.walk)
-    scores = np.zeros((settings.num_classes + 1, *features.shape[-2:]), np.float32)
+    affinity, damping = predictor.affinities(image)
+    walked = walk_scores(maps, affinity, settings.walk, damping)
+    scores = np.zeros((settings.num_classes + 1, *affinity.shape[-2:]), np.float32)
     scores[walked.classes + 1] = walked.scores
     scores[0] = settings.walk.threshold if walked.background is None else walked.background
     stack = score_stack(walked, settings.walk.threshold, settings.align)

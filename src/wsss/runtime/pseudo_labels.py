@@ -1,6 +1,7 @@
-"""From CAMs and AffinityNet features to a pseudo label: background, random walk, argmax.
+"""From CAMs and affinities to a pseudo label: background, random walk, argmax.
 
-Source: AffinityNet (Ahn and Kwak, CVPR 2018), its released inference code.
+Source: AffinityNet (Ahn and Kwak, CVPR 2018) and IRNet (Ahn, Cho, Kwak, CVPR 2019), their released
+inference code.
 """
 
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .affinity import Borders, affinity_from_features
 from .dense_crf import CrfSettings, DenseCrf, unary_from_scores
 from .geometry import Align, reduce_by_mean, resize, to_full_size
+from .pairs import Borders
 from .propagation import propagate
 from .score_maps import ScoreMaps
 from .seeds import BackgroundRule, background_score, full_size_scores
@@ -33,26 +34,27 @@ class WalkSettings:
     align: Align
 
 
-def walk_scores(maps: ScoreMaps, features: Tensor, settings: WalkSettings) -> ScoreMaps:
-    """Propagate CAMs along affinities of features.
+def walk_scores(
+    maps: ScoreMaps, affinity: Tensor, settings: WalkSettings, damping: Tensor | None = None
+) -> ScoreMaps:
+    """Propagate CAMs along affinities.
 
     Args:
         maps: normalised CAMs of the classes in the image.
-        features: (1, C, h, w) of AffinityNet; the walk runs on their grid.
+        affinity: (1, K, h, w), the exponent applied; the walk runs on their grid.
+        damping: (1, 1, h, w) that CAMs are multiplied by before the walk, or None. IRNet: 1 minus
+            the boundary.
 
     Returns:
         Walked maps on that grid. Under the power rule the background walks along and is part of
         the result; under the constant rule scores are divided by their greatest value.
     """
-    grid = (features.shape[-2], features.shape[-1])
+    grid = (affinity.shape[-2], affinity.shape[-1])
     if not len(maps.classes):
         return ScoreMaps(maps.classes, np.zeros((0, *grid), np.float32), maps.size)
-    planes = scores_on_grid(maps, grid, settings).to(features.device)
-    affinity = affinity_from_features(
-        features, radius=settings.radius, beta=settings.beta, borders=settings.borders
-    )
+    planes = scores_on_grid(maps, grid, settings).to(affinity.device)[None]
     walked = propagate(
-        planes[None],
+        planes if damping is None else planes * damping,
         affinity,
         radius=settings.radius,
         steps=settings.steps,
@@ -67,6 +69,8 @@ def walk_scores(maps: ScoreMaps, features: Tensor, settings: WalkSettings) -> Sc
 
 def scores_on_grid(maps: ScoreMaps, grid: tuple[int, int], settings: WalkSettings) -> Tensor:
     """(n, h, w) scores, preceded by the background plane under the power rule."""
+    if settings.background == "constant" and maps.scores.shape[1:] == grid:
+        return torch.from_numpy(maps.scores)
     if settings.align == "corners":
         scores = resize(torch.from_numpy(maps.scores)[None], grid, "corners")[0]
         return _with_background(scores, settings)

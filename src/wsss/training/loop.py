@@ -32,7 +32,7 @@ from .checkpoint import (
 from .metrics import MetricsWriter
 from .models.dropout import set_dropout_context
 from .models.parameters import parameter_groups
-from .recipe import TrainSettings
+from .sections import TrainSettings
 
 Batch = dict[str, Tensor]
 Sample = Mapping[str, NDArray[np.generic]]

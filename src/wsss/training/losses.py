@@ -1,4 +1,4 @@
-"""Losses of the classifier, AffinityNet and the segmenter.
+"""Losses of the classifier, AffinityNet, IRNet and the segmenter.
 
 Losses that divide by a number of pairs or pixels come in two halves, sums and counts, so that
 several processes can add their counts before dividing: the figure, and the effective batch, are
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import DataError, ShapeError
-from ..runtime.pairs import PairKind
+from ..runtime.pairs import Borders, PairKind, PairOffsets, is_empty, shifted
 from ..runtime.palette import IGNORE_INDEX
 
 _KINDS = (PairKind.BACKGROUND, PairKind.FOREGROUND, PairKind.NEGATIVE)
@@ -83,6 +83,65 @@ def affinity_loss(sums: Tensor, counts: Tensor) -> Tensor:
     Source: AffinityNet (Ahn, Kwak, CVPR 2018), weights of its published code.
     """
     return (sums / (counts + _GUARD) * sums.new_tensor(_KIND_WEIGHTS)).sum()
+
+
+def displacement_loss_sums(
+    displacement: Tensor, kinds: Tensor, *, radius: int, borders: Borders
+) -> tuple[Tensor, Tensor]:
+    """Summed errors of displacements and their numbers, for background and foreground pairs.
+
+    Cells i and j of one object point to one place where D_i - D_j = x_j - x_i; background is no
+    object, there D_i = D_j. Errors are absolute, of dy and dx apart.
+
+    Args:
+        displacement: (B, 2, h, w), dy and dx in grid cells.
+        kinds: (B, K, h, w) of `PairKind`, from `pair_labels` with this radius and these borders.
+
+    Returns:
+        (2,) sums with gradient, (2,) counts: two a pair, one for each of dy and dx.
+
+    Raises:
+        ShapeError: the shapes do not fit each other or the radius.
+
+    Source: IRNet (Ahn, Cho, Kwak, CVPR 2019).
+    """
+    pairs = PairOffsets(radius)
+    batch, _, height, width = displacement.shape
+    if displacement.shape[1] != 2 or kinds.shape != (batch, len(pairs), height, width):
+        raise ShapeError(
+            f"`displacement` is {tuple(displacement.shape)} and `kinds` {tuple(kinds.shape)},"
+            f" expected (B, 2, h, w) and (B, {len(pairs)}, h, w)"
+        )
+    displacement = _at_least_float32(displacement)
+    sums = displacement.new_zeros(2)
+    for plane, offset in enumerate(pairs.offsets):
+        region = pairs.from_cells(offset, (height, width), borders)
+        if is_empty(region):
+            continue
+        rows, columns = region
+        to_rows, to_columns = shifted(region, offset)
+        found = displacement[..., rows, columns] - displacement[..., to_rows, to_columns]
+        step = displacement.new_tensor(offset)[:, None, None]
+        each = kinds[:, plane, rows, columns]
+        background = (found.abs().sum(1) * (each == PairKind.BACKGROUND)).sum()
+        foreground = ((found - step).abs().sum(1) * (each == PairKind.FOREGROUND)).sum()
+        sums = sums + torch.stack([background, foreground])
+    counts = torch.stack([(kinds == kind).sum() for kind in _KINDS[:2]])
+    return sums, 2 * counts.to(displacement.dtype)
+
+
+def irnet_loss(sums: Tensor, counts: Tensor) -> Tensor:
+    """The affinity loss, plus half the mean displacement errors of either kind.
+
+    Args:
+        sums: (3,) of `affinity_loss_sums`; where displacements are learnt, also (2,) of
+            `displacement_loss_sums`.
+        counts: likewise, added over all processes.
+
+    Source: IRNet (Ahn, Cho, Kwak, CVPR 2019); the weights are those of its published code.
+    """
+    errors = sums[3:] / (counts[3:] + _GUARD)
+    return affinity_loss(sums[:3], counts[:3]) + errors.sum() / 2
 
 
 def segmentation_loss_sums(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,13 +18,15 @@ from ..runtime.score_maps import ScoreMaps
 from .data.image_set import Sample
 from .devices import choose_device
 from .evaluation import Prediction
+from .models.affinity_network import AffinityNetwork
 from .models.affinitynet import AffinityNet
 from .models.classifier import CamClassifier
 from .models.segmenter import Segmenter
 from .networks import AnyNetwork, Network, open_as
-from .recipe import NO_CRF, load_recipe
+from .recipe import load_recipe
+from .sections import NO_CRF
 from .stages.cam import class_probabilities, image_activation
-from .stages.labels import affinity_features, walked_scores
+from .stages.labels import Affinities, affinity_features, image_affinity, walked_scores
 from .stages.segmenter import segment_image
 
 PredictionKind = Literal["cam", "walk", "labels", "segmenter"]
@@ -33,7 +35,8 @@ PredictionKind = Literal["cam", "walk", "labels", "segmenter"]
 
 NETWORKS: dict[str, type[Network]] = {
     "cam": CamClassifier,
-    "affinity": AffinityNet,
+    "affinity": AffinityNetwork,
+    "irnet": AffinityNetwork,
     "segmenter": Segmenter,
 }
 """Stages that leave a trained network, and its kind."""
@@ -112,12 +115,20 @@ class RunPredictor:
         maps = normalise_cam(activation, labels, (image.shape[0], image.shape[1]))
         if kind == "cam":
             return maps
-        affinity = self.network("affinity", AffinityNet)
-        return walked_scores(affinity, image, maps, self.recipe, self.device)
+        return walked_scores(self.affinity_network(), image, maps, self.recipe, self.device)
+
+    def affinity_network(self) -> AffinityNetwork:
+        """The network that gives the affinities of the walk."""
+        return self.network(self.recipe.affinity_stage, AffinityNetwork)
+
+    @torch.no_grad()
+    def affinities(self, image: NDArray[np.uint8]) -> Affinities:
+        """Along which the scores of an image walk."""
+        return image_affinity(self.affinity_network(), image, self.recipe, self.device)
 
     @torch.no_grad()
     def affinity_features(self, image: NDArray[np.uint8]) -> Tensor:
-        """(1, C, h, w) features that affinities are made of."""
+        """(1, C, h, w) features that AffinityNet's affinities are made of."""
         network = self.network("affinity", AffinityNet)
         return affinity_features(network, image, self.recipe, self.device)
 

@@ -101,7 +101,8 @@ def run_model(
     if threshold is not None:
         require_classifier(chosen != "segmenter" and not has_labels)
         thresholds = read_thresholds(threshold, predictor.classes)
-    networks = (chosen,) if chosen in ("segmenter", "cam") else ("cam", "affinity")
+    walking = ("cam", predictor.recipe.affinity_stage)
+    networks = (chosen,) if chosen in ("segmenter", "cam") else walking
     weights = [predictor.weights_path(name) for name in networks]
     details = {
         "run": {path.parent.name: file_digest(path) for path in weights},
