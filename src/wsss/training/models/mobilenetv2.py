@@ -84,9 +84,9 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(Backbone):
     """Taps named after the stride they have in the classification network, and `features18`.
 
-    `stride2` (16 channels), `stride4` (24), `stride8` (32), `stride16` (96) and `stride32` (320) are
-    the linear bottlenecks before the next stride, `features18` the 1280 channels behind the last
-    ReLU6.
+    `stride2` (16 channels), `stride4` (24), `stride8` (32), `stride16` (96) and `stride32` (320)
+    are the linear bottlenecks before the next stride, `features18` the 1280 channels behind the
+    last ReLU6.
     """
 
     name = "mobilenetv2"
