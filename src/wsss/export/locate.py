@@ -88,12 +88,13 @@ def _waypoints(
 
 
 def _entry(model: onnx.ModelProto, place: str) -> str | None:
-    """The tensor that a network at a place takes as its pixels; None where it is not there."""
+    """The tensor that a network at a place takes as its pixels; None where it is not there, or
+    shares its first layers with a network at another place."""
     nodes = [node for node in model.graph.node if node.name.startswith(f"{place}/")]
     inner = {value for node in nodes for value in node.output}
     inner |= {tensor.name for tensor in model.graph.initializer}
     outer = [value for node in nodes for value in node.input if value and value not in inner]
-    return outer[0] if outer else None
+    return outer[0] if outer and "/network/" not in outer[0] else None
 
 
 def _network_inputs(

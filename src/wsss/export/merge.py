@@ -6,20 +6,23 @@ layers become one, if all their weights are equal bit by bit.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import onnx
 from onnx import numpy_helper
 
 
 def merge_equal(
-    nodes: Iterable[onnx.NodeProto], constants: Iterable[onnx.TensorProto]
+    nodes: Iterable[onnx.NodeProto],
+    constants: Iterable[onnx.TensorProto],
+    outputs: Collection[str] = (),
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """Nodes and constants without repetition; of equal ones the first keeps its name.
 
     Args:
         nodes: in an order in which they can run. Those with subgraphs stay, as do `Identity` nodes,
             which are there for their names.
+        outputs: names that must stay.
     """
     renamed: dict[str, str] = {}
     kept_constants = _distinct_constants(constants, renamed)
@@ -29,7 +32,8 @@ def merge_equal(
         node = onnx.NodeProto()
         node.CopyFrom(original)
         _rename(node, renamed)
-        if node.op_type == "Identity" or _subgraphs(node):
+        is_named = node.op_type == "Identity" or not set(node.output).isdisjoint(outputs)
+        if is_named or _subgraphs(node):
             kept_nodes.append(node)
             continue
         first = seen.setdefault(_meaning(node), node)

@@ -110,6 +110,7 @@ def graph_settings(recipe: Recipe, num_classes: int, layout: Layout) -> GraphSet
         num_classes=num_classes,
         layout=layout,
         align=recipe.cam.align,
+        affinity_stage=recipe.affinity_stage,
         cam_scales=recipe.cam.scales,
         cam_flip=recipe.cam.flip,
         map_stride=recipe.cam.map_stride,

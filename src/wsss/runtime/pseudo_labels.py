@@ -21,7 +21,12 @@ from .seeds import BackgroundRule, background_score, full_size_scores
 
 @dataclass(frozen=True)
 class WalkSettings:
-    """Random walk and background rule; see the recipe section `walk` for meanings and ranges."""
+    """Random walk and background rule; see the recipe section `walk` for meanings and ranges.
+
+    Attributes:
+        maps_on_grid: CAMs lie on the grid of the walk already, and go into it as they are; only
+            under the constant rule.
+    """
 
     beta: float
     steps: int
@@ -32,6 +37,7 @@ class WalkSettings:
     alpha: float
     threshold: float
     align: Align
+    maps_on_grid: bool = False
 
 
 def walk_scores(
@@ -69,11 +75,11 @@ def walk_scores(
 
 def scores_on_grid(maps: ScoreMaps, grid: tuple[int, int], settings: WalkSettings) -> Tensor:
     """(n, h, w) scores, preceded by the background plane under the power rule."""
-    if settings.background == "constant" and maps.scores.shape[1:] == grid:
-        return torch.from_numpy(maps.scores)
     if settings.align == "corners":
         scores = resize(torch.from_numpy(maps.scores)[None], grid, "corners")[0]
         return _with_background(scores, settings)
+    if settings.maps_on_grid:
+        return torch.from_numpy(maps.scores)
     full = _with_background(full_size_scores(maps, "reference"), settings)
     stride = -(-maps.size[0] // grid[0])
     reduced = reduce_by_mean(full[None], stride)

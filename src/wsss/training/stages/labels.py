@@ -18,12 +18,14 @@ from ..models.affinity_network import AffinityNetwork
 from ..models.affinitynet import AffinityNet
 from ..models.irnet import IRNet
 from ..networks import open_as
-from ..recipe import Recipe
+from ..recipe import IRNetRecipe, Recipe
 from ..run import Run, make_files
 from .affinity import image_features
 from .cam import measure_scores
 from .irnet import image_boundary
 
+IRNET_STRIDE = 4
+"""Of the grid of boundaries, on every backbone."""
 Affinities = tuple[Tensor, Tensor | None]
 """(1, K, h, w) with the exponent applied, and (1, 1, h, w) that CAMs are multiplied by, or None."""
 
@@ -41,6 +43,7 @@ def walk_settings(recipe: Recipe) -> WalkSettings:
         alpha=section.alpha,
         threshold=section.threshold,
         align=recipe.cam.align,
+        maps_on_grid=isinstance(recipe, IRNetRecipe) and recipe.cam.map_stride == IRNET_STRIDE,
     )
 
 
