@@ -23,6 +23,7 @@ def draw_labels(
     *,
     palette: NDArray[np.uint8] | None = None,
     opacity: float = 0.6,
+    ids: NDArray[np.uint16] | None = None,
 ) -> Picture:
     """A photograph whose objects are grey tinted by class, with a white line around each.
 
@@ -31,14 +32,16 @@ def draw_labels(
         labels: (H, W) uint8; 0 stays as photographed, 255 (no statement) gets white hatching.
         palette: (256, 3) uint8 RGB by label value; None: that of VOC.
         opacity: share of the class colour, in [0, 1].
+        ids: (H, W) of instances, 0 for none, between which there are lines, too.
 
     Raises:
         ShapeError: sizes differ.
     """
-    if labels.shape != image.shape[:2]:
-        raise ShapeError(
-            f"labels are {labels.shape}, the image {image.shape[:2]}: they must be of one size"
-        )
+    for found in (labels,) if ids is None else (labels, ids):
+        if found.shape != image.shape[:2]:
+            raise ShapeError(
+                f"labels are {found.shape}, the image {image.shape[:2]}: they must be of one size"
+            )
     colours = voc_palette() if palette is None else palette
     drawn = image.copy()
     # Over its own colours a tint would no longer be the colour of the legend.
@@ -55,6 +58,8 @@ def draw_labels(
         hatching = np.tile(_HATCHING, tiles)[: labels.shape[0], : labels.shape[1]]
         drawn[(labels == IGNORE_INDEX) & hatching] = _WHITE
     drawn[outlines(labels)] = _WHITE
+    if ids is not None:
+        drawn[_lines(ids, ids != 0)] = _WHITE
     return drawn
 
 
@@ -64,8 +69,12 @@ def outlines(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     Of two neighbours that differ the object's pixel is taken, so that lines lie on the object;
     pixels without a statement (255) draw no line.
     """
+    return _lines(labels, (labels != 0) & (labels != IGNORE_INDEX))
+
+
+def _lines(labels: NDArray[np.uint8 | np.uint16], drawable: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """See `outlines`; drawable: (H, W), which pixels are of objects."""
     lines = np.zeros(labels.shape, bool)
-    drawable = (labels != 0) & (labels != IGNORE_INDEX)
     for first, second in (
         ((slice(None, -1), slice(None)), (slice(1, None), slice(None))),
         ((slice(None), slice(None, -1)), (slice(None), slice(1, None))),
