@@ -54,6 +54,29 @@ def pair_kinds(label_map, radius, borders):
     return result
 
 
+def path_between(first, second):
+    """Cells in the bounding box of two cells whose distance to the line through them is < 1."""
+    (top, start), (bottom, stop) = first, second
+    cells = []
+    for row in range(top, bottom + 1):
+        for column in range(min(start, stop), max(start, stop) + 1):
+            area = (row - top) * (stop - start) - (column - start) * (bottom - top)
+            if abs(area) / math.hypot(bottom - top, stop - start) < 1:
+                cells.append((row, column))
+    return cells
+
+
+def path_maxima(boundary, radius, borders):
+    """(B, 1, h, w) -> (B, K, h, w) float64, 1 where there is no pair."""
+    values = boundary[:, 0].double().numpy()
+    batch, height, width = values.shape
+    result = np.ones((batch, len(half_disc(radius)), height, width))
+    for plane, first, second in pairs_of_grid(height, width, radius, borders):
+        rows, columns = zip(*path_between(first, second), strict=True)
+        result[:, plane, first[0], first[1]] = values[:, rows, columns].max(axis=1)
+    return torch.from_numpy(result)
+
+
 def transition_matrix(affinity, radius):
     """(K, h, w) -> (N, N) float64 whose columns sum to 1, acting on a row vector from the right."""
     affinity = np.asarray(affinity, dtype=np.float64)
