@@ -140,7 +140,7 @@ class CocoPredictions:
             ArtifactError: the document does not list the image; DataError: a mask that is none.
         """
         if self._listed is not None and sample.name not in self._listed:
-            raise _missing(f"an image '{sample.name}' in '{self.path}'", sample)
+            raise _missing(f"in '{self.path}'", sample)
         height, width = image_size(sample.image_path)
         items = self._items.get(sample.name, [])
         pixels = []

@@ -49,8 +49,9 @@ class CocoMask:
 
     def load(self) -> NDArray[np.uint8]:
         """(H, W) uint8; see `MaskSource.load`."""
+        drawn = self.drawn()  # which refuses sizes that no image has
         mask = np.zeros(self.height * self.width, np.uint8)
-        for region, pixels in self.drawn():
+        for region, pixels in drawn:
             mask[pixels] = region.label
         return mask.reshape(self.height, self.width)
 
