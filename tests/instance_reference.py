@@ -83,7 +83,15 @@ def boundary_walk(planes, boundary, radius, beta, steps):
 
 
 def enlarge(plane, size, align):
-    """(h, w) -> size, bilinear; `reference`: by whole strides, then cut; `corners`: end to end."""
+    """(h, w) -> size of the image; `reference` by whole strides, then cut."""
+    if align == "corners":
+        return resize(plane, size, align)
+    whole = [-(-side // cells) * cells for side, cells in zip(size, plane.shape, strict=True)]
+    return resize(plane, whole, align)[: size[0], : size[1]]
+
+
+def resize(plane, size, align):
+    """Bilinear; `reference` meets the outer edges of the cells, `corners` their middles."""
     rows, columns = (
         weights(cells, side, align) for cells, side in zip(plane.shape, size, strict=True)
     )
@@ -93,26 +101,16 @@ def enlarge(plane, size, align):
 def weights(cells, side, align):
     """(side, cells): share of each cell in each pixel."""
     result = np.zeros((side, cells))
-    stride = -(-side // cells)
     for pixel in range(side):
         if align == "reference":
-            place = (pixel + 0.5) / stride - 0.5
+            place = (pixel + 0.5) * cells / side - 0.5
         else:
             place = pixel * (cells - 1) / (side - 1) if side > 1 else 0.0
         place = min(max(place, 0.0), cells - 1.0)
-        first = min(math.floor(place), cells - 1)
+        first = math.floor(place)
         result[pixel, first] += 1 - (place - first)
         result[pixel, min(first + 1, cells - 1)] += place - first
     return result
-
-
-def to_grid(plane, size):
-    """(h, w) scores as the published walk takes them: enlarged, then means of whole strides."""
-    height, width = plane.shape
-    stride = -(-size[0] // height)
-    full = np.zeros((height * stride, width * stride))
-    full[: size[0], : size[1]] = enlarge(plane, size, "reference")
-    return full.reshape(height, stride, width, stride).mean(axis=(1, 3))
 
 
 def instance_planes(scores, parts):

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ...errors import ConfigError, ShapeError
+from ...errors import ShapeError
 from ..boundary_walk import BoundaryWalk
-from ..geometry import Align
-from ..pseudo_labels import WalkSettings, scores_on_grid
+from ..geometry import Align, resize
+from ..pseudo_labels import WalkSettings
 from ..score_maps import ScoreMaps
 from .clusters import cluster_cells
 from .displacement import refine_centroids
@@ -41,14 +41,14 @@ def group_instances(
         maps: normalised CAMs of the classes in the image, n of them, n may be 0.
         boundary: (1, h, w) floating in [0, 1], on the device that computes.
         displacement: (2, h, w) floating, finite, (dy, dx) in cells of the same grid.
-        walk: of the background rules the constant one alone, with the constant of `settings`.
+        walk: the background is that of `settings` instead.
 
     Returns:
         Instances by class in the order of `maps`, then by cluster, then by their first pixel; none
         where no score exceeds the background.
 
     Raises:
-        ShapeError, DataError, ConfigError: maps or settings as above do not hold.
+        ShapeError, DataError: boundary or displacement as above do not hold.
     """
     return group_images([maps], [boundary], [displacement], walk, settings)[0]
 
@@ -125,17 +125,14 @@ def _walk_parts(
     maps: ScoreMaps, boundary: Tensor, parts: Tensor, walk: WalkSettings, settings: InstanceSettings
 ) -> InstanceMap:
     """Walk the CAMs apart for each part of the grid; parts (h, w) hold numbers from 0."""
-    if walk.background != "constant":
-        raise ConfigError(
-            f"`background` of the walk is '{walk.background}': instances need 'constant'"
-        )
     strongest = StrongestPlanes(
         maps.size, walk.align, threshold=settings.threshold, scale=None, device=boundary.device
     )
     if not len(maps.classes):
         return _split(strongest, maps.classes, settings)
     grid = (boundary.shape[1], boundary.shape[2])
-    scores = scores_on_grid(maps, grid, walk).to(boundary.device)
+    scores = torch.from_numpy(maps.scores).to(boundary.device)
+    scores = resize(scores[None], grid, walk.align)[0]
     row, y, x = scores.nonzero(as_tuple=True)
     num_parts = int(parts.amax()) + 1
     # Planes class by class; one without any score would stay zero on the walk and win nothing.
