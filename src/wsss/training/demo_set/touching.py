@@ -13,7 +13,7 @@ from .drawing import (
     random_pose,
     shape_of,
 )
-from .figures import BODY_COLOURS, FIGURES, Colour, Plane
+from .figures import BODY_COLOURS, FIGURES, Plane
 from .scenes import DrawnObject, Scene, add_object, finish_scene
 
 _RADII = (0.2, 0.3)

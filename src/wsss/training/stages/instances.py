@@ -23,7 +23,7 @@ from ..models.irnet import IRNet
 from ..networks import open_as
 from ..recipe import IRNetRecipe
 from ..run import Run, make_files
-from .irnet import image_boundary
+from .irnet import image_boundary, image_maps
 from .labels import walk_settings
 
 
@@ -79,7 +79,7 @@ def measure_instances(run: Run, folder: Path) -> dict[str, float]:
 
     def from_boundaries(sample: Sample) -> InstanceMap:
         image = read_image(sample.image_path)
-        boundary, _ = image_boundary(network, image, align=align, device=run.device)
+        boundary = image_boundary(network, image, align=align, device=run.device)
         return boundary_instances(_cams(run, sample), boundary[0], walk, settings)
 
     stored = PairPredictions(folder, subset, image_labels_used=True)
@@ -108,9 +108,7 @@ def image_instances(
     Args:
         network: with its branch of displacements.
     """
-    boundary, displacement = image_boundary(
-        network, image, align=recipe.cam.align, device=device
-    )
+    boundary, displacement = image_maps(network, image, align=recipe.cam.align, device=device)
     if displacement is None:
         raise ValueError("this IRNet has learnt no displacements")
     return group_instances(
