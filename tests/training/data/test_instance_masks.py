@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from instance_scenes import LISTS, write_scenes
+from drawn_instances import LISTS, write_scenes
 from small_image_sets import (
     HEIGHT,
     WIDTH,
