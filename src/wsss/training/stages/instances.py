@@ -45,9 +45,7 @@ def make_instances(run: Run, folder: Path, digest: str) -> None:
 
     def make(sample: Sample, image: NDArray[np.uint8], path: Path) -> None:
         found = image_instances(network, image, _cams(run, sample), recipe, run.device)
-        write_label_map(folder / CLASSES / f"{sample.name}.png", found.label_map())
-        nothing = np.zeros(found.ids.shape, bool)
-        atomic_write_bytes(path, encode_ids(found.ids, nothing, plain_scores(found.scores)))
+        write_pair(folder, sample.name, found)
 
     make_files(
         run,
@@ -94,6 +92,14 @@ def measure_instances(run: Run, folder: Path) -> dict[str, float]:
         )
         figures |= {f"{prefix}ap50": report.ap50, f"{prefix}ap70": report.ap70}
     return figures
+
+
+def write_pair(folder: Path, name: str, found: InstanceMap) -> None:
+    """Write the two files of an image; where its ids are, its classes are as well."""
+    write_label_map(folder / CLASSES / f"{name}.png", found.label_map())
+    nothing = np.zeros(found.ids.shape, bool)
+    ids = encode_ids(found.ids, nothing, plain_scores(found.scores))
+    atomic_write_bytes(folder / OBJECTS / f"{name}.png", ids)
 
 
 def image_instances(
