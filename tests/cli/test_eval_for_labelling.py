@@ -79,7 +79,7 @@ def test_coverage(labelled: Path, tiny_data: Path) -> None:
 )
 def test_what_does_not_go_together(tiny_data: Path, arguments: tuple[str, ...]) -> None:
     line = wsss("eval", tiny_data, "--data", tiny_data, *arguments).line()
-    assert "--calibrate and --coverage measure something else" in line
+    assert "--calibrate, --coverage and --instances measure something else" in line
 
 
 def test_out_is_for_calibrate(tiny_data: Path, tmp_path: Path) -> None:

@@ -101,13 +101,20 @@ def label(
         ),
     ] = None,
     formats: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--format",
-            help="Of png, confidence, scores, overlay, coco, yolo, labelstudio, cvat, labelme, "
-            "separated by commas; tar packs them into a tar a unit.",
+            help="Of png, confidence, scores, overlay, coco, instances, coco-instances, yolo, "
+            "labelstudio, cvat, labelme, separated by commas; tar packs them into a tar a unit. "
+            "Default: png; with --instances png,instances,coco-instances.",
         ),
-    ] = "png",
+    ] = None,
+    instances: Annotated[
+        bool,
+        typer.Option(
+            "--instances", help="Tell single objects apart as well; by bundles and runs of irnet."
+        ),
+    ] = False,
     min_confidence: Annotated[
         float | None,
         typer.Option(help="Pixels below it become 255, no statement; 0 to 1, by bundles."),
@@ -210,7 +217,7 @@ def label(
     from ..runtime.image_io import DEFAULT_MAX_PIXELS
 
     settings = Settings(
-        formats=tuple(name.strip() for name in formats.split(",")),
+        formats=_formats(formats, instances),
         min_confidence=min_confidence,
         batch=batch,
         max_pixels=DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels,
@@ -289,6 +296,18 @@ def _model(
     return run_model(
         folder, kind=by, crf=crf, has_labels=has_labels, device=device, threshold=threshold
     )
+
+
+def _formats(names: str | None, instances: bool) -> tuple[str, ...]:
+    """The formats that were asked for, or those of a job with or without instances."""
+    if names is None:
+        return ("png", "instances", "coco-instances") if instances else ("png",)
+    formats = tuple(name.strip() for name in names.split(","))
+    if instances and not {"instances", "coco-instances"} & set(formats):
+        raise ConfigError(
+            f"--format {names} has no place for --instances: add instances or coco-instances"
+        )
+    return formats
 
 
 def _look(

@@ -16,6 +16,7 @@ CVPR 2019. Each stage is a plain function of (run, folder, digest) and may be ca
 
 from .run import Stage, no_figures
 from .stages.cam import make_cams, measure_cams
+from .stages.instances import make_instances, measure_instances
 from .stages.irnet import train_irnet
 from .stages.labels import make_labels, measure_labels
 from .stages.seeds import make_seeds, measure_seeds
@@ -33,6 +34,14 @@ STAGES = (
     Stage("seeds", ("seeds",), ("cam",), make_seeds, measure_seeds),
     Stage("irnet", ("backbone", "irnet"), ("cam", "seeds"), train_irnet, no_figures),
     Stage("labels", ("walk",), ("cam", "irnet"), make_labels, measure_labels),
+    Stage(
+        "instances",
+        ("cam", "walk", "instances"),
+        ("cam", "irnet"),
+        make_instances,
+        measure_instances,
+        ("cam.threshold", "walk.threshold", "walk.crf"),
+    ),
     Stage(
         "segmenter",
         ("backbone", "segmenter"),

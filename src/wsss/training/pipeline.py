@@ -157,8 +157,8 @@ def _check_start(run: Run, stages: Sequence[str]) -> None:
         )
     _check_given(run, run.cams_path, "--cams", ".npz")
     _check_given(run, run.seeds_path, "--seeds", ".png")
-    for name in recipe.trainings():
-        if run.cams_path is not None and _start(recipe, name) == "classifier" and name in stages:
+    for name in stages:
+        if run.cams_path is not None and _start(recipe, name) == "classifier":
             raise ConfigError(
                 f"{name}.start is 'classifier', but --cams leaves the classifier untrained: set "
                 f"{name}.start=weights"

@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import ArtifactError, DataError
+from ..errors import ArtifactError, ConfigError, DataError
 from ..runtime.cam import normalise_cam
 from ..runtime.graph_inputs import AnyOf
 from ..runtime.image_io import read_image
+from ..runtime.instances.instance_map import InstanceMap
 from ..runtime.pseudo_labels import label_from_scores
 from ..runtime.score_maps import ScoreMaps
 from .data.image_set import Sample
@@ -21,11 +22,13 @@ from .evaluation import Prediction
 from .models.affinity_network import AffinityNetwork
 from .models.affinitynet import AffinityNet
 from .models.classifier import CamClassifier
+from .models.irnet import IRNet
 from .models.segmenter import Segmenter
 from .networks import AnyNetwork, Network, open_as
-from .recipe import load_recipe
+from .recipe import IRNetRecipe, load_recipe
 from .sections import NO_CRF
 from .stages.cam import class_probabilities, image_activation
+from .stages.instances import image_instances
 from .stages.labels import Affinities, affinity_features, image_affinity, walked_scores
 from .stages.segmenter import segment_image
 
@@ -180,6 +183,28 @@ class RunPredictor:
             crf=recipe.walk.crf.settings() if crf else None,
             device=self.device,
         )
+
+    @torch.no_grad()
+    def instances(
+        self, image: NDArray[np.uint8], labels: Sequence[int] | None = None
+    ) -> InstanceMap:
+        """The single objects in an image, of its size.
+
+        Args:
+            image, labels: see `score_maps`.
+
+        Raises:
+            ConfigError: the run's method or recipe has no instances.
+            ArtifactError: its networks are not trained yet.
+        """
+        if not isinstance(self.recipe, IRNetRecipe) or not self.recipe.irnet.displacement:
+            raise ConfigError(
+                f"run '{self.folder}' has no instances: train a recipe of method irnet with "
+                "irnet.displacement = true"
+            )
+        network = self.network("irnet", IRNet)
+        maps = self.score_maps(image, labels, "cam")
+        return image_instances(network, image, maps, self.recipe, self.device)
 
     def network(self, stage: str, kind: type[AnyNetwork]) -> AnyNetwork:
         """A trained network, opened when it is first asked for.

@@ -117,7 +117,7 @@ def parse_recipe(values: dict[str, Any], label: str) -> Recipe:
         found = "missing" if method is None else repr(method)
         methods = " or ".join(repr(name) for name in RECIPES)
         raise ConfigError(f"recipe '{label}': method is {found}, must be {methods}")
-    faults = list(_crop_faults(values))
+    faults = [*_crop_faults(values), *_start_faults(values)]
     try:
         recipe = kind.model_validate(values)
     except ValidationError as error:
@@ -184,6 +184,17 @@ def _crop_faults(values: dict[str, Any]) -> Iterable[str]:
                 f"{name}.train.augmentation.crop_size is {size}, must be k * {stride} + 1 under "
                 f"cam.align = 'corners', for example {round((size - 1) / stride) * stride + 1}"
             )
+
+
+def _start_faults(values: dict[str, Any]) -> Iterable[str]:
+    """A frozen backbone that nothing has trained; on the unchecked values, as above."""
+    start = _value(values, "irnet", "start") or "weights"
+    from_scratch = _value(values, "backbone", "from_scratch") is True
+    if values["method"] == "irnet" and from_scratch and start == "weights":
+        yield (
+            "irnet.start is 'weights', but the backbone starts from scratch and IRNet does not "
+            "train it: set irnet.start=classifier"
+        )
 
 
 def _value(values: Any, *keys: str) -> Any:

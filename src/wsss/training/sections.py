@@ -118,13 +118,16 @@ class TrainSettings(Section):
     batch_size: Count
     """Images of one optimiser step, over all processes together."""
     learning_rate: Positive
-    """Of pretrained weights; new layers and biases get multiples of it."""
+    """Of pretrained weights; new layers, and biases by `biases`, get multiples of it."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """0 by default: the released code passes its momentum by position and so uses none."""
     weight_decay: NonNegative = 5e-4
-    """Of weights; biases have none."""
+    """Of weights; of biases see `biases`."""
     new_layer_factor: Positive = 10.0
     """Learning rate of new layers as a multiple of `learning_rate`."""
+    biases: Literal["doubled", "alike"] = "doubled"
+    """doubled: they learn at twice the rate of weights and do not decay, as in AffinityNet's code;
+    alike: as weights, as in IRNet's."""
     poly_power: Positive = 0.9
     """Rates shrink by (1 - step / steps) ** poly_power."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -243,10 +246,17 @@ class WalkSection(Section):
     """Dense CRF on the walked scores before they become labels."""
 
 
+class IRNetTrainSettings(TrainSettings):
+    """The training of IRNet's two branches."""
+
+    weight_decay: NonNegative = 1e-4
+    biases: Literal["doubled", "alike"] = "alike"
+
+
 class IRNetSection(Section):
     """IRNet training on pairs of grid cells; its backbone is frozen as a whole."""
 
-    train: TrainSettings
+    train: IRNetTrainSettings
     """`learning_rate` is that of boundaries; displacements get `new_layer_factor` times it."""
     radius: Annotated[int, Field(ge=2, le=16)] = 10
     """Pairs lie less than this many grid cells of 4 pixels apart."""

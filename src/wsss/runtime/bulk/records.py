@@ -35,6 +35,7 @@ class ImageRecord:
         confidence: mean over the image.
         change: share of the walk's grid whose label differs from that of the CAM; None if unknown.
         missing: classes that were given for the image and got no pixel.
+        instances: number of them, fragments left out; None where the model told none.
     """
 
     index: int
@@ -48,6 +49,7 @@ class ImageRecord:
     confidence: float | None = None
     change: float | None = None
     missing: tuple[int, ...] = ()
+    instances: int | None = None
 
     @property
     def is_ok(self) -> bool:

@@ -63,6 +63,9 @@ dl { margin: 0; }
   display: inline-block; width: 13px; height: 13px; margin-right: 7px; border-radius: 3px;
   vertical-align: -2px;
 }
+.legend img {
+  width: 40px; height: 40px; margin-right: 7px; border-radius: 50%; vertical-align: middle;
+}
 .legend .heat i {
   width: 84px;
   background: linear-gradient(90deg, #30123b, #4686fb, #1ae4b6, #a4fc3c, #fb7e21, #7a0403);

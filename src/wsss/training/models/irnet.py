@@ -20,7 +20,8 @@ class IRNet(AffinityNetwork):
     """Two branches of 1x1 layers on five taps of a frozen backbone.
 
     A tap goes through its own layer and group normalisation, is brought to the grid of the branch,
-    and then passes a ReLU. Neither branch trains the backbone, nor the other branch.
+    and then passes a ReLU. Neither branch trains the backbone, nor the other branch; the backbone
+    computes as in use while they train, without dropout.
 
     Args:
         align_corners: how taps of unlike stride are brought to one grid: corner cells on corner
@@ -66,17 +67,34 @@ class IRNet(AffinityNetwork):
             `boundary` (B, 1, h, w), logits; with its branch also `displacement` (B, 2, h, w), (dy,
             dx) in cells from each cell to the centre of its object.
         """
-        found = self.backbone(x)
-        maps = [found[tap].detach() for tap in self.taps]
-        parts = [layer(taken) for layer, taken in zip(self.boundary_layers, maps, strict=True)]
-        joined = _join(parts, self.strides, maps[FINE], self.feature_stride, self.align_corners)
-        result: dict[str, Tensor] = {"boundary": self.boundary(joined)}
+        maps = self._frozen_maps(x)
+        result = {"boundary": self._boundary_of(maps)}
         if self.displacement is not None:
             displacement = self.displacement(maps)
             if not self.training:
                 displacement = displacement - self.mean_displacement[:, None, None]
             result["displacement"] = displacement
         return result
+
+    def boundary_logits(self, x: Tensor) -> Tensor:
+        """`forward(x)["boundary"]`, without the work for displacements."""
+        return self._boundary_of(self._frozen_maps(x))
+
+    def train(self, mode: bool = True) -> "IRNet":
+        """Switch the branches to training or back."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def _frozen_maps(self, x: Tensor) -> list[Tensor]:
+        found = self.backbone(x)
+        return [found[tap].detach() for tap in self.taps]
+
+    def _boundary_of(self, maps: list[Tensor]) -> Tensor:
+        parts = [layer(taken) for layer, taken in zip(self.boundary_layers, maps, strict=True)]
+        joined = _join(parts, self.strides, maps[FINE], self.feature_stride, self.align_corners)
+        logits: Tensor = self.boundary(joined)
+        return logits
 
 
 class DisplacementBranch(nn.Module):

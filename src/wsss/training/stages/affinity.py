@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...runtime.affinity import pair_distances, pair_labels
-from ...runtime.geometry import Align, image_tensor, resize, scaled_size
+from ...runtime.geometry import Align, image_tensor, pad_to_multiple, resize, scaled_size
 from ..loop import Batch, Objective
-from ..losses import affinity_loss, affinity_loss_sums
 from ..models.affinitynet import AffinityNet
 from ..networks import affinity_architecture, normalise
+from ..pair_losses import PAIR_NAMES, affinity_loss, affinity_loss_sums
 from ..recipe import AffinityNetRecipe
 from ..run import Run
 from .crops import network_input, vote_labels
@@ -55,7 +55,7 @@ def affinity_objective(run: Run, network: AffinityNet) -> Objective:
         seed_sampler(run, settings, reduce),
         terms,
         affinity_loss,
-        ("background_pairs", "foreground_pairs", "negative_pairs"),
+        PAIR_NAMES,
     )
 
 
@@ -82,9 +82,8 @@ def image_features(
     total: Tensor | None = None
     for scale in (1.0, *(value for value in scales if value != 1.0)):
         target = scaled_size(base, scale, align, multiple)
-        features = network(
-            _padded(normalise(network, resize(pixels, target, align)), stride, align)
-        )
+        scaled = normalise(network, resize(pixels, target, align))
+        features = network(scaled if align == "corners" else pad_to_multiple(scaled, stride))
         grid = grid or (features.shape[-2], features.shape[-1])
         if scale in scales:
             resized = resize(features.float(), grid, align)
@@ -92,10 +91,3 @@ def image_features(
     if total is None:
         raise ValueError("at least one scale is needed")
     return total / len(scales)
-
-
-def _padded(pixels: Tensor, stride: int, align: Align) -> Tensor:
-    if align == "corners":
-        return pixels
-    height, width = pixels.shape[-2:]
-    return nn.functional.pad(pixels, (0, -width % stride, 0, -height % stride))

@@ -39,7 +39,7 @@ def warm_up_head(run: Run, network: CamClassifier, settings: HeadWarmup) -> None
             loss = classification_loss(network.classify_pooled(dropped), labels)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            task.advance(loss=float(loss))
+            task.advance(loss=loss.item())
 
 
 @torch.no_grad()

@@ -10,20 +10,30 @@ from torch.nn import functional as F
 
 from ...runtime.affinity import pair_labels
 from ...runtime.boundary_affinity import path_maxima
-from ...runtime.geometry import Align, image_tensor, resize, scaled_size
+from ...runtime.geometry import (
+    Align,
+    grid_size,
+    image_tensor,
+    pad_to_multiple,
+    resize,
+    scaled_size,
+)
 from ...runtime.image_io import read_image
 from ..loop import Batch, Objective
-from ..losses import affinity_loss_sums, displacement_loss_sums, irnet_loss
 from ..models.irnet import IRNet
 from ..networks import affinity_architecture, normalise
+from ..pair_losses import (
+    DISPLACEMENT_NAMES,
+    PAIR_NAMES,
+    affinity_loss_sums,
+    displacement_loss_sums,
+    irnet_loss,
+)
 from ..recipe import IRNetRecipe
 from ..run import Run
 from .crops import nearest_labels, network_input
 from .fitting import fit_objective, trained_network
 from .seed_crops import seed_sampler
-
-NAMES = ("background_pairs", "foreground_pairs", "negative_pairs")
-DISPLACEMENT_NAMES = ("background_displacement", "foreground_displacement")
 
 
 def train_irnet(run: Run, folder: Path, digest: str) -> None:
@@ -55,9 +65,7 @@ def irnet_objective(run: Run, network: IRNet) -> Objective:
         affinity = 1 - path_maxima(boundary, radius=radius, borders=borders)
         parts = [affinity_loss_sums(affinity, kinds)]
         if "displacement" in maps:
-            parts.append(
-                displacement_loss_sums(maps["displacement"], kinds, radius=radius, borders=borders)
-            )
+            parts.append(displacement_loss_sums(maps["displacement"], kinds, radius=radius))
         sums, counts = zip(*parts, strict=True)
         return torch.cat(sums), torch.cat(counts)
 
@@ -67,7 +75,7 @@ def irnet_objective(run: Run, network: IRNet) -> Objective:
         seed_sampler(run, section.train.augmentation, reduce),
         terms,
         irnet_loss,
-        (*NAMES, *(DISPLACEMENT_NAMES if section.displacement else ())),
+        (*PAIR_NAMES, *(DISPLACEMENT_NAMES if section.displacement else ())),
     )
 
 
@@ -77,20 +85,21 @@ def take_mean_displacement(run: Run, network: IRNet) -> None:
 
     Source: the released code, where images lie at the top left of a square of zeros that counts as
     well. Deviation: none is left out (there: the last incomplete batch), larger ones are not cut.
+    The images are those that get labels, as there; here these are the ones that were learnt from.
     """
     network.eval()
     network.mean_displacement.zero_()
-    canvas = run.recipe_of(IRNetRecipe).irnet.canvas
+    align, stride = run.recipe.cam.align, network.backbone.output_stride
+    side = run.recipe_of(IRNetRecipe).irnet.canvas
+    rows, columns = scaled_size((side, side), 1.0, align, stride) if side else (0, 0)
     total = torch.zeros(2, dtype=torch.float64, device=run.device)
     count = 0
     samples = run.train_set.samples
     with run.progress.task("mean displacement", len(samples)) as task:
         for sample in samples:
-            pixels = _network_pixels(
-                network, read_image(sample.image_path), run.recipe.cam.align, run.device
-            )
+            pixels = _network_pixels(network, read_image(sample.image_path), align, run.device)
             height, width = pixels.shape[-2:]
-            pixels = F.pad(pixels, (0, max(0, canvas - width), 0, max(0, canvas - height)))
+            pixels = F.pad(pixels, (0, max(0, columns - width), 0, max(0, rows - height)))
             found = network(pixels)["displacement"].double()
             total += found.sum(dim=(0, 2, 3))
             count += found.shape[-2] * found.shape[-1]
@@ -99,7 +108,7 @@ def take_mean_displacement(run: Run, network: IRNet) -> None:
 
 
 @torch.no_grad()
-def image_boundary(
+def image_maps(
     network: IRNet, image: NDArray[np.uint8], *, align: Align, device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
     """Boundaries (1, 1, h, w) in [0, 1] and displacements (1, 2, h, w), if learnt, of an image.
@@ -108,30 +117,50 @@ def image_boundary(
     `reference` it is padded with the mean colour to a multiple of the network's stride.
 
     Deviation from the released code: what is padded is mirrored as well, so that the cells of both
-    lie on each other whatever the width; there, images larger than 512 were cut to that.
+    lie on each other whatever the width. There images were padded, or cut, to 512 x 512.
     """
     pixels = _network_pixels(network, image, align, device)
-    upright, mirrored = network(pixels), network(pixels.flip(3))
-    logits = (upright["boundary"] + mirrored["boundary"].flip(3)).float() / 2
-    stride = network.feature_stride
-    rows, columns = logits.shape[-2:]
-    if align == "reference":
-        rows, columns = (-(-side // stride) for side in image.shape[:2])
-    boundary = logits[..., :rows, :columns].sigmoid()
-    displacement = upright.get("displacement")
-    if displacement is None:
+    found = network(pixels)
+    rows, columns = _own_cells(network, image, align, found["boundary"])
+    boundary = _mirrored_mean(network, pixels, found["boundary"])[..., :rows, :columns]
+    if "displacement" not in found:
         return boundary, None
-    return boundary, displacement.float()[..., :rows, :columns]
+    return boundary, found["displacement"].float()[..., :rows, :columns]
+
+
+@torch.no_grad()
+def image_boundary(
+    network: IRNet, image: NDArray[np.uint8], *, align: Align, device: torch.device
+) -> Tensor:
+    """The boundaries of `image_maps` without the work for displacements."""
+    pixels = _network_pixels(network, image, align, device)
+    logits = network.boundary_logits(pixels)
+    rows, columns = _own_cells(network, image, align, logits)
+    return _mirrored_mean(network, pixels, logits)[..., :rows, :columns]
+
+
+def _mirrored_mean(network: IRNet, pixels: Tensor, logits: Tensor) -> Tensor:
+    """Probabilities from the logits of pixels, averaged with those of their mirror."""
+    mirrored = network.boundary_logits(pixels.flip(3)).flip(3)
+    return ((logits + mirrored).float() / 2).sigmoid()
+
+
+def _own_cells(
+    network: IRNet, image: NDArray[np.uint8], align: Align, maps: Tensor
+) -> tuple[int, int]:
+    """Rows and columns of the cells that are not padding."""
+    if align == "corners":
+        return maps.shape[-2], maps.shape[-1]
+    return grid_size((image.shape[0], image.shape[1]), network.feature_stride)
 
 
 def _network_pixels(
     network: IRNet, image: NDArray[np.uint8], align: Align, device: torch.device
 ) -> Tensor:
-    """(1, 3, H', W') normalised, of sides that the network's stride divides."""
+    """(1, 3, H', W') normalised; under `reference` the network's stride divides the sides."""
     pixels = image_tensor(image, device)
     stride = network.backbone.output_stride
     if align == "corners":
         size = scaled_size((image.shape[0], image.shape[1]), 1.0, align, stride)
         return normalise(network, resize(pixels, size, align))
-    height, width = image.shape[:2]
-    return F.pad(normalise(network, pixels), (0, -width % stride, 0, -height % stride))
+    return pad_to_multiple(normalise(network, pixels), stride)

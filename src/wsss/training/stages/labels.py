@@ -84,7 +84,7 @@ def image_affinity(
     """Along which the scores of an image walk."""
     walk = recipe.walk
     if isinstance(network, IRNet):
-        boundary, _ = image_boundary(network, image, align=recipe.cam.align, device=device)
+        boundary = image_boundary(network, image, align=recipe.cam.align, device=device)
         affinity = affinity_from_boundary(
             boundary, radius=walk.radius, beta=walk.beta, borders=walk.borders
         )

@@ -127,6 +127,7 @@ def _require_plain(out: Path, unit: int, index: int, record: ImageRecord) -> Non
         and all(type(text) is str for text in texts)
         and all(figure is None or _is_share(figure) for figure in figures)
         and all(type(place) is int for place in record.missing)
+        and (record.instances is None or type(record.instances) is int)
     ):
         raise ArtifactError(
             f"the record of unit {unit} in '{out}' is damaged: remove it and run the job again"
