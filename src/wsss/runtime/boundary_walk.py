@@ -14,11 +14,12 @@ class BoundaryWalk:
     """The walk of one image, for any number of score planes.
 
     Args:
-        boundary: (1, h, w) in [0, 1], on the device that walks.
+        boundary: (1, h, w) floating in [0, 1], on the device that walks; computed in float32.
         settings: beta, steps, radius, borders and tolerance are used.
     """
 
     def __init__(self, boundary: Tensor, settings: WalkSettings) -> None:
+        boundary = boundary.float()
         self._affinity = affinity_from_boundary(
             boundary[None], radius=settings.radius, beta=settings.beta, borders=settings.borders
         )

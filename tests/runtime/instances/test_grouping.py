@@ -202,6 +202,18 @@ def test_a_mirrored_image_gives_mirrored_instances(axis, align):
         np.testing.assert_allclose(found.scores[one - 1], other.scores[two - 1], atol=1e-4)
 
 
+@mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_maps_of_other_precision_are_computed_in_float32(dtype):
+    maps, boundary, displacement = random_image(6, 8, 2, seed=3)
+    boundary, displacement = boundary.to(dtype), displacement.to(dtype)
+    chosen, walk = InstanceSettings(steps=3), walk_settings()
+    found = group_instances(maps, boundary, displacement, walk, chosen)
+    expected = group_instances(maps, boundary.float(), displacement.float(), walk, chosen)
+    assert len(found) and found.scores.dtype == np.float32
+    assert np.array_equal(found.ids, expected.ids)
+    assert np.array_equal(found.scores, expected.scores)
+
+
 def test_zero_cams_and_images_without_classes_have_no_instances():
     maps, boundary, displacement = random_image(6, 8, 2, seed=0)
     zeros = ScoreMaps(maps.classes, np.zeros_like(maps.scores), maps.size)

@@ -24,8 +24,8 @@ from .segments import segments_of
 from .settings import InstanceSettings
 from .strongest import StrongestPlanes
 
-_VALUES_AT_ONCE = 2**24
-"""Values of grid planes that walk together, 64 MiB in float32; more walk in turn."""
+_VALUES_AT_ONCE = 2**22
+"""Values of grid planes that walk together, 16 MiB in float32; more walk in turn."""
 
 
 def group_instances(

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ..geometry import Align, to_full_size
 
-_VALUES_AT_ONCE = 2**24
-"""Full-size values that exist together: 64 MiB in float32, or one plane where it is larger."""
+_VALUES_AT_ONCE = 2**22
+"""Full-size values that exist together: 16 MiB in float32, or one plane where it is larger."""
 
 
 class StrongestPlanes:
