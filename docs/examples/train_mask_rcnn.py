@@ -6,10 +6,12 @@
     python train_mask_rcnn.py predict VOC2012/JPEGImages mask_rcnn.pt --out found.json
     wsss eval found.json --data VOC2012 --split val --instances
 
-torchvision is the optional dependency; it must fit the torch that is installed. **Never run whole
-by us**: torchvision could not be installed where this was written, so the two functions that
-import it (`network`, and what calls it) are untried. The rest is: tests/test_mask_rcnn_example.py
-checks images, boxes, masks, labels, learning rates, the loop and the results without it.
+torchvision is the optional dependency; it must fit the torch that is installed. **Never trained by
+us**: where this was written no torchvision loads beside the CPU build of torch, and its ImageNet
+weights cannot be fetched. What was done: one step of training, prediction and evaluation of small
+drawn images with the Python code of torchvision 0.28.0, its two compiled operators (nms,
+roi_align) replaced by torch code, from weights by chance. tests/test_mask_rcnn_example.py checks
+images, boxes, masks, labels, learning rates, the loop and the results without torchvision.
 
 Settings: those that IRNet's authors used with Detectron (ResNet50-FPN from ImageNet, base learning
 rate 0.01, 18,000 steps of 4 images, a tenth of it from 12,000 and 16,000 on, weight decay 1e-4,
