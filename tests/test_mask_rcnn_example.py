@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from bulk_fakes import ColourModel
-from instance_scenes import CLASSES, write_scenes
+from instance_photographs import CLASSES, write_scenes
 
 from wsss.runtime.bulk.plan import Settings
 from wsss.runtime.bulk.run import label_in_bulk

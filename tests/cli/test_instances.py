@@ -7,7 +7,7 @@ from unittest.mock import patch
 import pytest
 from bulk_fakes import ColourModel
 from command_line import wsss
-from instance_scenes import LISTS, write_scenes
+from instance_photographs import LISTS, write_scenes
 
 
 @pytest.fixture

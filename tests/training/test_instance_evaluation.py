@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from instance_scenes import CLASSES, SIZES, moved, scene
+from instance_photographs import CLASSES, SIZES, moved, scene
 from numpy.typing import NDArray
 
 from wsss.errors import DataError

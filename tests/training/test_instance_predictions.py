@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bulk_fakes import ColourModel
-from instance_scenes import CLASSES, LISTS, write_scenes
+from instance_photographs import CLASSES, LISTS, write_scenes
 from small_image_sets import coco_document, rectangle, write_coco, write_image
 
 from wsss.errors import ArtifactError, ConfigError, DataError

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from bulk_fakes import BrightnessModel, ColourModel
-from instance_scenes import photograph, scene, write_scenes
+from instance_photographs import photograph, scene, write_scenes
 from tiny_run import files_of
 
 from wsss.errors import ConfigError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from instance_scenes import LISTS, write_scenes
+from instance_photographs import LISTS, write_scenes
 from small_image_sets import (
     HEIGHT,
     WIDTH,
