@@ -58,6 +58,18 @@ def test_outlines_match_loops(size: tuple[int, int]) -> None:
         np.testing.assert_array_equal(outlines(labels), _outlines_by_loops(labels))
 
 
+def test_lines_between_ids() -> None:
+    labels = np.array([[1, 1, 1, 2, 0], [1, 1, 1, 2, 0]], np.uint8)
+    ids = np.array([[1, 255, 255, 300, 0], [1, 255, 255, 300, 0]], np.uint16)
+    drawn = draw_labels(_photo((2, 5)), labels, ids=ids)
+    lines = (drawn == 255).all(-1)
+    assert lines.tolist() == [[True, False, True, True, False]] * 2
+    without = (draw_labels(_photo((2, 5)), labels) == 255).all(-1)
+    assert without.tolist() == [[False, False, True, True, False]] * 2
+    with pytest.raises(ShapeError, match=r"labels are \(2, 4\), the image \(2, 5\)"):
+        draw_labels(_photo((2, 5)), labels, ids=ids[:, :4])
+
+
 def _labels_by_loops(
     photo: NDArray[np.uint8], labels: NDArray[np.uint8], palette: NDArray[np.uint8], opacity: float
 ) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ prediction before its IoU is computed, and a prediction that has no other pixels
 
 Source: VOC development kit; simultaneous detection and segmentation (Hariharan et al., ECCV 2014).
 Deviation: chainercv's evaluator, of which the published figures of IRNet are, leaves void pixels in
-predictions, and so is a little stricter along borders.
+predictions, which can only lower their IoU.
 """
 
 from dataclasses import dataclass

@@ -58,7 +58,8 @@ def classes_under(
     Raises:
         DataError: an id lies on several classes, or on the background.
     """
-    pairs = np.unique(ids.astype(np.int64) * 256 + mask)  # with each id the indices under it
+    # With each id the indices under it; counting is several times as fast as sorting.
+    pairs = np.flatnonzero(np.bincount((ids.astype(np.int64) * 256 + mask).ravel()))
     found, values = np.divmod(pairs[pairs >= 256], 256)
     twice = found[1:][found[1:] == found[:-1]]
     if len(twice):

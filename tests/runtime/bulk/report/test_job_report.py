@@ -211,7 +211,14 @@ def test_many_classes_share_a_bounded_number_of_pictures(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "values",
-    [{"name": 3}, {"index": 5}, {"confidence": "high"}, {"confidence": 7}, {"missing": ("x",)}],
+    [
+        {"name": 3},
+        {"index": 5},
+        {"confidence": "high"},
+        {"confidence": 7},
+        {"missing": ("x",)},
+        {"instances": "many"},
+    ],
 )
 def test_records_of_strangers_are_refused(tmp_path: Path, values: dict[str, object]) -> None:
     refs = [_ref(tmp_path, 0)]
