@@ -34,7 +34,7 @@ demo: setup
 # Where the server's wheel does not exist, its tests are skipped and say so.
 test: setup
 	@$(MAKE) --no-print-directory triton-env || echo "no Triton server for this machine"
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

@@ -101,6 +101,27 @@ def walk_batch(scores: Tensor, affinity: Tensor, radius: int, steps: int) -> Ten
     return torch.from_numpy(np.stack(walked))
 
 
+def changed_share(before, after, threshold):
+    """Share of cells with another winner in two stacks (n, h, w), of equal scores the first.
+
+    threshold: of a background in front of scores divided by their greatest; None: the first plane
+    is the background.
+    """
+
+    def winners(stack):
+        greatest = max(float(score) for score in np.asarray(stack).flat)
+        found = []
+        for row, column in itertools.product(*map(range, stack.shape[1:])):
+            scores = [float(plane[row, column]) for plane in stack]
+            if threshold is not None:
+                scores = [threshold, *(score / (greatest + 1e-5) for score in scores)]
+            found.append(scores.index(max(scores)))
+        return found
+
+    pairs = list(zip(winners(before), winners(after), strict=True))
+    return sum(one != other for one, other in pairs) / len(pairs)
+
+
 def random_affinity(generator, batch, height, width, radius=5, borders="full"):
     """(B, K, h, w) float64 in [0, 1], 0 where there is no pair."""
     planes = len(half_disc(radius))

@@ -13,7 +13,7 @@ import numpy as np
 from wsss.runtime.serving.local_server import LocalServer
 
 Arrays = dict[str, np.ndarray]
-LABEL_OUTPUTS = ("label", "confidence", "scores", "used_classes")
+LABEL_OUTPUTS = ("label", "confidence", "scores", "used_classes", "change")
 KINDS = {"uint8": "UINT8", "float32": "FP32", "object": "BYTES"}
 
 

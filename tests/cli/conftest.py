@@ -1,13 +1,32 @@
 """A tiny image set, and a run of it that the command has made."""
 
 import shutil
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 from command_line import Outcome, picture, wsss
 from tiny_run import tiny_recipe, write_images
+from traced_once import traced_once
 
+from wsss.runtime.bench import machine
 from wsss.training.recipe import dump_recipe
+
+MEASURED = cache(machine.measure_machine)
+
+
+@pytest.fixture(autouse=True)
+def machine_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every bench measures the machine first, for seconds."""
+    monkeypatch.setattr(machine, "measure_machine", MEASURED)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def networks_traced_once() -> Iterator[None]:
+    """All that is exported here is one run."""
+    with traced_once():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +64,21 @@ def trained(
 def run(trained: tuple[Path, Outcome]) -> Path:
     """Folder of the finished run; not to be changed."""
     return trained[0]
+
+
+@pytest.fixture(scope="session")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """A bundle of that run, and what `wsss export` said; not to be changed."""
+    pytest.importorskip("onnxscript", reason="needs onnxscript")
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    out = tmp_path_factory.mktemp("bundles") / "bundle"
+    return out, wsss("export", run, "--out", out).succeeded()
+
+
+@pytest.fixture(scope="session")
+def bundle(exported: tuple[Path, Outcome]) -> Path:
+    """Folder of that bundle."""
+    return exported[0]
 
 
 @pytest.fixture

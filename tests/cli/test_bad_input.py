@@ -1,4 +1,7 @@
-"""Whatever is wrong with the input: one line that names it, exit code 1, and nothing lost."""
+"""Input that is wrong in part, or strange, and folders of others: nothing is lost.
+
+What is refused at once, and in which words, is in `user_mistakes.txt`.
+"""
 
 import os
 import shutil
@@ -12,62 +15,13 @@ from tiny_run import copy_run
 
 from wsss.runtime.image_io import read_label_map
 
-# Folders and image sets
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        "data ABSENT",
-        "train demo --data ABSENT --out OUT",
-        "train demo --data DATA --out OUT --seeds ABSENT",
-        "eval RUN --data ABSENT",
-        "eval ABSENT --data DATA",
-        "label ABSENT --model RUN --out OUT",
-        "label DATA --model ABSENT --out OUT",
-        "label DATA --model RUN --labels ABSENT --out OUT",
-    ],
-)
-def test_no_such_folder(arguments: str, run: Path, tiny_data: Path, tmp_path: Path) -> None:
-    absent, out = tmp_path / "no such", tmp_path / "out"
-    places = {"ABSENT": absent, "DATA": tiny_data, "RUN": run, "OUT": out}
-    outcome = wsss(*(places.get(word, word) for word in arguments.split()))
-    assert str(absent) in outcome.line()
-    assert not out.exists()
-
-
-@pytest.mark.parametrize("arguments", ["data SET", "train demo --data SET --out OUT"])
-@pytest.mark.parametrize("with_labels", [False, True])
-def test_empty_set(arguments: str, with_labels: bool, tmp_path: Path) -> None:
-    (tmp_path / "set").mkdir()
-    if with_labels:
-        (tmp_path / "set" / "labels.csv").write_text("file,labels\na.png,disc\n")
-    places = {"SET": tmp_path / "set", "OUT": tmp_path / "out"}
-    line = wsss(*(places.get(word, word) for word in arguments.split())).line()
-    assert "no images" in line and str(tmp_path / "set") in line
-    assert not (tmp_path / "out").exists()
-
-
-def test_no_images_to_label(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    outcome = wsss("label", tmp_path / "empty", "--model", run, "--out", tmp_path / "out")
-    assert f"no images in '{tmp_path / 'empty'}'" in outcome.line()
-
-
 # Labels
 
 
-def test_image_without_entry_in_the_label_file(own_data: Path, run: Path, tmp_path: Path) -> None:
+def test_what_training_refuses_is_listed_by_data(own_data: Path) -> None:
     labels = own_data / "labels.csv"
     rows = labels.read_text().splitlines()
     labels.write_text("\n".join(row for row in rows if "train_4" not in row))
-    out = tmp_path / "out"
-    assert "'train_4" in train(own_data, "demo", out).line()
-    images = own_data / "JPEGImages"
-    outcome = wsss("label", images, "--model", run, "--labels", labels, "--out", out)
-    line = outcome.line()
-    assert "does not mention image 'train_4.png'" in line and "empty entry" in line
-    assert not out.exists()
     assert "train_4" in wsss("data", own_data).succeeded().out
 
 
@@ -80,18 +34,6 @@ def test_image_of_no_class_is_background(run: Path, photos: Path, tmp_path: Path
         wsss("label", photos, *arguments).succeeded()
         for number in range(2):
             assert not read_label_map(out / "masks" / f"photo {number}.png").any()
-
-
-def test_label_outside_the_class_list(own_data: Path, run: Path, tmp_path: Path) -> None:
-    labels = own_data / "labels.csv"
-    labels.write_text(labels.read_text().replace("train_1.png,bar", "train_1.png,unicorn"))
-    line = train(own_data, "demo", tmp_path / "out").line()
-    assert "'unicorn'" in line and "'train_1'" in line
-    images = own_data / "JPEGImages"
-    arguments = ("--model", run, "--labels", labels, "--out", tmp_path / "out")
-    line = wsss("label", images, *arguments).line()
-    assert "'unicorn'" in line and "'train_1.png'" in line and "disc, bar" in line
-    assert not (tmp_path / "out").exists()
 
 
 # Images
@@ -195,12 +137,6 @@ def test_pickle_that_runs_code(tiny_data: Path, recipe_file: Path, tmp_path: Pat
     assert trap.exists()  # so the file was dangerous indeed
 
 
-def test_missing_weights(tiny_data: Path, tmp_path: Path) -> None:
-    line = train(tiny_data, "affinitynet_mobilenetv2", tmp_path / "run").line()
-    assert "--weights" in line and "mobilenetv2" in line
-    assert not (tmp_path / "run").exists()
-
-
 def test_recipe_with_five_faults(tiny_data: Path, recipe_file: Path, tmp_path: Path) -> None:
     faults = {
         "cam.train.epochs=0": "0",
@@ -217,21 +153,6 @@ def test_recipe_with_five_faults(tiny_data: Path, recipe_file: Path, tmp_path: P
         assert key in line
         assert shown in line.split(key)[1]
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "named"), [("[cam\n", "line 1"), ("method = 'affinitynet'\nmethod = 'x'\n", "line 2")]
-)
-def test_recipe_that_is_no_toml(text: str, named: str, tiny_data: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "broken.toml"
-    recipe.write_text(text)
-    line = train(tiny_data, recipe, tmp_path / "run").line()
-    assert str(recipe) in line and named in line
-
-
-def test_unknown_recipe(tiny_data: Path, tmp_path: Path) -> None:
-    line = train(tiny_data, "affinitynett", tmp_path / "run").line()
-    assert "'affinitynett'" in line and "affinitynet_mobilenetv2" in line
 
 
 # Output folders
@@ -267,25 +188,6 @@ def test_output_folder_of_another_labelling(
     assert everything(out) == before
 
 
-@pytest.mark.parametrize("arguments", ["train RECIPE --data DATA", "label PHOTOS --model RUN"])
-def test_output_folder_that_cannot_be(
-    arguments: str, run: Path, tiny_data: Path, recipe_file: Path, photos: Path, tmp_path: Path
-) -> None:
-    file = tmp_path / "file"
-    file.write_text("precious")
-    places = {"RECIPE": recipe_file, "DATA": tiny_data, "PHOTOS": photos, "RUN": run}
-    words = [places.get(word, word) for word in arguments.split()]
-    for out in (file, file / "below"):
-        assert str(file) in wsss(*words, "--out", out).line()
-    assert file.read_text() == "precious"
-
-
-def test_stage_that_a_run_has_not(run: Path, tiny_data: Path, photos: Path, tmp_path: Path) -> None:
+def test_half_a_run_labels_by_what_it_has(run: Path, photos: Path, tmp_path: Path) -> None:
     half = copy_run(run, tmp_path / "half", without=("affinity", "labels", "segmenter"))
-    out = tmp_path / "out"
-    for way, stage in (("segmenter", "segmenter"), ("walk", "affinity")):
-        outcome = wsss("label", photos, "--model", half, "--out", out, "--by", way)
-        assert f"no trained '{stage}' network" in outcome.line()
-        assert not out.exists()
-    wsss("label", photos, "--model", half, "--out", out, "--by", "cam").succeeded()
-    assert "no trained 'segmenter'" in wsss("eval", half, "--data", tiny_data).line()
+    wsss("label", photos, "--model", half, "--out", tmp_path / "out", "--by", "cam").succeeded()

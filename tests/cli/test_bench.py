@@ -1,6 +1,7 @@
 """`wsss bench` on cases small enough for a test; what it prints and that it checks its forms."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +30,16 @@ WALK_KEYS = {
 }
 
 
+draw_walk_case, draw_crf_case = cache(drawn_walk_case), cache(drawn_crf_case)
+
+
 @fixture
 def small_cases(monkeypatch: MonkeyPatch) -> None:
     def walks(model: None, data: None, *, strides: tuple[int, ...], count: int) -> list[object]:
-        return [drawn_walk_case(stride * 4, 2) for stride in strides]
+        return [draw_walk_case(stride * 4, 2) for stride in strides]
 
     monkeypatch.setattr(bench_cases, "walk_cases", walks)
-    small = drawn_crf_case(0, 2)
+    small = draw_crf_case(0, 2)
     cropped = type(small)(small.name, small.image[:40, :52].copy(), small.scores[:, :40, :52])
     monkeypatch.setattr(bench_cases, "crf_cases", lambda *_, **__: [cropped])
     monkeypatch.setattr(walk_bench, "DENSE_CELLS", 200)
@@ -79,13 +83,6 @@ def test_tables_are_not_cut_in_a_narrow_window(monkeypatch: MonkeyPatch) -> None
     lines = run("walk", "--rounds", "1", "--quick").splitlines()
     header = next(line for line in lines if line.startswith("stride"))
     assert "argmax_agreement" in header and "…" not in "".join(lines)
-
-
-def test_half_of_a_model_is_refused() -> None:
-    result = CliRunner().invoke(app, ["bench", "walk", "--model", "run"])
-    assert result.exit_code == 1 and "--model and --data belong together" in result.stderr
-    result = CliRunner().invoke(app, ["bench", "walk", "--affinity", "model"])
-    assert result.exit_code == 1 and "--affinity model goes with --model" in result.stderr
 
 
 @mark.usefixtures("small_cases")
@@ -186,27 +183,3 @@ def test_no_speed_of_wrong_maps(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(cam_bench, "published_network_error", lambda *_: 0.5)
     arguments = ("bench", "cam", "--backbone", "small", "--size", "32", "32", "--count", "1")
     assert "form 'published: network' is wrong here" in wsss(*arguments).line()
-
-
-def test_benches_of_networks_refuse_what_they_cannot_measure(
-    trained: tuple[Path, Outcome], tiny_data: Path, tmp_path: Path
-) -> None:
-    for arguments, message in (
-        (("cam", "--precision", "fp32,fp8"), "unknown precision 'fp8'"),
-        (("cam", "--size", "3", "32"), "--size is 3 32, must be at least 16"),
-        (("cam", "--backbone", "vgg"), "unknown backbone 'vgg': choose one of"),
-        (("cam", "--model", tmp_path), str(tmp_path)),
-        (("cam", "--model", trained[0], "--backbone", "small"), "--backbone is for random weights"),
-        (("label", "--model", tmp_path, "--data", tiny_data), str(tmp_path)),
-        (("label", "--model", trained[0], "--data", tmp_path), str(tmp_path)),
-    ):
-        assert message in wsss("bench", *arguments).line()
-
-
-def test_photographs_of_other_classes_are_refused(
-    trained: tuple[Path, Outcome], own_data: Path
-) -> None:
-    (own_data / "classes.txt").write_text("bar\ndisc\n")  # the same ones, counted otherwise
-    for kind in ("walk", "crf", "label"):
-        message = wsss("bench", kind, "--model", trained[0], "--data", own_data).line()
-        assert "knows the classes disc, bar; the image set has bar, disc" in message

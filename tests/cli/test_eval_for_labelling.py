@@ -1,4 +1,4 @@
-"""`wsss eval --calibrate` and `--coverage`: what they print, write and refuse."""
+"""`wsss eval --calibrate` and `--coverage`: what they print and write."""
 
 import json
 import shutil
@@ -66,27 +66,3 @@ def test_coverage(labelled: Path, tiny_data: Path) -> None:
     lines = wsss(*arguments).succeeded().out.splitlines()
     # The unsure image is background alone.
     assert lines[-1].split() == ["0.95", f"{kept[-1]:.2f}", "100.00", "100.00", "100.00", "3"]
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("--calibrate", "--coverage"),
-        ("--calibrate", "--sweep"),
-        ("--coverage", "--threshold", "0.5"),
-        ("--calibrate", "--align", "corners"),
-    ],
-)
-def test_what_does_not_go_together(tiny_data: Path, arguments: tuple[str, ...]) -> None:
-    line = wsss("eval", tiny_data, "--data", tiny_data, *arguments).line()
-    assert "--calibrate, --coverage and --instances measure something else" in line
-
-
-def test_out_is_for_calibrate(tiny_data: Path, tmp_path: Path) -> None:
-    line = wsss("eval", tiny_data, "--data", tiny_data, "--out", tmp_path / "x.json").line()
-    assert "--out is for what --calibrate chose" in line
-
-
-def test_calibrate_of_what_is_no_run(tiny_data: Path, labelled: Path) -> None:
-    line = wsss("eval", labelled, "--data", tiny_data, "--calibrate").line()
-    assert "is no run: expected a folder with recipe.toml in it" in line

@@ -18,15 +18,6 @@ pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 GRAPHS = {"cam", "affinity", "refine", "label", "segmenter"}
 
 
-@pytest.fixture(scope="module")
-def exported(
-    trained: tuple[Path, Outcome], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Outcome]:
-    """A bundle of the tiny run, and what `wsss export` said; not to be changed."""
-    out = tmp_path_factory.mktemp("bundles") / "bundle"
-    return out, wsss("export", trained[0], "--out", out)
-
-
 def labels_of(folder: Path) -> dict[str, np.ndarray]:
     return {path.name: read_label_map(path) for path in sorted(folder.glob("masks/*.png"))}
 
@@ -113,41 +104,6 @@ def test_trtexec_lines_need_neither_tensorrt_nor_a_gpu(exported: tuple[Path, Out
     assert len(lines) == len(GRAPHS)
     assert all("trtexec --onnx=" in line and "--saveEngine=" in line for line in lines)
     assert sorted(path.name for path in exported[0].iterdir()) == before
-
-
-def test_what_cannot_be_exported_is_told_in_one_line(
-    exported: tuple[Path, Outcome], trained: tuple[Path, Outcome], tiny_data: Path, tmp_path: Path
-) -> None:
-    bundle, run, out = exported[0], trained[0], tmp_path / "out"
-    for arguments, message in (
-        ((run,), "--out is missing"),
-        ((tmp_path / "nothing", "--out", out), "nothing"),
-        ((tiny_data, "--out", out), "recipe.toml"),
-        ((run, "--out", bundle), "is a bundle: choose another --out, or --overwrite"),
-        ((run, "--out", out, "--dry-run"), "--dry-run reads the graphs of a bundle"),
-        ((run, "--out", out, "--graphs", "cam,walk"), "walk"),
-        ((run, "--out", out, "--precision", "int8"), "int8 is calibrated on images"),
-        ((run, "--out", out, "--data", tmp_path / "nothing"), "nothing"),
-        ((run, "--out", "."), "is the folder of this command"),
-        ((run, "--out", out, "--graphs", ""), "unknown graph ''"),
-        ((run, "--out", out, "--graphs", "cam", "--precision", "fp16"), "judged by its labels"),
-        ((run, "--out", out, "--tensorrt"), "TensorRT is not installed"),
-        ((bundle,), "is a bundle already"),
-        ((bundle, "--dry-run", "--max-side", "512"), "--max-side is for runs"),
-        ((bundle, "--out", out, "--tensorrt"), "is a bundle already"),
-    ):
-        found = wsss("export", *arguments).line()
-        assert message in found, (arguments, found)
-    assert not out.exists()
-
-
-def test_an_image_set_of_other_classes_is_refused(
-    trained: tuple[Path, Outcome], own_data: Path, tmp_path: Path
-) -> None:
-    (own_data / "classes.txt").write_text("bar\ndisc\n")  # the same ones, counted otherwise
-    arguments = ("--data", own_data, "--out", tmp_path / "out", "--graphs", "segmenter")
-    message = wsss("export", trained[0], *arguments).line()
-    assert "knows the classes disc, bar; the image set has bar, disc" in message
 
 
 def test_refinement_alone_is_compared_on_what_the_networks_give(

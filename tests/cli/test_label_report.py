@@ -35,15 +35,3 @@ def test_report_while_another_process_labels(job: Path, arguments: tuple[str, ..
     assert path == Path(json.loads(outcome.out)["report"] if arguments else outcome.out.strip())
     page = read_page(path.read_text(encoding="utf-8"))
     assert "Labelling job under way or interrupted: 1 of 2 images, 1 of 2 units." in page.texts
-
-
-def test_report_of_no_job(tmp_path: Path) -> None:
-    line = wsss("label", "--report", "--out", tmp_path).line()
-    assert "holds no job of `wsss label`" in line
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("arguments", [("photos",), ("--model", "b"), ("--merge",)])
-def test_report_takes_nothing_else(job: Path, arguments: tuple[str, ...]) -> None:
-    line = wsss("label", *arguments, "--report", "--out", job).line()
-    assert "--merge and --report work on what is in --out" in line

@@ -6,11 +6,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from report_page import read_page
 from untrained_run import CLASSES, untrained_recipe, write_untrained_run
 
 import wsss
@@ -18,10 +21,12 @@ from wsss.errors import ArtifactError, ConfigError
 from wsss.export import agreement, bundle
 from wsss.export.bundle import ExportSettings, export_run
 from wsss.export.engines import engine_commands, write_engine_graph
+from wsss.export.subgraph import keep_outputs
 from wsss.export.tensorrt import EngineSettings
 from wsss.runtime.bulk.bundle_model import bundle_model
+from wsss.runtime.bulk.records import ImageRecord, read_images, recorded_units
 from wsss.runtime.bulk.run import label_in_bulk
-from wsss.runtime.bundle import open_bundle
+from wsss.runtime.bundle import MANIFEST, file_entry, open_bundle, seal
 from wsss.runtime.bundle_predictor import BundlePredictor
 from wsss.runtime.image_io import read_image, read_label_map
 from wsss.training.demo_set.files import write_demo_scenes
@@ -57,6 +62,14 @@ def labels_in(folder: Path) -> dict[str, np.ndarray]:
     return {path.name: read_label_map(path) for path in sorted(folder.glob("masks/*.png"))}
 
 
+def records_in(folder: Path) -> list[ImageRecord]:
+    units = sorted(recorded_units(folder))
+    return [record for unit in units for record in read_images(folder, unit)]
+
+
+MOST_CHANGED = "Most changed by the walk"
+
+
 def test_a_bundle_says_what_is_in_it(run: Path, exported: Path) -> None:
     opened = open_bundle(exported)
     assert (opened.classes, opened.method, opened.precision) == (CLASSES, "affinitynet", "fp32")
@@ -81,6 +94,82 @@ def test_a_bundle_gives_the_labels_of_its_run(
     assert found.keys() == expected.keys() and len(found) == 3
     same = np.concatenate([(found[name] == expected[name]).ravel() for name in found])
     assert same.mean() >= 0.999
+    for way in ("bundle", "run"):
+        changes = [each.change for each in records_in(tmp_path / way)]
+        assert all((change is None) == (kind == "segmenter") for change in changes)
+
+
+@pytest.fixture(scope="module")
+def given_labels(photos: Path) -> Path:
+    """Classes of each photograph: those that the untrained classifier finds are none."""
+    path = photos.parent / "given.csv"
+    rows = zip(sorted(photos.iterdir()), ("disc", "bar;ring", "disc;bar;ring"), strict=True)
+    path.write_text("file,labels\n" + "".join(f"{file.name},{names}\n" for file, names in rows))
+    return path
+
+
+def test_a_report_shows_first_what_the_walk_changed_most(
+    run: Path, exported: Path, photos: Path, given_labels: Path, tmp_path: Path
+) -> None:
+    bundle_job = bundle_model(exported, kind="walk", has_labels=True)
+    run_job = run_model(run, kind="walk", has_labels=True)
+    for model, way in ((bundle_job, "bundle"), (run_job, "run")):
+        label_in_bulk([photos], model, tmp_path / way, labels_path=given_labels)
+        records = records_in(tmp_path / way)
+        by_change = sorted(records, key=lambda each: -(each.change or 0))
+        _expect_order(tmp_path / way, by_change)
+    changes = [[each.change for each in records_in(tmp_path / way)] for way in ("bundle", "run")]
+    np.testing.assert_allclose(changes[0], changes[1], atol=0.01)  # a cell at a tie
+
+
+def _expect_order(folder: Path, records: Sequence[ImageRecord]) -> None:
+    """The report shows these first among the most changed, with the share of the first."""
+    changes = [each.change or 0 for each in records]
+    assert len(set(changes)) == len(changes) and changes[0] > 0
+    by_change = [each.name for each in records]
+    texts = read_page((folder / "report.html").read_text(encoding="utf-8")).texts
+    behind = texts[texts.index(MOST_CHANGED) :]
+    assert [text for text in behind if text in by_change][: len(records)] == by_change
+    captions = [text for text in behind if "changed" in text and "%" in text]
+    assert captions[0].endswith(f"changed {100 * changes[0]:.1f} %")
+
+
+def without_change(exported: Path, target: Path) -> Path:
+    """The bundle as it was exported before its graphs told the change."""
+    shutil.copytree(exported, target)
+    manifest = json.loads((target / MANIFEST).read_text())
+    del manifest["digest"]
+    for name in ("refine", "label"):
+        path, entry = target / f"{name}.onnx", manifest["graphs"][name]
+        model = onnx.load(path)
+        names = [value.name for value in model.graph.output if value.name != "change"]
+        keep_outputs(model, names)
+        onnx.save(model, path)
+        entry["outputs"] = [each for each in entry["outputs"] if each["name"] != "change"]
+        manifest["files"][path.name] = file_entry(path)
+    (target / MANIFEST).write_bytes(seal(manifest))
+    return target
+
+
+def test_a_bundle_of_before_labels_and_tells_no_change(
+    exported: Path, photos: Path, given_labels: Path, tmp_path: Path
+) -> None:
+    old = without_change(exported, tmp_path / "old")
+    for folder, out in ((old, tmp_path / "by_old"), (exported, tmp_path / "by_new")):
+        model = bundle_model(folder, kind="walk", has_labels=True)
+        label_in_bulk([photos], model, out, labels_path=given_labels)
+    of_old, of_new = records_in(tmp_path / "by_old"), records_in(tmp_path / "by_new")
+    assert [each.change for each in of_old] == [None] * 3
+    assert None not in [each.change for each in of_new]
+    assert [replace(each, change=None, sha256="") for each in of_new] == [
+        replace(each, sha256="") for each in of_old
+    ]
+    assert all(
+        np.array_equal(label, labels_in(tmp_path / "by_old")[name])
+        for name, label in labels_in(tmp_path / "by_new").items()
+    )
+    text = (tmp_path / "by_old" / "report.html").read_text(encoding="utf-8")
+    assert MOST_CHANGED not in text and "Least sure" in text
 
 
 def test_a_bundle_has_the_dense_crf_of_its_run(photos: Path, tmp_path: Path) -> None:
@@ -95,6 +184,10 @@ def test_a_bundle_has_the_dense_crf_of_its_run(photos: Path, tmp_path: Path) -> 
             found = by_bundle.label(image, labels, kind, crf=True)
             assert (found == by_run.label(image, labels, way)).mean() >= 0.999
             assert (found != by_bundle.label(image, labels, kind)).any()
+    opened = bundle_model(folder, kind="labels").open(1)
+    (answer,) = opened.label(images[:1], [(0, 2)])
+    assert np.array_equal(answer.label, by_bundle.label(images[0], (0, 2), "walk", crf=True))
+    assert answer.change == by_bundle.predict(images[0], (0, 2)).change is not None
 
 
 @pytest.mark.parametrize("kind", ["walk", "segmenter"])
@@ -135,7 +228,9 @@ def test_openvino_agrees(exported: Path, tmp_path: Path) -> None:
         )
         found = compiled(inputs)
         for number, (output, values) in enumerate(expected.items()):
-            if output == "label":
+            if output == "change":
+                np.testing.assert_allclose(found[number], values, atol=0.01)  # a cell at a tie
+            elif output == "label":
                 assert (found[number] == values).mean() >= 0.999
             else:
                 np.testing.assert_allclose(found[number], values, atol=1e-3)

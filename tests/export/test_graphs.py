@@ -76,6 +76,10 @@ def test_graphs_equal_torch_on_every_size_and_batch(
     for graph in ("refine", "label", "segmenter"):
         labels_equal = found[graph].labels_equal
         assert labels_equal is not None and labels_equal >= 0.999
+    assert found["segmenter"].change_error is None
+    for graph in ("refine", "label"):  # a cell or two of the smallest grid at most
+        change_error = found[graph].change_error
+        assert change_error is not None and change_error < 0.01
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 90), (7, 3), (33, 8), (200, 17)])
@@ -110,7 +114,9 @@ def test_batch_companions_do_not_change_a_label(
         alone = graph.run({"image": images[one], "present": present[one]})
         np.testing.assert_array_equal(together["label"][one], alone["label"])
         np.testing.assert_allclose(together["scores"][one], alone["scores"], atol=1e-5)
+        np.testing.assert_allclose(together["change"][one], alone["change"], atol=0.01)
     assert not together["label"][2].any()  # nothing is there
+    assert (together["change"][:2] > 0).all() and together["change"][2] == 0
     np.testing.assert_array_equal(together["used_classes"], present)
 
 
@@ -237,6 +243,21 @@ def test_a_wrong_walk_is_told_by_its_result(
     trips.CopyFrom(onnx.numpy_helper.from_array(np.array(1, np.int64), trips.name))
     onnx.save(model, path)
     with pytest.raises(ArtifactError, match="whose output 'refine/walked'"):
+        check_parity(source, tmp_path, drawn_cases(len(CLASSES)))
+
+
+def test_a_wrong_change_is_told(opened: Callable[..., ExportSource], tmp_path: Path) -> None:
+    source = opened()
+    write_graphs(source, source.networks, tmp_path, "fp32")
+    path = tmp_path / "refine.onnx"
+    model = onnx.load(path)
+    mean = next(node for node in model.graph.node if node.op_type == "ReduceMean")
+    (cast,) = [node for node in model.graph.node if mean.input[0] in node.output]
+    (negation,) = [node for node in model.graph.node if cast.input[0] in node.output]
+    assert negation.op_type == "Not"
+    cast.input[0] = negation.input[0]  # the share of cells that stay
+    onnx.save(model, path)
+    with pytest.raises(ArtifactError, match=r"`change` is (1|0\.\d+) off, allowed 0\.00\d"):
         check_parity(source, tmp_path, drawn_cases(len(CLASSES)))
 
 

@@ -53,6 +53,20 @@ def bundle_of(folder: Path, graph: onnx.ModelProto) -> Path:
     return folder
 
 
+def graph_with_change(divisor: float) -> onnx.ModelProto:
+    """A segmenter that gives the brightest value of each image, divided, as its change."""
+    graph = graph_of([3])
+    graph.graph.node.extend(
+        [
+            helper.make_node("ReduceMax", ["scores", "rest"], ["brightest"], keepdims=0),
+            helper.make_node("Div", ["brightest", "divisor"], ["change"]),
+        ]
+    )
+    graph.graph.initializer.extend([array("rest", [1, 2]), array("divisor", divisor, np.float32)])
+    graph.graph.output.append(tensor_info("change", ["axis_0"]))
+    return graph
+
+
 def labels_of(folder: Path, image: np.ndarray = IMAGE) -> np.ndarray:
     return BundlePredictor(folder, device="cpu").label(image, None, "segmenter")
 
@@ -67,6 +81,25 @@ def test_labels_that_are_none_are_refused(tmp_path: Path) -> None:
     folder = bundle_of(tmp_path / "value", graph_of([3]))
     with pytest.raises(ArtifactError, match=r"\(1, 6, 5\) up to 4, expected .* up to 3"):
         labels_of(folder, IMAGE + 2)
+
+
+def test_a_change_that_is_no_share_is_refused(tmp_path: Path) -> None:
+    images = np.stack([IMAGE, IMAGE - 2])
+
+    def changes(divisor: float) -> list[float | None]:
+        folder = bundle_of(tmp_path / str(divisor), graph_with_change(divisor))
+        predictor = BundlePredictor(folder, device="cpu")
+        return [each.change for each in predictor.predict_batch(images, [None] * 2, "segmenter")]
+
+    assert changes(2) == [1, 0] and changes(8) == [0.25, 0]
+    for divisor, told in ((1, "2.0, 0.0"), (-2, "-1.0, -0.0"), (0, "inf, nan")):
+        with pytest.raises(ArtifactError, match=rf"gave \[{told}\] as `change`, expected 2 shar"):
+            changes(divisor)
+
+
+def test_a_bundle_that_tells_no_change(tmp_path: Path) -> None:
+    predictor = BundlePredictor(bundle_of(tmp_path, graph_of([3])), device="cpu")
+    assert predictor.predict(IMAGE, None, "segmenter").change is None
 
 
 def test_outputs_that_are_missing_are_named(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from wsss.runtime import bounded_threads
 from wsss.runtime.backends.triton_backend import TritonGraph
 from wsss.runtime.backends.triton_memory import FOLDER, PREFIX
 from wsss.runtime.backends.triton_retry import RetryPolicy
+from wsss.runtime.bulk.records import read_images, recorded_units
 from wsss.runtime.bundle import MANIFEST, seal
 from wsss.runtime.image_io import read_label_map
 from wsss.runtime.serving.local_server import LocalServer
@@ -124,6 +125,9 @@ def test_same_files_as_in_process(
         assert stored(out) == expected
         assert counts(wsss(*through(url, bundle, out, *arguments))) == (0, 24, 0)
     assert len({expected[name] for name in expected if name.endswith(".png")}) > 3
+    folder = in_process(*arguments)
+    changes = [r.change for unit in recorded_units(folder) for r in read_images(folder, unit)]
+    assert len(changes) == 24 and all((change is None) == (by == "segmenter") for change in changes)
     assert own_memory() == []
 
 

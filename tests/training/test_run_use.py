@@ -11,15 +11,18 @@ from tiny_run import CLASSES, NUM_TRAIN, NUM_VAL, copy_run
 
 from wsss.errors import ArtifactError, ConfigError
 from wsss.runtime.bulk.job import read_job
+from wsss.runtime.bulk.records import read_images
 from wsss.runtime.bulk.run import label_in_bulk
 from wsss.runtime.graph_inputs import AnyOf
 from wsss.runtime.image_io import read_image, read_label_map
+from wsss.runtime.pseudo_labels import walk_change
 from wsss.runtime.score_maps import load_score_maps
 from wsss.training.data.image_set import ImageSet
 from wsss.training.measure import measure
 from wsss.training.predictor import CLASS_THRESHOLD, PredictionKind, RunPredictor
 from wsss.training.run import read_stage
 from wsss.training.run_model import run_model
+from wsss.training.stages.labels import walk_settings
 
 
 @pytest.fixture
@@ -191,6 +194,29 @@ def test_labelling_keeps_what_is_done_and_lists_what_failed(
         label_in_bulk([photos], run_model(finished_run, kind="walk", device="cpu"), out)
     expected = RunPredictor(finished_run, "cpu").label(read_image(photos / "0.png"))
     assert np.array_equal(read_label_map(out / "masks" / "0.png"), expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "walks"), [("cam", False), ("walk", True), ("labels", True), ("segmenter", False)]
+)
+def test_labelling_records_what_the_walk_changed(
+    finished_run: Path, tiny_data: Path, tmp_path: Path, kind: PredictionKind, walks: bool
+) -> None:
+    images = [tiny_data / "JPEGImages" / f"val_{index}.png" for index in range(NUM_VAL)]
+    label_in_bulk(images, run_model(finished_run, kind=kind, device="cpu"), tmp_path / "out")
+    changes = [record.change for record in read_images(tmp_path / "out", 0)]
+    assert len(changes) == NUM_VAL
+    if not walks:
+        assert changes == [None] * NUM_VAL
+        return
+    predictor = RunPredictor(finished_run, "cpu")
+    settings = walk_settings(predictor.recipe)
+    for path, change in zip(images, changes, strict=True):
+        cams, walked = (
+            predictor.score_maps(read_image(path), None, way) for way in ("cam", "walk")
+        )
+        assert change == pytest.approx(walk_change(cams, walked, settings), abs=1e-6)
+    assert max(change or 0 for change in changes) > 0
 
 
 def test_labelling_with_image_labels(finished_run: Path, tiny_data: Path, tmp_path: Path) -> None:

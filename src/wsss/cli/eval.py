@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ..training.evaluation import EvalReport
     from ..training.instance_evaluation import InstanceReport
 
+RUN, BACKGROUND = "Networks of a run", "Background of score maps"
+THRESHOLDS = "Thresholds for wsss label"
+
 
 def evaluate_command(
     predictions: Annotated[
@@ -37,27 +40,40 @@ def evaluate_command(
     stage: Annotated[
         Literal["segmenter", "cam", "walk", "labels"],
         typer.Option(
-            help="Of a run: segmenter (no image labels), cam, walk, or labels (walk and CRF)."
+            help="Of a run: segmenter (no image labels), cam, walk, or labels (walk and CRF).",
+            rich_help_panel=RUN,
         ),
     ] = "segmenter",
     image_labels: Annotated[
         bool,
         typer.Option(
             help="Give the image-level labels to cam, walk and labels, or let the classifier find "
-            "the classes."
+            "the classes.",
+            rich_help_panel=RUN,
         ),
     ] = True,
     threshold: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Background constant; default: the recipe's, else 0.2."),
+        typer.Option(
+            min=0,
+            max=1,
+            help="Background constant; default: the recipe's, else 0.2.",
+            rich_help_panel=BACKGROUND,
+        ),
     ] = None,
     sweep: Annotated[
-        bool, typer.Option("--sweep", help="Measure thresholds 0.05..0.95, report the best.")
+        bool,
+        typer.Option(
+            "--sweep",
+            help="Measure thresholds 0.05..0.95, report the best.",
+            rich_help_panel=BACKGROUND,
+        ),
     ] = False,
     align: Annotated[
         Literal["reference", "corners"] | None,
         typer.Option(
-            help="How score maps lie on pixels: reference or corners (of a run's recipe)."
+            help="How score maps lie on pixels: reference or corners (of a run's recipe).",
+            rich_help_panel=BACKGROUND,
         ),
     ] = None,
     calibrate: Annotated[
@@ -65,17 +81,22 @@ def evaluate_command(
         typer.Option(
             "--calibrate",
             help="Of a run: choose the probability from which each class counts as present.",
+            rich_help_panel=THRESHOLDS,
         ),
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="JSON file for what --calibrate chose, for `wsss label --threshold`."),
+        typer.Option(
+            help="JSON file for what --calibrate chose, for `wsss label --threshold`.",
+            rich_help_panel=THRESHOLDS,
+        ),
     ] = None,
     coverage: Annotated[
         bool,
         typer.Option(
             "--coverage",
             help="Of a job with --format png,confidence: what each --min-confidence would keep.",
+            rich_help_panel=THRESHOLDS,
         ),
     ] = False,
     instances: Annotated[

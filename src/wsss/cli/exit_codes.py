@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from typer import BadParameter, TyperException
+
 from ..errors import WsssError
+from ..runtime.faults import fault_text
 from .output import print_error
 
 EXTRAS = {"torch": "train", "onnxscript": "export", "onnxruntime": "cpu", "tensorrt": "tensorrt"}
@@ -49,7 +52,28 @@ def exit_codes(interrupted: str = CONTINUES) -> Iterator[None]:
         _drop_output()
         place = f"'{error.filename}'" if error.filename else "output"
         reason = error.strerror or str(error)
-        _leave(1, f"{place}: {reason}: check the disk and who may write there")
+        _leave(1, f"{place}: {reason}: check the disk, and who may read and write there")
+
+
+def end_of_wrong_usage(error: TyperException) -> NoReturn:
+    """Tell in one line what typer could not parse, and where to read how it is written."""
+    text = _usage_text(error)
+    if text:  # a group without a command has printed its help instead
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "wsss"
+        print_error(f"{text.rstrip('.?')}: see `{command} --help`")
+    sys.exit(error.exit_code)
+
+
+def _usage_text(error: TyperException) -> str:
+    from pydantic import ValidationError
+
+    cause = error.__cause__
+    if isinstance(cause, ValidationError) and isinstance(error, BadParameter) and error.param:
+        option = error.param.get_error_hint().replace("'", "")
+        return fault_text(option, cause.errors()[0])  # typer leaves out what was found
+    text = error.format_message()
+    return f"{text[:1].lower()}{text[1:]}"
 
 
 def _leave(code: int, text: str) -> NoReturn:

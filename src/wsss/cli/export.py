@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 RUN_OPTIONS = ("precision", "data", "layout", "tolerance", "force", "max_batch", "max_side")
 """Options that shape the graphs: an exported bundle has them already."""
 
+GRAPHS, ENGINES, TRITON = "Graphs of a run", "TensorRT engines", "Triton Inference Server"
+
 
 @termination_as_interrupt()  # what is half written goes at the end, as after Ctrl-C
 def export(
@@ -34,61 +36,108 @@ def export(
     ] = None,
     precision: Annotated[
         Literal["fp32", "fp16", "int8"],
-        typer.Option(help="Of the networks; inputs, outputs and the walk stay as they are."),
+        typer.Option(
+            help="Of the networks; inputs, outputs and the walk stay as they are.",
+            rich_help_panel=GRAPHS,
+        ),
     ] = "fp32",
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Image set of yours: calibrates int8, and lower precisions are measured on it."
+            help="Image set of yours: calibrates int8, and lower precisions are measured on it.",
+            rich_help_panel=GRAPHS,
         ),
     ] = None,
     layout: Annotated[
-        Literal["nhwc", "nchw"], typer.Option(help="Order of an input image's axes.")
+        Literal["nhwc", "nchw"],
+        typer.Option(help="Order of an input image's axes.", rich_help_panel=GRAPHS),
     ] = "nhwc",
     graphs: Annotated[
         str | None,
-        typer.Option(help="Only these, with commas: cam,affinity,refine,label,segmenter."),
+        typer.Option(
+            help="Only these, with commas: cam, affinity, refine, label, segmenter.",
+            rich_help_panel=GRAPHS,
+        ),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0, help="Largest error of a float32 graph against torch.")
+        float,
+        typer.Option(
+            min=0, help="Largest error of a float32 graph against torch.", rich_help_panel=GRAPHS
+        ),
     ] = 1e-4,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Write a precision that changes more labels than allowed."),
+        typer.Option(
+            "--force",
+            help="Write a precision that changes more labels than allowed.",
+            rich_help_panel=GRAPHS,
+        ),
     ] = False,
     max_batch: Annotated[
-        int, typer.Option(min=1, max=1024, help="Largest batch that engines take.")
+        int,
+        typer.Option(
+            min=1, max=1024, help="Largest batch that engines take.", rich_help_panel=ENGINES
+        ),
     ] = 8,
     max_side: Annotated[
-        int, typer.Option(min=64, max=8192, help="Longest image side that engines take, in pixels.")
+        int,
+        typer.Option(
+            min=64,
+            max=8192,
+            help="Longest image side that engines take, in pixels.",
+            rich_help_panel=ENGINES,
+        ),
     ] = 1024,
     tensorrt: Annotated[
-        bool, typer.Option("--tensorrt", help="Build engines for the GPU of this machine.")
+        bool,
+        typer.Option(
+            "--tensorrt", help="Build engines for the GPU of this machine.", rich_help_panel=ENGINES
+        ),
     ] = False,
     version_compatible: Annotated[
         bool,
-        typer.Option("--version-compatible", help="Engines that later TensorRT versions open."),
+        typer.Option(
+            "--version-compatible",
+            help="Engines that later TensorRT versions open.",
+            rich_help_panel=ENGINES,
+        ),
     ] = False,
     hardware_compatible: Annotated[
         bool,
-        typer.Option("--hardware-compatible", help="Engines for Ampere and all later GPUs."),
+        typer.Option(
+            "--hardware-compatible",
+            help="Engines for Ampere and all later GPUs.",
+            rich_help_panel=ENGINES,
+        ),
     ] = False,
     timing_cache: Annotated[
-        Path | None, typer.Option(help="File of measured kernels, which makes builds faster.")
+        Path | None,
+        typer.Option(
+            help="File of measured kernels, which makes builds faster.", rich_help_panel=ENGINES
+        ),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="With a bundle: print the trtexec lines and build nothing."),
+        typer.Option(
+            "--dry-run",
+            help="With a bundle: print the trtexec lines and build nothing.",
+            rich_help_panel=ENGINES,
+        ),
     ] = False,
     triton: Annotated[
         Path | None,
-        typer.Option(metavar="REPO", help="Write a model repository for Triton Inference Server."),
+        typer.Option(
+            metavar="REPO",
+            help="Write a model repository for Triton Inference Server.",
+            rich_help_panel=TRITON,
+        ),
     ] = None,
     triton_version: Annotated[
         int | None,
         typer.Option(
             min=1,
             help="Number of the version that is added to a repository; default: the next one.",
+            rich_help_panel=TRITON,
         ),
     ] = None,
     triton_set: Annotated[
@@ -97,6 +146,7 @@ def export(
             metavar="KEY=VALUE",
             help="How it is served, may be repeated: device=gpu, instances=2, max_batch_size=16, "
             "decode=true; a repository keeps what is not named. See docs/serving.md.",
+            rich_help_panel=TRITON,
         ),
     ] = None,
     overwrite: Annotated[
@@ -135,7 +185,8 @@ def export(
         given = [name for name in options_of_runs if _was_given(context, name)]
         if given:
             raise ConfigError(
-                f"--{given[0].replace('_', '-')} is for runs: bundle '{source}' is exported already"
+                f"--{given[0].replace('_', '-')} is for runs: bundle '{source}' is exported "
+                "already, leave it out"
             )
         folder = source
     else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ..errors import ConfigError
+from ..errors import ArtifactError, ConfigError
 from .options import Backend, GraphDevice, SharedMemory
 from .output import print_json, progress, stdout
 from .signals import termination_as_interrupt
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ..runtime.backends.triton_options import TritonOptions
     from ..runtime.bulk.model import Model
     from ..runtime.bulk.plan import Settings
+
+MODEL, SERVER = "How the model is used", "Triton server (--backend triton)"
+RUNNING, JOB = "Sizes, processes, machines", "A job that began before"
 
 
 def label(
@@ -38,8 +41,9 @@ def label(
     by: Annotated[
         Literal["segmenter", "labels", "walk", "cam"] | None,
         typer.Option(
+            metavar="WAY",
             help="segmenter, labels (walk and CRF), walk, or cam (runs only); default: with "
-            "--labels the walk of a bundle or the labels of a run, else segmenter."
+            "--labels the walk of a bundle or the labels of a run, else segmenter.",
         ),
     ] = None,
     crf: Annotated[
@@ -48,49 +52,64 @@ def label(
             "--crf/--no-crf",
             help="The recipe's dense CRF on what the network says; default: for a run as its "
             "recipe says, for a bundle without it, because it needs torch.",
+            rich_help_panel=MODEL,
         ),
     ] = None,
     backend: Annotated[
         Backend,
         typer.Option(
-            help="What computes a bundle; auto takes onnxruntime, else torch; triton needs --url."
+            help="What computes a bundle; auto takes onnxruntime, else torch; triton needs --url.",
+            rich_help_panel=MODEL,
         ),
     ] = "auto",
     device: Annotated[
         GraphDevice,
         typer.Option(
-            help="auto takes a GPU where there is one; tensorrt is onnxruntime's way to use it."
+            help="auto takes a GPU where there is one; tensorrt is onnxruntime's way to use it.",
+            rich_help_panel=MODEL,
         ),
     ] = "auto",
     url: Annotated[
         str | None,
         typer.Option(
             help="Triton server: http://HOST:PORT or grpc://HOST:PORT, https, grpcs; it must serve "
-            "the bundle of --model."
+            "the bundle of --model.",
+            rich_help_panel=SERVER,
         ),
     ] = None,
     server_model: Annotated[
         str | None,
         typer.Option(
-            help="Model on the server; default: label, or segmenter; label_ensemble is another."
+            help="Model on the server; default: label, or segmenter; label_ensemble is another.",
+            rich_help_panel=SERVER,
         ),
     ] = None,
     in_flight: Annotated[
-        int | None, typer.Option(help="Requests to the server under way at once; default 8.")
+        int | None,
+        typer.Option(
+            help="Requests to the server under way at once; default 8.", rich_help_panel=SERVER
+        ),
     ] = None,
     deadline: Annotated[
         float | None,
-        typer.Option(help="Seconds for one request; an image that takes longer fails; default 60."),
+        typer.Option(
+            help="Seconds for one request; an image that takes longer fails; default 60.",
+            rich_help_panel=SERVER,
+        ),
     ] = None,
     patience: Annotated[
         float | None,
         typer.Option(
-            help="Seconds that an outage or overload of the server may last; default 120."
+            help="Seconds that an outage or overload of the server may last; default 120.",
+            rich_help_panel=SERVER,
         ),
     ] = None,
     shared_memory: Annotated[
         SharedMemory | None,
-        typer.Option(help="With a server on this host; default auto: where it takes it."),
+        typer.Option(
+            help="With a server on this host; default auto: where it takes it.",
+            rich_help_panel=SERVER,
+        ),
     ] = None,
     threshold: Annotated[
         str | None,
@@ -98,6 +117,7 @@ def label(
             metavar="NUMBER|FILE",
             help="Probability from which the classifier calls a class present; a JSON file of "
             "`wsss eval --calibrate` has one for each. Default 0.5.",
+            rich_help_panel=MODEL,
         ),
     ] = None,
     formats: Annotated[
@@ -120,32 +140,46 @@ def label(
         typer.Option(help="Pixels below it become 255, no statement; 0 to 1, by bundles."),
     ] = None,
     batch: Annotated[
-        int, typer.Option(help="Images of equal size in the network together; for GPUs.")
+        int,
+        typer.Option(
+            help="Images of equal size in the network together; for GPUs.", rich_help_panel=RUNNING
+        ),
     ] = 1,
     max_pixels: Annotated[
         int | None,
-        typer.Option(help="Larger images fail; default 100,000,000, at most 536,870,912."),
+        typer.Option(
+            help="Larger images fail; default 100,000,000, at most 536,870,912.",
+            rich_help_panel=RUNNING,
+        ),
     ] = None,
     tile_pixels: Annotated[
         int | None,
-        typer.Option(help="Larger images are labelled in overlapping tiles; default 4,194,304."),
+        typer.Option(
+            help="Larger images are labelled in overlapping tiles; default 4,194,304.",
+            rich_help_panel=RUNNING,
+        ),
     ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
             help="Processes; default: one a core for a bundle on the CPU, one for a GPU or a "
-            "server, 0 for a run; with 0 this one labels, and dies with an image that kills it."
+            "server, 0 for a run; with 0 this one labels, and dies with an image that kills it.",
+            rich_help_panel=RUNNING,
         ),
     ] = None,
     engine: Annotated[
         Literal["local", "ray"],
-        typer.Option(help="local: processes of this machine; ray: actors, a core or GPU each."),
+        typer.Option(
+            help="local: processes of this machine; ray: actors, a core or GPU each.",
+            rich_help_panel=RUNNING,
+        ),
     ] = "local",
     ray_address: Annotated[
         str | None,
         typer.Option(
             help="Running Ray cluster whose nodes share the disk, auto or HOST:PORT; default: one "
-            "is started on this machine."
+            "is started on this machine.",
+            rich_help_panel=RUNNING,
         ),
     ] = None,
     shard: Annotated[
@@ -153,27 +187,46 @@ def label(
         typer.Option(
             metavar="I/N",
             help="Label part I of N, from 0, of a job on a shared disk; then --merge.",
+            rich_help_panel=RUNNING,
         ),
     ] = None,
     merge: Annotated[
-        bool, typer.Option("--merge", help="Make the results of a job whose shards are all done.")
+        bool,
+        typer.Option(
+            "--merge",
+            help="Make the results of a job whose shards are all done.",
+            rich_help_panel=JOB,
+        ),
     ] = False,
     report: Annotated[
         bool,
         typer.Option(
             "--report",
             help="Write report.html of the job in --out, as far as it is; also while it runs.",
+            rich_help_panel=JOB,
         ),
     ] = False,
     append: Annotated[
-        bool, typer.Option("--append", help="Look for images that were not there at first.")
+        bool,
+        typer.Option(
+            "--append", help="Look for images that were not there at first.", rich_help_panel=JOB
+        ),
     ] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try again what failed, as the files are now.")
+        bool,
+        typer.Option(
+            "--retry-failed",
+            help="Try again what failed, as the files are now.",
+            rich_help_panel=JOB,
+        ),
     ] = False,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="First remove the job that is in --out, whatever it is."),
+        typer.Option(
+            "--overwrite",
+            help="First remove the job that is in --out, whatever it is.",
+            rich_help_panel=JOB,
+        ),
     ] = False,
     dry_run: Annotated[
         bool,
@@ -284,6 +337,11 @@ def _model(
         )
     from ..training.run_model import run_model
 
+    if not (folder / "recipe.toml").is_file():
+        raise ArtifactError(
+            f"'{folder}' is neither a bundle nor a run: give a folder that `wsss export` or "
+            "`wsss train` wrote"
+        )
     if backend not in ("auto", "torch"):
         raise ConfigError(
             f"'{folder}' is no bundle, and a run is computed by torch: `wsss export` it for "

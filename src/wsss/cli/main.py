@@ -12,7 +12,7 @@ from .data import data
 from .demo import demo
 from .doctor import doctor
 from .eval import evaluate_command
-from .exit_codes import exit_codes
+from .exit_codes import end_of_wrong_usage, exit_codes
 from .export import export
 from .label import label
 from .serve import serve
@@ -56,7 +56,10 @@ def main() -> None:
     """Entry point of the console script."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names are bytes, not all UTF-8
-    app()
+    try:
+        sys.exit(app(prog_name="wsss", standalone_mode=False))
+    except typer.TyperException as error:
+        end_of_wrong_usage(error)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,8 +17,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
+from rich.table import Column
+from rich.text import Text
 
 from ..runtime.progress import Progress, ProgressTask
+from ..runtime.report.text import format_seconds
 
 # Names of files and classes may hold `[b]` or `:cat:` and mean just that.
 stdout = Console(highlight=False, markup=False, emoji=False)
@@ -46,12 +49,12 @@ def progress() -> Iterator[Progress]:
         return
     columns = (
         TextColumn("{task.description:<16}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        BarColumn(),  # which alone gives way where the window is narrow
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[figures]}", markup=False),
     )
-    with RichProgress(*columns, console=stderr) as bars:
+    with _Bars(*columns, console=stderr) as bars:
         yield BarProgress(bars)
 
 
@@ -72,8 +75,9 @@ class PlainProgress(Progress):
 
 class _PlainTask(ProgressTask):
     def __init__(self, name: str, total: int, done: int) -> None:
-        self.name, self.total, self.done = name, total, done
+        self.name, self.total, self.done, self.first = name, total, done, done
         self.figures: dict[str, float] = {}
+        self.shares = ""
         self.shown = self.started = time.monotonic()
 
     def advance(self, count: int = 1, **figures: float) -> None:
@@ -84,13 +88,31 @@ class _PlainTask(ProgressTask):
         if self.done < self.total and time.monotonic() - self.shown > PLAIN_SECONDS:
             self.show()
 
+    def divide(self, shares: Mapping[str, float]) -> None:
+        """See `ProgressTask.divide`."""
+        self.shares = _shares(shares)
+
     def show(self) -> None:
         """Write the state as one line."""
         self.shown = time.monotonic()
-        seconds = self.shown - self.started
-        line = f"{self.name}: {self.done}/{self.total} after {seconds:.0f} s {_text(self.figures)}"
-        sys.stderr.write(line.rstrip() + "\n")
+        seconds, done = self.shown - self.started, self.done - self.first
+        line = f"{self.name}: {self.done}/{self.total} after {seconds:.0f} s"
+        if done > 0 and self.done < self.total:
+            line += f", {format_seconds(seconds / done * (self.total - self.done))} left"
+        for told in (_text(self.figures), self.shares):
+            line += f"; {told}" if told else ""
+        sys.stderr.write(line + "\n")
         sys.stderr.flush()
+
+
+class _Bars(RichProgress):
+    """Below its bars they tell where the time went, for which a row has no room."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        for task in self.tasks:
+            if task.fields["shares"]:
+                yield Text(task.fields["shares"], overflow="ellipsis", no_wrap=True)
 
 
 class BarProgress(Progress):
@@ -102,7 +124,7 @@ class BarProgress(Progress):
     @contextmanager
     def task(self, name: str, total: int, done: int = 0) -> Iterator[ProgressTask]:
         """See `Progress.task`."""
-        bar = self.bars.add_task(name, total=total, completed=done, figures="")
+        bar = self.bars.add_task(name, total=total, completed=done, figures="", shares="")
         yield _BarTask(self.bars, bar)
 
     def note(self, text: str) -> None:
@@ -118,6 +140,10 @@ class _BarTask(ProgressTask):
         """See `ProgressTask.advance`."""
         self.bars.update(self.bar, advance=count, figures=_text(figures))
 
+    def divide(self, shares: Mapping[str, float]) -> None:
+        """See `ProgressTask.divide`."""
+        self.bars.update(self.bar, shares=_shares(shares))
+
 
 def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
@@ -129,3 +155,7 @@ def _without_nan(value: Any) -> Any:
 
 def _text(figures: dict[str, float]) -> str:
     return " ".join(f"{name} {value:.4g}" for name, value in figures.items())
+
+
+def _shares(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())

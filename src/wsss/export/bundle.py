@@ -141,10 +141,9 @@ def export_run(
             "--graphs, or --force it"
         )
     with progress.task("export", 4) as task:
-        source = open_source(run_folder, settings.names, settings.layout)
+        source = open_source(run_folder, settings.names, settings.layout, images)
         photos = drawn_photos()
         if images is not None:
-            images.require_classes(source.predictor.classes, f"run '{run_folder}'")
             photos = photos_of(images, source.recipe.data.val_split)
             if settings.precision == "int8" and len(photos) < 2:
                 raise ConfigError(

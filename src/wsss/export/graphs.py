@@ -94,7 +94,7 @@ def irnet_model(network: NetworkGraph, settings: GraphSettings) -> onnx.ModelPro
 
 
 def refine_model(settings: GraphSettings) -> onnx.ModelProto:
-    """cam, probabilities, affinity, present -> label, confidence, scores, used_classes.
+    """cam, probabilities, affinity, present -> label, confidence, scores, used_classes, change.
 
     The input `image` gives nothing but its size.
     """
@@ -109,7 +109,7 @@ def refine_model(settings: GraphSettings) -> onnx.ModelProto:
 def label_model(
     cam: NetworkGraph, affinity: NetworkGraph, settings: GraphSettings
 ) -> onnx.ModelProto:
-    """image, present -> label, confidence, scores, used_classes: the whole way as one graph."""
+    """image, present -> what `refine_model` gives: the whole way as one graph."""
     draft = _Draft(settings)
     maps, probabilities = add_cam(draft, "image", cam)
     if settings.affinity_stage == "irnet":
@@ -317,7 +317,7 @@ def add_refinement(
         borders=walk.borders,
     )
     walked = graph("Max", WALKED, graph.floats(0))
-    stack = walked if walk.background == "power" else _with_constant(graph, walked, walk.threshold)
+    stack = _stack(graph, walked, walk)
     full = geometry.add_to_full_size(graph, stack, size, settings.align)
     label, confidence = _winner(graph, full, indices)
     return {
@@ -325,6 +325,7 @@ def add_refinement(
         "confidence": confidence,
         "scores": _all_scores(graph, stack, indices, settings.num_classes),
         "used_classes": used,
+        "change": _change(graph, _stack(graph, planes, walk), stack),
     }
 
 
@@ -386,13 +387,26 @@ def _with_power(graph: Builder, maps: str, alpha: float) -> str:
     return graph("Concat", graph("Pow", rest, graph.floats(alpha)), maps, axis=1)
 
 
-def _with_constant(graph: Builder, walked: str, threshold: float) -> str:
+def _stack(graph: Builder, planes: str, walk: WalkSettings) -> str:
+    """(B, 1 + n, h, w) background and classes, of planes on the grid, walked or not."""
+    return planes if walk.background == "power" else _with_constant(graph, planes, walk.threshold)
+
+
+def _with_constant(graph: Builder, maps: str, threshold: float) -> str:
     """Scores divided by the greatest of their image, behind a plane of one value."""
-    greatest = graph("ReduceMax", walked, graph.integers(1, 2, 3), keepdims=1)
-    scores = graph("Div", walked, graph("Add", greatest, graph.floats(1e-5)))
-    batch, _, height, width = graph.split(graph("Shape", walked), 4)
+    greatest = graph("ReduceMax", maps, graph.integers(1, 2, 3), keepdims=1)
+    scores = graph("Div", maps, graph("Add", greatest, graph.floats(1e-5)))
+    batch, _, height, width = graph.split(graph("Shape", maps), 4)
     shape = graph("Concat", batch, graph.integers(1), height, width, axis=0)
     return graph("Concat", graph("Expand", graph.floats(threshold), shape), scores, axis=1)
+
+
+def _change(graph: Builder, before: str, after: str) -> str:
+    """(B,) share of the cells that have another winner after the walk: `walk_change`."""
+    winners = [graph("ArgMax", stack, axis=1, keepdims=0) for stack in (before, after)]
+    differs = graph("Not", graph("Equal", *winners))
+    counts = graph("Cast", differs, to=TensorProto.FLOAT)
+    return graph("ReduceMean", counts, graph.integers(1, 2), keepdims=0)
 
 
 def _winner(graph: Builder, planes: str, indices: str) -> tuple[str, str]:

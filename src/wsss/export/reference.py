@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..runtime.cam import normalise_cam
 from ..runtime.graph_inputs import image_input, present_input
-from ..runtime.pseudo_labels import label_from_stack, score_stack, walk_scores
+from ..runtime.pseudo_labels import label_from_stack, score_stack, walk_change, walk_scores
 from ..training.models.classifier import CamClassifier
 from ..training.models.segmenter import Segmenter
 from ..training.stages.cam import class_probabilities, image_activation
@@ -99,6 +99,7 @@ def _refined(source: ExportSource, image: NDArray[np.uint8], classes: Sequence[i
         "confidence": (stack.amax(0) / stack.sum(0).clamp(min=1e-6)).numpy(),
         "scores": scores,
         "used_classes": used,
+        "change": np.asarray(walk_change(maps, walked, settings.walk), np.float32),
     }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..runtime.graph_inputs import Layout
+from ..training.data.image_set import ImageSet
 from ..training.models.affinitynet import AffinityNet
 from ..training.models.backbone import Normalisation
 from ..training.models.classifier import CamClassifier
@@ -80,16 +81,25 @@ class ExportSource:
         }
 
 
-def open_source(run_folder: Path, graphs: tuple[str, ...] | None, layout: Layout) -> ExportSource:
+def open_source(
+    run_folder: Path,
+    graphs: tuple[str, ...] | None,
+    layout: Layout,
+    images: ImageSet | None = None,
+) -> ExportSource:
     """Open a run and trace the networks that the graphs need.
 
     Args:
         graphs: names out of `GRAPHS`; default: all whose networks are trained.
+        images: which must have the classes of the run; refused before anything is traced.
 
     Raises:
-        ConfigError: an unknown graph; ArtifactError: no run, or a network that is not trained.
+        ConfigError: an unknown graph; ArtifactError: no run, a network that is not trained, or
+        images of other classes.
     """
     predictor = RunPredictor(run_folder, "cpu")
+    if images is not None:
+        images.require_classes(predictor.classes, f"run '{run_folder}'")
     if graphs is not None and not graphs:
         raise ConfigError(f"no graphs are named: choose of {', '.join(GRAPHS)}")
     for name in graphs or ():

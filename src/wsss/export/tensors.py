@@ -8,13 +8,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..runtime.graph_inputs import UNKNOWN, Layout
 
-_LABELS = ("label", "confidence", "scores", "used_classes")
+_LABELS = ("label", "confidence", "scores")
+_WALKED = (*_LABELS, "used_classes", "change")
 _TENSORS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "cam": (("image",), ("cam", "probabilities")),
     "affinity": (("image",), ("affinity",)),
-    "refine": (("image", "cam", "probabilities", "affinity", "present"), _LABELS),
-    "label": (("image", "present"), _LABELS),
-    "segmenter": (("image",), _LABELS[:3]),
+    "refine": (("image", "cam", "probabilities", "affinity", "present"), _WALKED),
+    "label": (("image", "present"), _WALKED),
+    "segmenter": (("image",), _LABELS),
 }
 
 
@@ -39,6 +40,7 @@ def graph_tensors(
         "confidence": (TensorProto.FLOAT, ["batch", *pixels]),
         "scores": (TensorProto.FLOAT, ["batch", num_classes + 1, *grid]),
         "used_classes": (TensorProto.FLOAT, ["batch", num_classes]),
+        "change": (TensorProto.FLOAT, ["batch"]),
     }
     inputs, outputs = (
         [helper.make_tensor_value_info(tensor, *known[tensor]) for tensor in side]

@@ -47,5 +47,8 @@ def crf_settings(bundle: Bundle, kind: BundleKind) -> CrfSettings:
             "again"
         ) from None
     if not settings.iterations:
-        raise ConfigError(f"the recipe '{bundle.name}' has no dense CRF after '{kind}'")
+        raise ConfigError(
+            f"the recipe '{bundle.name}' has no dense CRF after '{kind}': leave --crf out, and "
+            f"label --by {kind}"
+        )
     return settings

@@ -32,12 +32,15 @@ class Labelled:
         scores: (C + 1, h, w) float32, plane 0 the background; on the grid of the walk, or at the
             size of the image from a segmenter.
         classes: that took part, ascending; of a segmenter all.
+        change: share of the cells of the walk's grid whose label the walk changed, in [0, 1]; None
+            of a segmenter, and of bundles that do not tell it.
     """
 
     label: NDArray[np.uint8]
     confidence: NDArray[np.float32]
     scores: NDArray[np.float32]
     classes: tuple[int, ...]
+    change: float | None = None
 
 
 class BundlePredictor:
@@ -127,12 +130,9 @@ class BundlePredictor:
             if used is None
             else [tuple(int(i) for i in np.flatnonzero(row)) for row in used]
         )
-        return [
-            Labelled(*each)
-            for each in zip(
-                found["label"], found["confidence"], found["scores"], classes, strict=True
-            )
-        ]
+        planes = (found["label"], found["confidence"], found["scores"])
+        changes = self._changes(found.get("change"), len(images))
+        return [Labelled(*each) for each in zip(*planes, classes, changes, strict=True)]
 
     def label(
         self,
@@ -147,9 +147,15 @@ class BundlePredictor:
             found = self._run(image[None], [labels], kind, ["label"])
             label: NDArray[np.uint8] = found["label"][0]
             return label
+        return self.refine(image, self.predict(image, labels, kind), kind)
+
+    def refine(
+        self, image: NDArray[np.uint8], found: Labelled, kind: BundleKind
+    ) -> NDArray[np.uint8]:
+        """(H, W) uint8 label map by the recipe's dense CRF from what a graph says of the image."""
         from .bundle_crf import refine
 
-        return refine(self.bundle, image, self.predict(image, labels, kind), kind)
+        return refine(self.bundle, image, found, kind)
 
     def _require_labels(self, label: NDArray[Any], images: NDArray[np.uint8]) -> None:
         """Refuse what a stranger's graph may give in place of labels of these images."""
@@ -159,6 +165,18 @@ class BundlePredictor:
                 f"bundle '{self.bundle.folder}' gave labels {label.dtype} {label.shape} up to "
                 f"{label.max()}, expected uint8 {expected} up to {last}: export it again"
             )
+
+    def _changes(self, given: NDArray[Any] | None, count: int) -> list[float | None]:
+        """Of each image; a stranger's graph may give anything in place of shares."""
+        if given is None:
+            return [None] * count
+        shares = given.ravel()  # a server gives (B, 1): it knows no outputs of fewer axes
+        if len(shares) != count or not ((shares >= 0) & (shares <= 1)).all():
+            raise ArtifactError(
+                f"bundle '{self.bundle.folder}' gave {shares[:8].tolist()} as `change`, expected "
+                f"{count} shares in 0 to 1: export it again"
+            )
+        return [float(share) for share in shares]
 
     def graph(self, name: str) -> OpenGraph:
         """An opened graph of the bundle."""

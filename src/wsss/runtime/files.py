@@ -163,7 +163,13 @@ def read_error(name: str, error: OSError | ValueError) -> BadFile:
         errno.EILSEQ: "bad-name",
         errno.ELOOP: "bad-name",
     }.get(error.errno or 0, "unreadable")
-    return BadFile(code, f"cannot read {name!r}: {error.strerror or error}")
+    remedy = {
+        "missing": "check the path",
+        "not-a-file": "give a file",
+        "bad-name": "use another name",
+        "unreadable": "check the disk and who may read there",
+    }[code]
+    return BadFile(code, f"cannot read {name!r}: {error.strerror or error}: {remedy}")
 
 
 def file_digest(path: Path) -> str:

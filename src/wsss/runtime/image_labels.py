@@ -119,7 +119,7 @@ def read_label_table(
                 f"({_describe(entries[file])} and {_describe(entry)}): keep one"
             )
     if not entries:
-        raise DataError(f"label file {name!r} lists no image")
+        raise DataError(f"label file {name!r} lists no image, expected a row for each")
     return LabelTable(Path(name), entries)
 
 
@@ -151,7 +151,7 @@ def _csv_rows(text: str, path: str, classes: Sequence[str]) -> Iterator[tuple[st
     try:
         header, *rows = _parse_csv(text) or [[]]
     except csv.Error as error:
-        raise DataError(f"label file {path!r} is not a CSV file: {error}") from error
+        raise DataError(f"label file {path!r} is not a CSV file: {error}: mend it there") from error
     names = [cell.strip().lower() for cell in header]
     file_column = _find_column(names, FILE_COLUMNS)
     if file_column is None:
@@ -251,7 +251,7 @@ def _json_rows(text: str, path: str) -> Iterator[tuple[str, LabelEntry]]:
         # Pairs instead of a dictionary, which would hide that an image is listed twice.
         document = json.loads(text, object_pairs_hook=_Pairs)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"label file {path!r} is not JSON: {error}") from error
+        raise DataError(f"label file {path!r} is not JSON: {error}: mend it there") from error
     if isinstance(document, _Pairs):
         for file, value in document:
             yield file, _json_entry(file, value, path)
@@ -266,7 +266,10 @@ def _json_rows(text: str, path: str) -> Iterator[tuple[str, LabelEntry]]:
                 )
             yield str(name), _json_entry(str(name), item, path)
     else:
-        raise DataError(f"label file {path!r} holds neither an object nor a list of objects")
+        raise DataError(
+            f"label file {path!r} holds neither an object nor a list of objects, expected "
+            '{"a.jpg": ["cat"]} or [{"file": "a.jpg", "labels": ["cat"]}]'
+        )
 
 
 class _Pairs(list[tuple[str, Any]]):

@@ -1,6 +1,6 @@
 """How long-running functions tell where they are; the command line turns it into bars."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -21,6 +21,9 @@ class ProgressTask:
 
     def advance(self, count: int = 1, **figures: float) -> None:
         """`count` more units are done; figures such as `loss` may be shown beside the bar."""
+
+    def divide(self, shares: Mapping[str, float]) -> None:
+        """Where the time went so far: 0 to 1 by name, shown below the bar."""
 
 
 SILENT = Progress()

@@ -66,11 +66,47 @@ def walk_scores(
         steps=settings.steps,
         tolerance=settings.tolerance,
     )[0].clamp_(min=0)
+    return _maps_on_grid(walked, maps, settings)
+
+
+def walk_change(maps: ScoreMaps, walked: ScoreMaps, settings: WalkSettings) -> float:
+    """Share of the cells of the walk's grid that have another label after the walk than before.
+
+    Both labels come by one rule, that of the walk, so that nothing but the walk counts: scores on
+    the grid against the background that walks (power rule), or, divided by their greatest value,
+    against the walk's threshold (constant rule). The CAM threshold of a recipe plays no part: with
+    it labels would differ where the walk did nothing.
+
+    Args:
+        maps: what `walk_scores` took.
+        walked: what it gave.
+
+    Returns:
+        In [0, 1]; 0 without any class.
+    """
+    if not len(maps.classes):
+        return 0.0
+    planes = scores_on_grid(maps, walked.grid, settings)
+    before = _maps_on_grid(planes, maps, settings)
+    differs = _cell_labels(before, settings) != _cell_labels(walked, settings)
+    return float(differs.mean())
+
+
+def _maps_on_grid(planes: Tensor, maps: ScoreMaps, settings: WalkSettings) -> ScoreMaps:
+    """Planes as `scores_on_grid` gives them, walked or not, as maps of the classes."""
     if settings.background == "power":
-        scores, background = walked[1:], walked[0].cpu().numpy()
+        scores, background = planes[1:], planes[0].cpu().numpy()
     else:
-        scores, background = walked / (walked.amax() + 1e-5), None
+        scores, background = planes / (planes.amax() + 1e-5), None
     return ScoreMaps(maps.classes, scores.cpu().numpy(), maps.size, background)
+
+
+def _cell_labels(maps: ScoreMaps, settings: WalkSettings) -> NDArray[np.int64]:
+    """(h, w) place of the winner among background and classes; ties go to the background."""
+    background = maps.background
+    if background is None:
+        background = np.full(maps.grid, settings.threshold, np.float32)
+    return np.asarray(np.concatenate([background[None], maps.scores]).argmax(0), np.int64)
 
 
 def scores_on_grid(maps: ScoreMaps, grid: tuple[int, int], settings: WalkSettings) -> Tensor:

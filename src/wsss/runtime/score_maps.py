@@ -35,6 +35,11 @@ class ScoreMaps:
     size: tuple[int, int]
     background: NDArray[np.float32] | None = None
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of the maps."""
+        return self.scores.shape[1], self.scores.shape[2]
+
     def select(self, classes: NDArray[np.int64]) -> "ScoreMaps":
         """Only the given classes; those without a map are left out."""
         keep = np.isin(self.classes, classes)

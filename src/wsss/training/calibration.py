@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ArtifactError
 from ..runtime.image_io import read_image
 from ..runtime.progress import SILENT, Progress
 from .data.image_set import ImageSet
@@ -97,11 +96,7 @@ def calibrate(
         DataError: no such list, or an image without image-level labels.
     """
     predictor = RunPredictor(run, device)
-    if predictor.classes != images.classes:
-        raise ArtifactError(
-            f"run '{run}' knows the classes {', '.join(predictor.classes)}; the image set has "
-            f"{', '.join(images.classes)}"
-        )
+    images.require_classes(predictor.classes, f"run '{run}'")
     list_name = split or predictor.recipe.data.val_split
     samples = images.select(list_name).samples
     present = np.stack([sample.label_vector(len(images.classes)) for sample in samples]) > 0

@@ -144,7 +144,7 @@ def evaluate(
     if without or not samples:
         raise DataError(
             f"list '{list_name}' of '{image_set.root}' has {len(samples)} images, {without} of "
-            "them without a mask: masks are needed to evaluate"
+            "them without a mask: masks are needed to evaluate, choose a list that has them"
         )
     thresholds = tuple(sorted({*SWEEP, threshold})) if sweep else (threshold,)
     tally = _Tally(len(image_set.classes), thresholds)
@@ -273,14 +273,17 @@ class FolderPredictions:
             ArtifactError: no such folder, or not a single prediction for these images.
         """
         if not folder.is_dir():
-            raise ArtifactError(f"no such folder: '{folder}'")
+            raise ArtifactError(
+                f"no such folder: '{folder}': give a run, a job of `wsss label`, or a folder of "
+                "NAME.png or NAME.npz"
+            )
         for place, suffix in ((folder, ".png"), (folder, ".npz"), (folder / "scores", ".npz")):
             if any((place / f"{sample.name}{suffix}").is_file() for sample in images.samples):
                 break
         else:
             raise ArtifactError(
                 f"'{folder}' holds no NAME.png or NAME.npz for any of the {len(images.samples)} "
-                f"images, for example '{images.samples[0].name}.png'"
+                f"images: expected files such as '{images.samples[0].name}.png'"
                 if images.samples
                 else "the list has no images"
             )

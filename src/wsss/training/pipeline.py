@@ -14,6 +14,7 @@ from ..runtime.progress import SILENT, Progress
 from . import affinitynet, distributed, irnet
 from .data.image_set import ImageSet
 from .devices import choose_device
+from .models.foreign_weights import check_weights_file
 from .networks import affinity_architecture, classifier_architecture, segmenter_architecture
 from .recipe import Recipe
 from .run import (
@@ -155,6 +156,8 @@ def _check_start(run: Run, stages: Sequence[str]) -> None:
             f"recipe '{recipe.name}' starts from ImageNet weights of {backbone.name}: give "
             "them by --weights FILE"
         )
+    if run.weights_path is not None:
+        check_weights_file(run.weights_path)
     _check_given(run, run.cams_path, "--cams", ".npz")
     _check_given(run, run.seeds_path, "--seeds", ".png")
     for name in stages:
@@ -179,13 +182,16 @@ def _check_given(run: Run, folder: Path | None, option: str, suffix: str) -> Non
     if folder is None:
         return
     if not folder.is_dir():
-        raise DataError(f"{option}: no such folder: '{folder}'")
+        raise DataError(
+            f"{option}: no such folder: '{folder}': expected one with NAME{suffix} for every image "
+            "to train on"
+        )
     names = [f"{sample.name}{suffix}" for sample in run.train_set.samples]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise DataError(
             f"{option} '{folder}' lacks files for {len(missing)} of {len(names)} images, for "
-            f"example '{missing[0]}'"
+            f"example '{missing[0]}': add them, or leave {option} out"
         )
 
 

@@ -1,6 +1,7 @@
 """The trained networks of a run, applied to any image."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +15,7 @@ from ..runtime.cam import normalise_cam
 from ..runtime.graph_inputs import AnyOf
 from ..runtime.image_io import read_image
 from ..runtime.instances.instance_map import InstanceMap
-from ..runtime.pseudo_labels import label_from_scores
+from ..runtime.pseudo_labels import label_from_scores, walk_change
 from ..runtime.score_maps import ScoreMaps
 from .data.image_set import Sample
 from .devices import choose_device
@@ -29,7 +30,13 @@ from .recipe import IRNetRecipe, load_recipe
 from .sections import NO_CRF
 from .stages.cam import class_probabilities, image_activation
 from .stages.instances import image_instances
-from .stages.labels import Affinities, affinity_features, image_affinity, walked_scores
+from .stages.labels import (
+    Affinities,
+    affinity_features,
+    image_affinity,
+    walk_settings,
+    walked_scores,
+)
 from .stages.segmenter import segment_image
 
 PredictionKind = Literal["cam", "walk", "labels", "segmenter"]
@@ -47,6 +54,19 @@ NETWORKS: dict[str, type[Network]] = {
 
 CLASS_THRESHOLD = 0.5
 """Probability from which the classifier calls a class present."""
+
+
+@dataclass(frozen=True)
+class RunLabelled:
+    """What a run says of one image.
+
+    Attributes:
+        label: (H, W) uint8: 0 background, class index + 1.
+        change: see `walk_change`; None where nothing walks.
+    """
+
+    label: NDArray[np.uint8]
+    change: float | None = None
 
 
 class RunPredictor:
@@ -109,16 +129,8 @@ class RunPredictor:
             labels: classes in the image; None: those the classifier finds; `AnyOf`: those of them
                 that it finds.
         """
-        classifier = self.network("cam", CamClassifier)
-        if labels is None:
-            labels = self.find_classes(image)
-        elif isinstance(labels, AnyOf):
-            labels = [index for index in self.find_classes(image) if index in labels]
-        activation = image_activation(classifier, image, self.recipe.cam, self.device)
-        maps = normalise_cam(activation, labels, (image.shape[0], image.shape[1]))
-        if kind == "cam":
-            return maps
-        return walked_scores(self.affinity_network(), image, maps, self.recipe, self.device)
+        maps = self._cams(image, labels)
+        return maps if kind == "cam" else self._walked(image, maps)
 
     def affinity_network(self) -> AffinityNetwork:
         """The network that gives the affinities of the walk."""
@@ -154,7 +166,18 @@ class RunPredictor:
         *,
         crf: bool | None = None,
     ) -> NDArray[np.uint8]:
-        """Label map of an image: 0 background, class index + 1.
+        """(H, W) uint8 label map of an image; see `predict`."""
+        return self.predict(image, labels, kind, crf=crf).label
+
+    def predict(
+        self,
+        image: NDArray[np.uint8],
+        labels: Sequence[int] | None = None,
+        kind: PredictionKind = "segmenter",
+        *,
+        crf: bool | None = None,
+    ) -> RunLabelled:
+        """Label map of an image, and by how much the walk changed its CAMs.
 
         Args:
             image: (H, W, 3) uint8 RGB.
@@ -162,9 +185,6 @@ class RunPredictor:
                 finds.
             crf: with or without the recipe's dense CRF; default: with it, except behind `cam` and
                 `walk`.
-
-        Returns:
-            (H, W) uint8.
         """
         recipe = self.recipe
         if crf is None:
@@ -174,15 +194,34 @@ class RunPredictor:
             section = recipe.segmenter
             if not crf:
                 section = section.model_copy(update={"crf": NO_CRF})
-            return segment_image(segmenter, image, section, recipe.cam.align, self.device)
-        return label_from_scores(
-            self.score_maps(image, labels, kind),
+            align = recipe.cam.align
+            return RunLabelled(segment_image(segmenter, image, section, align, self.device))
+        maps, change = self._cams(image, labels), None
+        if kind != "cam":
+            cams, maps = maps, self._walked(image, maps)
+            change = walk_change(cams, maps, walk_settings(recipe))
+        label = label_from_scores(
+            maps,
             threshold=recipe.cam.threshold if kind == "cam" else recipe.walk.threshold,
             align=recipe.cam.align,
             image=image,
             crf=recipe.walk.crf.settings() if crf else None,
             device=self.device,
         )
+        return RunLabelled(label, change)
+
+    def _cams(self, image: NDArray[np.uint8], labels: Sequence[int] | None) -> ScoreMaps:
+        """See `score_maps`."""
+        classifier = self.network("cam", CamClassifier)
+        if labels is None:
+            labels = self.find_classes(image)
+        elif isinstance(labels, AnyOf):
+            labels = [index for index in self.find_classes(image) if index in labels]
+        activation = image_activation(classifier, image, self.recipe.cam, self.device)
+        return normalise_cam(activation, labels, (image.shape[0], image.shape[1]))
+
+    def _walked(self, image: NDArray[np.uint8], maps: ScoreMaps) -> ScoreMaps:
+        return walked_scores(self.affinity_network(), image, maps, self.recipe, self.device)
 
     @torch.no_grad()
     def instances(

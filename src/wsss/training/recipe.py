@@ -7,6 +7,7 @@ live in `wsss/recipes` and are taken by name.
 import json
 import tomllib
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -14,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from ..errors import ConfigError
+from ..runtime.faults import fault_text
 from .sections import (
     AffinitySection,
     BackboneSection,
@@ -103,7 +105,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"recipe '{label}' is no valid TOML: {error}") from None
+        raise ConfigError(f"recipe '{label}' is no valid TOML: {error}: mend it there") from None
     for override in overrides:
         _apply_override(values, override)
     return parse_recipe(values, label)
@@ -121,7 +123,7 @@ def parse_recipe(values: dict[str, Any], label: str) -> Recipe:
     try:
         recipe = kind.model_validate(values)
     except ValidationError as error:
-        faults = [*_describe_faults(error), *faults]
+        faults = [*_describe_faults(error, kind), *faults]
     if faults:
         raise ConfigError(f"recipe '{label}': {'; '.join(faults)}")
     return recipe
@@ -147,7 +149,9 @@ def _read_recipe_text(name_or_path: str) -> tuple[str, str]:
     try:
         return str(path), path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe '{path}' cannot be read as UTF-8 text: {error}") from None
+        raise ConfigError(
+            f"recipe '{path}' cannot be read as UTF-8 text: {error}: save it as UTF-8"
+        ) from None
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
@@ -163,7 +167,9 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     for part in parts[:-1]:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"override '{override}': `{part}` is a value, not a section")
+            raise ConfigError(
+                f"override '{override}': `{part}` is a value, not a section: give {part}=VALUE"
+            )
     table[parts[-1]] = value
 
 
@@ -204,19 +210,24 @@ def _value(values: Any, *keys: str) -> Any:
     return values
 
 
-def _describe_faults(error: ValidationError) -> Iterable[str]:
+def _describe_faults(error: ValidationError, kind: type[Recipe]) -> Iterable[str]:
     for fault in error.errors():
         place = ".".join(str(part) for part in fault["loc"])
-        message = fault["msg"].removeprefix("Value error, ")
-        message = message[0].lower() + message[1:]
         if fault["type"] == "extra_forbidden":
-            yield f"{place} is no key of this recipe"
+            yield f"{place} is no key of this recipe{_suggestion(fault['loc'], kind)}"
         elif fault["type"] == "missing":
             yield f"{place} is missing"
-        elif fault["type"] == "value_error":
-            yield f"{place}: {message}" if place else message
         else:
-            yield f"{place} is {fault['input']!r}, {message.replace('input should', 'must')}"
+            yield fault_text(place, fault)
+
+
+def _suggestion(place: tuple[int | str, ...], kind: type[Recipe]) -> str:
+    """The key that was probably meant, if one of that section reads alike."""
+    section: Any = kind
+    for part in place[:-1]:  # only sections refuse a key
+        section = section.model_fields[part].annotation
+    close = get_close_matches(str(place[-1]), section.model_fields, 1)
+    return f", expected {'.'.join([*map(str, place[:-1]), close[0]])}" if close else ""
 
 
 def _dump_table(table: dict[str, Any], path: tuple[str, ...]) -> str:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from ..errors import ArtifactError
-from ..runtime.files import atomic_write_bytes
+from ..runtime.files import atomic_write_bytes, make_folder
 from ..runtime.progress import Progress
 from . import distributed
 from .data.image_set import ImageSet, Sample
@@ -139,10 +139,7 @@ def claim_folder(run: Run, overwrite: bool) -> None:
         )
     distributed.barrier()
     if distributed.is_main():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ArtifactError(f"cannot make '{folder}': {error.strerror}") from None
+        make_folder(folder)
         atomic_write_bytes(identity_path, json.dumps(identity, indent=2).encode())
         atomic_write_bytes(folder / "recipe.toml", dump_recipe(run.recipe).encode())
     distributed.barrier()

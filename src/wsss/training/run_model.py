@@ -19,7 +19,7 @@ from .predictor import PredictionKind, RunPredictor
 
 @dataclass(frozen=True)
 class RunModel:
-    """See `wsss.runtime.bulk.model.Model`; a run gives label maps alone.
+    """See `wsss.runtime.bulk.model.Model`; a run tells no confidence and no scores.
 
     Attributes:
         details: what decides the pixels.
@@ -61,10 +61,11 @@ class OpenRun:
         self, images: Sequence[NDArray[np.uint8]], labels: Sequence[Sequence[int] | None]
     ) -> list[Answer]:
         """See `OpenModel`."""
-        return [
-            Answer(self._predictor.label(image, classes, self._kind, crf=self._crf))
+        found = [
+            self._predictor.predict(image, classes, self._kind, crf=self._crf)
             for image, classes in zip(images, labels, strict=True)
         ]
+        return [Answer(each.label, change=each.change) for each in found]
 
     def close(self) -> None:
         """See `OpenModel`."""

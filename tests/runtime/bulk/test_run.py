@@ -10,7 +10,8 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from local_model import FATAL, NAN, ONCE, POISON, REFUSED, LocalModel, write_ima
 from tiny_run import files_of
 
 from wsss.errors import ArtifactError, ConfigError, DataError, ServerError, WsssError
+from wsss.runtime.bulk.clock import STAGES
 from wsss.runtime.bulk.durable import WORK
 from wsss.runtime.bulk.plan import Settings
 from wsss.runtime.bulk.records import read_images, recorded_units
 from wsss.runtime.bulk.run import LabelSummary, Shard, finish, label_in_bulk
 from wsss.runtime.image_io import read_label_map
+from wsss.runtime.progress import Progress, ProgressTask
 
 COUNT = 50
 TOLD = ("timings.jsonl", "summary.json", "report.html")
@@ -83,6 +86,42 @@ def test_what_a_job_gives(images: Path, expected: dict[str, bytes], tmp_path: Pa
     assert record.size == label_map.shape
     assert record.pixels == {int(v): int((label_map == v).sum()) for v in np.unique(label_map)}
     assert len(json.loads((out / "coco.json").read_text())["annotations"]) > 0
+
+
+class Shown(Progress, ProgressTask):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.done, self.shares, self.figures = 0, dict[str, float](), dict[str, float]()
+
+    @contextmanager
+    def task(self, name: str, total: int, done: int = 0) -> Iterator[ProgressTask]:
+        assert (name, total, done) == ("label", COUNT, 0)
+        yield self
+
+    def advance(self, count: int = 1, **figures: float) -> None:
+        self.done, self.figures = self.done + count, figures
+
+    def divide(self, shares: Mapping[str, float]) -> None:
+        self.shares = dict(shares)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_progress_tells_rate_failures_and_where_the_time_goes(
+    workers: int, images: Path, tmp_path: Path
+) -> None:
+    shown = Shown()
+    label(images, tmp_path / "out", workers=workers, progress=shown)
+    assert shown.done == COUNT
+    assert shown.figures["failed"] == 2 and shown.figures["images/s"] > 0
+    idle = shown.shares.pop("network idle")
+    assert 0 < idle < 1
+    assert tuple(shown.shares) == STAGES and min(shown.shares.values()) > 0
+    assert sum(shown.shares.values()) == pytest.approx(1)
+    told = json.loads((tmp_path / "out" / "summary.json").read_text())["time"]
+    assert told["share_outside_network"] == pytest.approx(idle, abs=1e-4)
+    work = sum(told["stage_seconds"][name] for name in STAGES)
+    assert told["stage_seconds"]["read"] / work == pytest.approx(shown.shares["read"], abs=1e-3)
 
 
 @pytest.mark.parametrize(

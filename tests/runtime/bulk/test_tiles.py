@@ -1,5 +1,7 @@
 """Huge images in tiles: as if whole away from seams, and at seams by a stated bound."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -180,6 +182,25 @@ def test_scores_of_the_whole_are_means_of_squares(grid):
                 square = whole.scores[:, rows == i][:, :, columns == j]
                 assert np.allclose(answer.scores[:, i, j], square.mean((1, 2)), atol=1e-5)
     assert answer.change == 0.25
+
+
+def test_the_change_of_the_whole_counts_every_pixel_once():
+    """Half of the first tile was changed and nothing else: it counts by what is its own of it."""
+
+    class FirstTile(LocalModel):
+        def _answer(self, image):
+            is_first = len(self.seen) == 1
+            return replace(super()._answer(image), change=0.5 if is_first else 0.0)
+
+    height, width, side = 20, 100, 32
+    cuts = Cuts.of(width, side)
+    assert len(cuts.starts) > 2
+    tiled = TiledModel(FirstTile(), CLASSES, side * side)
+    (answer,) = tiled.label([picture(height, width)], [None])
+    own = float(cuts.window(0).sum())
+    assert cuts.core(0).stop < own < cuts.size
+    assert answer.change == pytest.approx(0.5 * own / width, rel=1e-6)
+    assert answer.change > 0.5 / len(cuts.starts)  # the first tile shares one side alone
 
 
 def test_small_images_go_through_untouched():

@@ -107,8 +107,8 @@ def bench_cam(
     """
     figures: dict[str, tuple[float, float]] = {}
     with exact_float32(device), tempfile.TemporaryDirectory() as folder:
-        files = _write_graphs(case, precisions, Path(folder))
         _require_close(f"{PUBLISHED}: network", published_network_error(case, device))
+        files = _write_graphs(case, precisions, Path(folder))
         expected = references(case, device)
 
         def check(name: str, cams: Cams) -> None:

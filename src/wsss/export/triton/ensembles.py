@@ -2,7 +2,7 @@
 
     image ---> cam ---> probabilities ---> relay ---> image ---> affinity ---> refine ---> label,
                  +--> cam --> refine         ^  +--> present --> refine        confidence, scores,
-                                          present                              used_classes
+                                          present                              used_classes, change
 
 One step runs at a time: where two fail side by side, as with full queues, the server (2.51) loses
 the request or crashes. Hence `relay`, by which the affinity waits for the CAMs. No tensor is both
@@ -122,6 +122,8 @@ def _add_step(
 
 
 def _finished(config: Any, bundle: Bundle, digests: Mapping[int, str]) -> Any:
+    for tensor in config.output:
+        tensor.ClearField("reshape")  # the step has added the axis
     # One version alone: its steps are those of the newest bundle.
     config.version_policy.latest.num_versions = 1
     add_identity(config, bundle, digests)

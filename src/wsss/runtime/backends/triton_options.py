@@ -69,7 +69,7 @@ def parse_url(url: str) -> ServerUrl:
         raise ConfigError(f"'{url}' is no URL of a Triton server: expected {_FORMS}")
     port = int(found["port"] or _PORTS[scheme])
     if not 1 <= port <= 65535:
-        raise ConfigError(f"port {port} of '{url}' is outside of 1 to 65535")
+        raise ConfigError(f"the port of '{url}' is {port}, expected 1 to 65535")
     protocol: Literal["http", "grpc"] = "grpc" if scheme.startswith("grpc") else "http"
     return ServerUrl(protocol, scheme.endswith("s"), found["host"].strip("[]"), port)
 
@@ -97,7 +97,10 @@ class TritonOptions:
     def __post_init__(self) -> None:
         parse_url(self.url)
         if self.model is not None and not re.fullmatch(r"[\w.-]{1,200}", self.model):
-            raise ConfigError(f"'{self.model}' is no name of a Triton model")
+            raise ConfigError(
+                f"'{self.model}' is no name of a Triton model: expected letters, digits, '.', '_' "
+                "or '-'"
+            )
         if not 1 <= self.in_flight <= MAX_IN_FLIGHT:
             raise ConfigError(f"`in_flight` is {self.in_flight}, expected 1 to {MAX_IN_FLIGHT}")
         check_seconds("deadline", self.deadline_s)

@@ -93,8 +93,7 @@ class OpenBundle:
         """See `OpenModel`."""
         if self._crf:
             return [
-                Answer(self._predictor.label(image, classes, self._kind, crf=True))
-                for image, classes in zip(images, labels, strict=True)
+                self._refined(image, classes) for image, classes in zip(images, labels, strict=True)
             ]
         found = self._predictor.predict_batch(np.stack(images), labels, self._kind)
         return [self._answer(each) for each in found]
@@ -106,7 +105,11 @@ class OpenBundle:
     def _answer(self, found: Labelled) -> Answer:
         # A segmenter's scores are of the image's size, where both rules are one.
         align = self._predictor.bundle.align
-        return Answer(found.label, found.confidence, found.scores, align=align)
+        return Answer(found.label, found.confidence, found.scores, found.change, align)
+
+    def _refined(self, image: NDArray[np.uint8], classes: Sequence[int] | None) -> Answer:
+        found = self._predictor.predict(image, classes, self._kind)
+        return Answer(self._predictor.refine(image, found, self._kind), change=found.change)
 
 
 def bundle_model(
@@ -169,5 +172,8 @@ def _kind(name: str | None, predictor: BundlePredictor, has_labels: bool) -> Bun
             chosen: BundleKind = kind
             return chosen
     if name is not None:
-        raise ConfigError(f"a bundle labels by walk, labels or segmenter, not by '{name}'")
+        raise ConfigError(
+            f"--by is '{name}', and a bundle labels by walk, labels or segmenter: choose one of "
+            "them, or give the run by --model"
+        )
     return predictor.default_kind(has_labels)

@@ -1,14 +1,17 @@
 """Probabilities from which the classifier calls a class present, as a user gives them."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ...errors import ConfigError, DataError
 from ..files import read_file
 
 _MAX_BYTES = 1 << 20
+_SHOWN = 40
+"""Characters of what stands where a number belongs."""
+_REMEDY = "give a file that `wsss eval --calibrate` wrote, or one number"
 
 
 def read_thresholds(text: str, classes: Sequence[str]) -> tuple[float, ...]:
@@ -22,14 +25,16 @@ def read_thresholds(text: str, classes: Sequence[str]) -> tuple[float, ...]:
         ConfigError: neither, classes missing or unknown, or a number outside of (0, 1).
         DataError: the file cannot be read.
     """
+    values: list[Any]
     try:
         values = [float(text)] * len(classes)
     except ValueError:
         values = _from_file(text, classes)
     for name, value in zip(classes, values, strict=True):
-        if not 0 < value < 1:
+        if not (isinstance(value, int | float) and 0 < value < 1):  # which true is not
             raise ConfigError(
-                f"the threshold of class '{name}' is {value}, expected a number between 0 and 1"
+                f"the threshold of class '{name}' is {json.dumps(value)[:_SHOWN]}, expected a "
+                "number between 0 and 1"
             )
     return tuple(values)
 
@@ -47,7 +52,7 @@ def require_classifier(is_asked: bool) -> None:
         )
 
 
-def _from_file(path: str, classes: Sequence[str]) -> list[float]:
+def _from_file(path: str, classes: Sequence[str]) -> list[Any]:
     if not Path(path).is_file():
         raise ConfigError(
             f"--threshold is '{path}', expected a number between 0 and 1, or a JSON file with one "
@@ -56,14 +61,13 @@ def _from_file(path: str, classes: Sequence[str]) -> list[float]:
     try:
         found = json.loads(read_file(path, max_bytes=_MAX_BYTES))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"'{path}' is no JSON file: {error}") from error
+        raise DataError(f"'{path}' is no JSON file ({error}): {_REMEDY}") from error
     if not isinstance(found, dict):
-        raise DataError(f'\'{path}\' holds no object like {{"cat": 0.4, "dog": 0.6}}')
+        raise DataError(f'\'{path}\' holds no object like {{"cat": 0.4, "dog": 0.6}}: {_REMEDY}')
     differing = sorted(set(found) ^ set(classes))
     if differing:
         raise ConfigError(
             f"'{path}' and the model differ in the classes {', '.join(differing)}: give each class "
             "of the model a threshold"
         )
-    values = [found[name] for name in classes]
-    return [v if isinstance(v, int | float) and type(v) is not bool else math.nan for v in values]
+    return [found[name] for name in classes]

@@ -6,6 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+STAGES = ("read", "network", "encode", "write", "commit")
+"""Those that are work; another one is waiting."""
+
 
 class Clock:
     """Adds up stages; its gate lets only so many threads compute at once."""

@@ -20,7 +20,8 @@ class Answer:
         label: (H, W) uint8: 0 background, class index + 1.
         confidence: (H, W) float32 in [0, 1], of that label; None where the model has none.
         scores: (C + 1, h, w) float32, plane 0 the background; None as before.
-        change: share of the walk's grid whose label differs from the CAM's; None as before.
+        change: share of the cells of the walk's grid whose label the walk changed, before any CRF;
+            None where nothing walks, or the model does not tell. See `pseudo_labels.walk_change`.
         align: how the grid of the scores lies on the pixels; see `geometry.Align`.
         instances: of the size of the label; None where the model has none.
 

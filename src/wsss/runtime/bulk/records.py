@@ -33,7 +33,7 @@ class ImageRecord:
         size: (height, width) as displayed.
         pixels: label value -> number of pixels.
         confidence: mean over the image.
-        change: share of the walk's grid whose label differs from that of the CAM; None if unknown.
+        change: share of the cells of the walk's grid whose label the walk changed; None if unknown.
         missing: classes that were given for the image and got no pixel.
         instances: number of them, fragments left out; None where the model told none.
     """

@@ -3,6 +3,7 @@
 import re
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -32,7 +33,7 @@ from .summary import (
     write_results,
     write_summary,
 )
-from .timings import TIMINGS, timing_line
+from .timings import TIMINGS, time_shares, timing_line
 from .unit import Task, UnitOutcome
 from .writers import open_writers
 from .writers.contract import JobView
@@ -314,15 +315,15 @@ class _Watcher:
         self._task, self._progress, self._failed = task, progress, failed
         self._through = self._shown = 0
         self._started = time.monotonic()
-        self._figures: dict[str, float] = {}
+        self._seconds: defaultdict[str, float] = defaultdict(float)
 
     def through(self, outcome: UnitOutcome) -> None:
         """A unit was committed."""
         self._through += outcome.summary.num_images
         self._failed += outcome.summary.num_failed
-        seconds = outcome.seconds
-        if seconds["all"]:
-            self._figures["idle_percent"] = 100 * seconds["idle"] / seconds["all"]
+        for name, seconds in outcome.seconds.items():
+            self._seconds[name] += seconds
+        self._task.divide(time_shares(self._seconds))
         self._show(self._through)
 
     def under_way(self, ended: int) -> None:
@@ -339,6 +340,6 @@ class _Watcher:
         # A unit that a dead worker had begun counts from the start again.
         if images > self._shown:
             rate = images / (time.monotonic() - self._started)
-            figures = {"failed": self._failed, "per_s": rate, **self._figures}
+            figures = {"failed": self._failed, "images/s": rate}
             self._task.advance(images - self._shown, **figures)
             self._shown = images

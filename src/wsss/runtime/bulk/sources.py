@@ -89,7 +89,7 @@ class _Search:
             return self._file(os.path.basename(path), path)
         if _MAGIC & set(source):
             return self._matching(source)
-        raise DataError(f"no such image or folder: {source!r}")
+        raise DataError(f"no such image or folder: {source!r}: check the path")
 
     def _below(self, root: str) -> Iterator[Found]:
         for match in walk(self._folders(IMAGE_SUFFIXES), root):
@@ -108,7 +108,9 @@ class _Search:
         base, parts = _split_glob(pattern)
         root = _absolute(base or os.curdir)
         if not os.path.isdir(root):
-            raise DataError(f"no such image or folder: {pattern!r} (there is no {root!r})")
+            raise DataError(
+                f"no such image or folder: {pattern!r}, there is no {root!r}: check the path"
+            )
         return self._matches(root, parts)
 
     def _matches(self, root: str, parts: tuple[str, ...]) -> Iterator[Found]:
@@ -153,7 +155,7 @@ class _Search:
             return self._stored_matches(store.at(base), Pattern(parts))
         is_folder = store.is_folder()
         if is_folder is None:
-            raise DataError(f"no such image or folder: {url!r}")
+            raise DataError(f"no such image or folder: {url!r}: check the URL")
         if is_folder:
             return self._stored_matches(store, Pattern())
         return self._stored(store, _last(store.path))

@@ -90,7 +90,7 @@ class _Whole:
         self._label = np.empty((height, width), np.uint8)
         self._confidence: NDArray[np.float32] | None = None
         self._scores: CoarseScores | None = None
-        self._changes: list[float] = []
+        self._changed = self._walked = 0.0
 
     def seam(self, rows: slice | None, columns: slice | None) -> Seam | None:
         """Where several tiles lie; None: nowhere."""
@@ -111,7 +111,10 @@ class _Whole:
                 self._scores = CoarseScores(*self._label.shape, self._num_planes)
             self._scores.add(tile, answer.scores)
         if answer.change is not None:
-            self._changes.append(answer.change)
+            # Pixels that count as its own: a tile in the middle of an image shares more of them.
+            own = float(tile.row_window.sum()) * float(tile.column_window.sum())
+            self._changed += own * answer.change
+            self._walked += own
 
     def write(self, seam: Seam | None) -> None:
         """A seam to which all of its tiles were added."""
@@ -121,6 +124,5 @@ class _Whole:
     def answer(self) -> Answer:
         """When all tiles were added and all seams written."""
         scores = None if self._scores is None else self._scores.mean()
-        # Tiles are of one size, so the mean of their shares is that of the image.
-        change = sum(self._changes) / len(self._changes) if self._changes else None
+        change = self._changed / self._walked if self._walked else None
         return Answer(self._label, self._confidence, scores, change)

@@ -3,11 +3,12 @@
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .clock import STAGES
 from .unit import UnitOutcome
 
 TIMINGS = "timings.jsonl"
@@ -38,6 +39,19 @@ def timing_line(outcome: UnitOutcome) -> bytes:
         "seconds": {name: round(value, 6) for name, value in sorted(outcome.seconds.items())},
     }
     return json.dumps(line).encode("ascii") + b"\n"
+
+
+def time_shares(seconds: Mapping[str, float]) -> dict[str, float]:
+    """How the work divides into its stages; and the share of a worker's time in which nothing was
+    in the network.
+
+    Args:
+        seconds: see `Clock.seconds`, of one unit or summed.
+    """
+    parts = {name: seconds.get(name, 0.0) for name in STAGES}
+    work, whole = sum(parts.values()), seconds["all"]
+    shares = {name: part / work if work else 0.0 for name, part in parts.items()}
+    return shares | {"network idle": seconds["idle"] / whole if whole else 0.0}
 
 
 def read_timings(out: Path) -> Iterator[UnitTiming]:

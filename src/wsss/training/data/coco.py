@@ -167,7 +167,7 @@ def read_json(path: Path) -> tuple[Any, bytes]:
     try:
         return json.loads(data), data
     except (ValueError, RecursionError) as error:
-        raise DataError(f"'{path}' is not JSON: {error}") from None
+        raise DataError(f"'{path}' is not JSON: {error}: write it anew") from None
 
 
 def _read_document(path: Path, findings: Findings) -> _Document:

@@ -23,6 +23,7 @@ from .weight_names import Translated, translate, unwrapped
 
 MAX_BYTES = 4 * 2**30
 """The largest known file, VGG16 with its fully connected layers, has 0.5 GiB."""
+SAFETENSORS = ".safetensors"
 PICKLE_SUFFIXES = (".pth", ".pt")
 VGG16_FULLY_CONNECTED = ("fc6", "fc7")
 
@@ -70,19 +71,26 @@ def load_backbone_weights(backbone: Backbone, path: Path) -> None:
         )
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors by name, and the metadata, which only .safetensors files have."""
+def check_weights_file(path: Path) -> None:
+    """Look at a file from outside, before anything depends on it.
+
+    Raises:
+        ArtifactError: it is not there, too large, or of another kind.
+    """
     if not path.is_file():
-        raise ArtifactError(f"weights '{path}' do not exist or are no file")
+        raise ArtifactError(f"weights '{path}' do not exist or are no file: check the path")
     if path.stat().st_size > MAX_BYTES:
         raise ArtifactError(f"weights '{path}' are larger than {MAX_BYTES >> 30} GiB")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.suffix in PICKLE_SUFFIXES:
-        return _read_pickle(path), {}
-    raise ArtifactError(
-        f"weights '{path}' end in '{path.suffix}', expected .safetensors, .pth or .pt"
-    )
+    if path.suffix not in (SAFETENSORS, *PICKLE_SUFFIXES):
+        raise ArtifactError(
+            f"weights '{path}' end in '{path.suffix}', expected .safetensors, .pth or .pt"
+        )
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors by name, and the metadata, which only .safetensors files have."""
+    check_weights_file(path)
+    return _read_safetensors(path) if path.suffix == SAFETENSORS else (_read_pickle(path), {})
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -18,6 +18,7 @@ from ...report.document import (
     render_page,
 )
 from ...report.text import escaped, format_count, format_number, format_seconds
+from ..clock import STAGES
 from ..records import ImageRecord
 from ..summary import JobCounts
 from ..writers.contract import JobView
@@ -25,9 +26,6 @@ from ..writers.text import plain
 from .chosen import BACKGROUND_ALONE, Chosen, Shown
 from .throughput import Throughput
 from .thumbnails import Thumbnail
-
-STAGES = ("read", "network", "encode", "write", "commit")
-"""Stages of `Clock` that are work; the others are waiting."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +181,7 @@ def _pictures(report: JobReport) -> str:
         ),
         _section(
             "Most changed by the walk",
-            "Share of labels that the walk changed.",
+            "Share of the cells of its grid to which the walk gave another label, largest first.",
             report,
             chosen.changed,
         ),
@@ -248,7 +246,7 @@ def _captions(record: ImageRecord, classes: Sequence[str]) -> list[str]:
     if record.confidence is not None:
         lines.append(f"confidence {record.confidence:.2f}")
     if record.change is not None:
-        lines.append(f"changed {100 * record.change:.1f} %")
+        lines.append(f"walk changed {100 * record.change:.1f} %")
     return lines
 
 
