@@ -1,4 +1,4 @@
-"""The walk that class boundaries hold back: scores damped on boundaries, then propagated.
+"""What boundaries make of the walk: affinities along paths, and damping before it.
 
 Source: IRNet (Ahn, Cho, Kwak, CVPR 2019), its released inference code.
 """
@@ -6,33 +6,21 @@ Source: IRNet (Ahn, Cho, Kwak, CVPR 2019), its released inference code.
 from torch import Tensor
 
 from .boundary_affinity import affinity_from_boundary
-from .propagation import propagate
 from .pseudo_labels import WalkSettings
 
 
-class BoundaryWalk:
-    """The walk of one image, for any number of score planes.
+def boundary_affinities(boundary: Tensor, settings: WalkSettings) -> tuple[Tensor, Tensor]:
+    """Affinity and damping as `walk_planes` takes them.
 
     Args:
-        boundary: (1, h, w) floating in [0, 1], on the device that walks; computed in float32.
-        settings: beta, steps, radius, borders and tolerance are used.
+        boundary: (1, 1, h, w) floating in [0, 1]; computed in float32.
+        settings: beta, radius and borders are used.
+
+    Returns:
+        (1, K, h, w), the exponent applied, and (1, 1, h, w), 1 minus the boundary.
     """
-
-    def __init__(self, boundary: Tensor, settings: WalkSettings) -> None:
-        boundary = boundary.float()
-        self._affinity = affinity_from_boundary(
-            boundary[None], radius=settings.radius, beta=settings.beta, borders=settings.borders
-        )
-        self._openness = 1 - boundary
-        self._settings = settings
-
-    def __call__(self, planes: Tensor) -> Tensor:
-        """(n, h, w) scores >= 0, n may be 0 -> walked, >= 0, not normalised; zeros stay zeros."""
-        walked = propagate(
-            (planes * self._openness)[None],
-            self._affinity,
-            radius=self._settings.radius,
-            steps=self._settings.steps,
-            tolerance=self._settings.tolerance,
-        )
-        return walked[0].clamp_(min=0)
+    boundary = boundary.float()
+    affinity = affinity_from_boundary(
+        boundary, radius=settings.radius, beta=settings.beta, borders=settings.borders
+    )
+    return affinity, 1 - boundary

@@ -58,15 +58,26 @@ def walk_scores(
     grid = (affinity.shape[-2], affinity.shape[-1])
     if not len(maps.classes):
         return ScoreMaps(maps.classes, np.zeros((0, *grid), np.float32), maps.size)
-    planes = scores_on_grid(maps, grid, settings).to(affinity.device)[None]
+    planes = scores_on_grid(maps, grid, settings).to(affinity.device)
+    return _maps_on_grid(walk_planes(planes, affinity, settings, damping), maps, settings)
+
+
+def walk_planes(
+    planes: Tensor, affinity: Tensor, settings: WalkSettings, damping: Tensor | None = None
+) -> Tensor:
+    """(n, h, w) scores >= 0, n may be 0 -> walked, >= 0, not normalised; zeros stay zeros.
+
+    Args:
+        affinity, damping: see `walk_scores`.
+    """
     walked = propagate(
-        planes if damping is None else planes * damping,
+        planes[None] if damping is None else planes[None] * damping,
         affinity,
         radius=settings.radius,
         steps=settings.steps,
         tolerance=settings.tolerance,
-    )[0].clamp_(min=0)
-    return _maps_on_grid(walked, maps, settings)
+    )
+    return walked[0].clamp_(min=0)
 
 
 def walk_change(maps: ScoreMaps, walked: ScoreMaps, settings: WalkSettings) -> float:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ...errors import WsssError
-from ..boundary_walk import BoundaryWalk
+from ..boundary_walk import boundary_affinities
 from ..instances.clusters import cluster_cells
 from ..instances.displacement import refine_centroids
 from ..instances.segments import segments_of
 from ..instances.settings import InstanceSettings
 from ..instances.strongest import StrongestPlanes
-from ..pseudo_labels import WalkSettings
+from ..pseudo_labels import WalkSettings, walk_planes
 from . import published
 from .timing import median_seconds
 
@@ -92,13 +92,14 @@ def bench_instances(
     parts = torch.arange(int(clusters.amax()) + 1).view(-1, 1, 1) == clusters
     planes = (case.scores[:, None] * parts).flatten(0, 1)
 
-    def walk_planes() -> Tensor:
-        return BoundaryWalk(case.boundary, walk)(planes)
+    def walk_all() -> Tensor:
+        affinity, damping = boundary_affinities(case.boundary[None], walk)
+        return walk_planes(planes, affinity, walk, damping)
 
-    label = partial(_label, walk_planes(), case.size, walk, settings)
+    label = partial(_label, walk_all(), case.size, walk, settings)
     masks = partial(
         published.instance_masks,
-        walk_planes(),
+        walk_all(),
         case.size,
         walk.align,
         settings.threshold,
@@ -108,7 +109,7 @@ def bench_instances(
         "refine": (refine, follow),
         "refine, batch": (refine_all, None),
         "cluster": (cluster, None),
-        "walk": (walk_planes, None),
+        "walk": (walk_all, None),
         "label": (label, masks),
     }
     forms = {name: ours for name, (ours, _) in stages.items()}

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ...errors import ShapeError
-from ..boundary_walk import BoundaryWalk
+from ..boundary_walk import boundary_affinities
 from ..geometry import Align, resize
-from ..pseudo_labels import WalkSettings
+from ..pseudo_labels import WalkSettings, walk_planes
 from ..score_maps import ScoreMaps
 from .clusters import cluster_cells
 from .displacement import refine_centroids
@@ -137,12 +137,13 @@ def _walk_parts(
     num_parts = int(parts.amax()) + 1
     # Planes class by class; one without any score would stay zero on the walk and win nothing.
     planes = torch.unique(row * num_parts + parts[y, x])
-    walk_planes = BoundaryWalk(boundary, walk)
+    affinity, damping = boundary_affinities(boundary[None], walk)
     together = max(1, _VALUES_AT_ONCE // parts.numel())
     for start in range(0, len(planes), together):
         some = planes[start : start + together]
         is_part = parts == (some % num_parts)[:, None, None]
-        strongest.add(walk_planes(scores[some // num_parts] * is_part))
+        parted = scores[some // num_parts] * is_part
+        strongest.add(walk_planes(parted, affinity, walk, damping))
     return _split(strongest, maps.classes[(planes // num_parts).cpu().numpy()], settings)
 
 

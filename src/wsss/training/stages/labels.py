@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...runtime.affinity import affinity_from_features
-from ...runtime.boundary_affinity import affinity_from_boundary
+from ...runtime.boundary_walk import boundary_affinities
 from ...runtime.image_io import read_image, write_label_map
 from ...runtime.pseudo_labels import WalkSettings, label_from_scores, walk_scores
 from ...runtime.score_maps import ScoreMaps, load_score_maps, save_score_maps
@@ -85,10 +85,7 @@ def image_affinity(
     walk = recipe.walk
     if isinstance(network, IRNet):
         boundary = image_boundary(network, image, align=recipe.cam.align, device=device)
-        affinity = affinity_from_boundary(
-            boundary, radius=walk.radius, beta=walk.beta, borders=walk.borders
-        )
-        return affinity, 1 - boundary
+        return boundary_affinities(boundary, walk_settings(recipe))
     if not isinstance(network, AffinityNet):
         raise TypeError(f"no affinities are known of a {type(network).__name__}")
     features = affinity_features(network, image, recipe, device)
