@@ -135,7 +135,7 @@ MODELS: dict[str, Callable[..., onnx.ModelProto]] = {
     "label": label_model,
     "segmenter": segmenter_model,
 }
-"""By graph: from the networks in it, as `source.GRAPHS` lists them, and the settings."""
+"""By graph: from the networks in it, as `source.graphs_of` lists them, and the settings."""
 _CAM = ("cam", "probabilities")
 
 
@@ -460,7 +460,14 @@ def _model(name: str, draft: _Draft, outputs: Mapping[str, str]) -> onnx.ModelPr
     """A model of what the outputs need of a draft."""
     settings = draft.settings
     pairs = len(PairOffsets(settings.walk.radius))
-    inputs, declared = graph_tensors(name, settings.layout, settings.num_classes, pairs)
+    inputs, declared = graph_tensors(
+        name,
+        settings.layout,
+        settings.num_classes,
+        pairs,
+        affinity_stage=settings.affinity_stage,
+        outputs=outputs,
+    )
     nodes = needed_nodes(draft.nodes, outputs.values())
     kinds = {"label": TensorProto.UINT8}
     nodes += [
