@@ -65,8 +65,9 @@ def labelled(images: Path, folder: Path) -> dict[str, Any]:
         summary = label_in_bulk([images], model, out, workers=WORKERS)
         seconds = time.monotonic() - started
     codes, of_format, names = Counter[str](), dict[str, Counter[str]](), Counter[str]()
+    frozen = open_list(out / INPUTS, read_job(out)["list"])
     for unit in recorded_units(out):
-        for record in read_images(out, unit):
+        for record in read_images(out, frozen, unit):
             names[record.name] += 1
             codes[record.code] += 1
             of_format.setdefault(Path(record.name).suffix[1:], Counter())[record.code] += 1

@@ -17,15 +17,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Also where spawned workers look.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from local_model import LocalModel
 
-from wsss.runtime.bulk.model import Answer
 from wsss.runtime.bulk.plan import Settings
 from wsss.runtime.bulk.run import label_in_bulk
 
@@ -37,29 +38,7 @@ TOLD = {"timings.jsonl", "summary.json", "report.html"}
 CALLS = "rename,renameat,renameat2,fsync,fdatasync,syncfs"
 
 
-@dataclass(frozen=True)
-class QuickModel:
-    """Labels by the red channel."""
-
-    classes: tuple[str, ...] = ("one", "two", "three")
-    in_flight: int = 1
-    workers: int | None = 2
-    offers: frozenset[Any] = frozenset(("confidence",))
-
-    def identity(self) -> Mapping[str, Any]:
-        return {"name": "quick"}
-
-    def open(self, threads: int | None) -> "QuickModel":
-        return self
-
-    def label(
-        self, images: Sequence[NDArray[np.uint8]], labels: Sequence[Sequence[int] | None]
-    ) -> list[Answer]:
-        time.sleep(SECONDS * len(images))
-        return [Answer(i[..., 0] % 4, (i[..., 1] / 255).astype(np.float32)) for i in images]
-
-    def close(self) -> None:
-        pass
+MODEL = LocalModel(seconds=SECONDS, heeds_pixels=False)
 
 
 def main() -> None:
@@ -75,7 +54,7 @@ def main() -> None:
     if arguments.job:
         images, out, workers = arguments.job
         settings = Settings(("png", "coco", "confidence"))
-        label_in_bulk([images], QuickModel(), Path(out), settings=settings, workers=int(workers))
+        label_in_bulk([images], MODEL, Path(out), settings=settings, workers=int(workers))
         return
     chance = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as name:

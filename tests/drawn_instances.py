@@ -1,6 +1,6 @@
 """Rectangles of two classes that touch and overlap: as photographs, and as a VOC devkit.
 
-What `bulk_fakes.ColourModel` sees in a photograph is the truth, moved by a pixel or two.
+What `colour_model.ColourModel` sees in a photograph is the truth, moved by a pixel or two.
 """
 
 from pathlib import Path

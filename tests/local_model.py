@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from wsss.errors import DataError, ServerError
 from wsss.runtime.bulk.model import Answer
 
-POISON, REFUSED, FATAL, ONCE, NAN = 66, 67, 68, 69, 70
+POISON, REFUSED, FATAL, ONCE, NAN, LARGE = 66, 67, 68, 69, 70, 71
 """Values of the first pixel: kills its process; fails; ends the job; kills it the first time;
-gets a confidence that is no number."""
+gets a confidence that is no number; needs more memory than there is."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,9 @@ class LocalModel:
     """Folder in which it remembers what it has killed."""
     heeds_pixels: bool = True
     """Whether the first pixel of an image can make it fail."""
+    pids: Path | None = None
+    """Folder in which each process that opens it leaves a file of its number."""
+    on_gpu: bool = False
 
     def identity(self) -> Mapping[str, Any]:
         return {"name": self.name}
@@ -43,6 +46,8 @@ class LocalModel:
     def open(self, threads: int | None) -> "OpenLocal":
         if self.is_deadly:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.pids is not None:
+            (self.pids / str(os.getpid())).touch()
         return OpenLocal(self)
 
 
@@ -59,6 +64,8 @@ class OpenLocal:
             first = int(image[0, 0, 0])
             if first == REFUSED:
                 raise DataError("the model does not like this image")
+            if first == LARGE:
+                raise MemoryError("Unable to allocate 9 GiB")
             if first == FATAL:
                 raise ServerError("gone")
             if first == POISON or (first == ONCE and self._is_first(image)):

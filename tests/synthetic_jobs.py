@@ -6,12 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from wsss.runtime.bulk.durable import WORK
-from wsss.runtime.bulk.frozen_list import FrozenList, freeze
+from wsss.runtime.bulk.frozen_list import FrozenList, freeze, open_list
 from wsss.runtime.bulk.images import ImageRef
-from wsss.runtime.bulk.job import JOB
-from wsss.runtime.bulk.plan import INPUTS
-from wsss.runtime.bulk.records import ImageRecord, write_record
+from wsss.runtime.bulk.job import JOB, read_job
+from wsss.runtime.bulk.plan import INPUTS, settings_digest
+from wsss.runtime.bulk.records import ImageRecord, read_images, recorded_units, write_record
 from wsss.runtime.bulk.timings import TIMINGS
+
+
+def list_of(out: Path) -> FrozenList:
+    """The images of a job that is there."""
+    return open_list(out / INPUTS, read_job(out)["list"])
+
+
+def records_of(out: Path) -> list[ImageRecord]:
+    """What became of each image that is through, in the order of the list."""
+    images = list_of(out)
+    units = sorted(recorded_units(out))
+    return [record for unit in units for record in read_images(out, images, unit)]
 
 
 def write_job(
@@ -47,12 +59,12 @@ def write_units(
         seconds: that each unit took.
     """
     (out / WORK).mkdir(exist_ok=True)
-    rest = iter(records)
+    digest, rest = settings_digest(read_job(out)["settings"]), iter(records)
     for unit, part in enumerate(images.parts):
         of_unit = [next(rest) for _ in range(part.count)]
         if unit in leave_out:
             continue
-        write_record(out, unit, "", of_unit, out / WORK)
+        write_record(out, unit, digest, of_unit, out / WORK)
         stages = {"read": 0.1, "network": 0.8, "wait": 3, "encode": 0.06, "write": 0.04}
         times = {name: seconds * share for name, share in stages.items()}
         line = {

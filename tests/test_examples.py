@@ -53,7 +53,7 @@ def test_command_lines_are_taken_by_the_command(path):
         if "merge" in path.name:
             assert values["merge"]
         else:
-            assert str(Shard.parse(values["shard"])) == "3-of-16"
+            assert Shard.parse(values["shard"]) == Shard(3, 16)
             assert values["images"]
             assert values["model"]
 
@@ -96,6 +96,11 @@ def test_a_pod_passes_the_signal_on_and_waits(shell, tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 130
     assert (tmp_path / "finished").exists()
+
+
+def test_a_pod_ends_with_a_command_that_a_signal_ended(shell):
+    """As one before `wsss` listens to signals does."""
+    assert shell(EXAMPLES / "label_kubernetes.yaml", "kill -TERM $$").wait(30) == 143
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)

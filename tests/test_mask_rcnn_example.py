@@ -10,7 +10,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from bulk_fakes import ColourModel
+from colour_model import ColourModel
 from drawn_instances import CLASSES, write_scenes
 
 from wsss.runtime.bulk.plan import Settings

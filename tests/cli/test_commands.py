@@ -209,7 +209,7 @@ def test_interrupted_labelling(
     arguments = ("label", tiny_data / "JPEGImages", "--model", run)
     wsss(*arguments, "--out", whole).succeeded()
 
-    out, calls, label = tmp_path / "out", 0, RunPredictor.label
+    out, calls, label = tmp_path / "out", 0, RunPredictor.predict
 
     def interrupted_label(self: RunPredictor, *details: object, **settings: object) -> object:
         nonlocal calls
@@ -219,7 +219,7 @@ def test_interrupted_labelling(
         return label(self, *details, **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunPredictor, "label", interrupted_label)
+        patch.setattr(RunPredictor, "predict", interrupted_label)
         line = wsss(*arguments, "--out", out).line(130)
     assert "interrupted" in line
     finished = stored(out)
@@ -243,7 +243,7 @@ def test_error_that_is_not_about_an_image_stops(
         ) -> None:
             raise error
 
-        monkeypatch.setattr(RunPredictor, "label", fail)
+        monkeypatch.setattr(RunPredictor, "predict", fail)
         out = tmp_path / type(error).__name__
         outcome = wsss("label", images, "--model", run, "--out", out)
         assert outcome.code == code

@@ -5,7 +5,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from bulk_fakes import ColourModel
+from colour_model import ColourModel
 from command_line import wsss
 from drawn_instances import LISTS, write_scenes
 

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from report_page import read_page
+from synthetic_jobs import records_of
 from untrained_run import CLASSES, untrained_recipe, write_untrained_run
 
 import wsss
@@ -24,7 +25,7 @@ from wsss.export.engines import engine_commands, write_engine_graph
 from wsss.export.subgraph import keep_outputs
 from wsss.export.tensorrt import EngineSettings
 from wsss.runtime.bulk.bundle_model import bundle_model
-from wsss.runtime.bulk.records import ImageRecord, read_images, recorded_units
+from wsss.runtime.bulk.records import ImageRecord
 from wsss.runtime.bulk.run import label_in_bulk
 from wsss.runtime.bundle import MANIFEST, file_entry, open_bundle, seal
 from wsss.runtime.bundle_predictor import BundlePredictor
@@ -62,11 +63,6 @@ def labels_in(folder: Path) -> dict[str, np.ndarray]:
     return {path.name: read_label_map(path) for path in sorted(folder.glob("masks/*.png"))}
 
 
-def records_in(folder: Path) -> list[ImageRecord]:
-    units = sorted(recorded_units(folder))
-    return [record for unit in units for record in read_images(folder, unit)]
-
-
 MOST_CHANGED = "Most changed by the walk"
 
 
@@ -95,7 +91,7 @@ def test_a_bundle_gives_the_labels_of_its_run(
     same = np.concatenate([(found[name] == expected[name]).ravel() for name in found])
     assert same.mean() >= 0.999
     for way in ("bundle", "run"):
-        changes = [each.change for each in records_in(tmp_path / way)]
+        changes = [each.change for each in records_of(tmp_path / way)]
         assert all((change is None) == (kind == "segmenter") for change in changes)
 
 
@@ -115,10 +111,10 @@ def test_a_report_shows_first_what_the_walk_changed_most(
     run_job = run_model(run, kind="walk", has_labels=True)
     for model, way in ((bundle_job, "bundle"), (run_job, "run")):
         label_in_bulk([photos], model, tmp_path / way, labels_path=given_labels)
-        records = records_in(tmp_path / way)
+        records = records_of(tmp_path / way)
         by_change = sorted(records, key=lambda each: -(each.change or 0))
         _expect_order(tmp_path / way, by_change)
-    changes = [[each.change for each in records_in(tmp_path / way)] for way in ("bundle", "run")]
+    changes = [[each.change for each in records_of(tmp_path / way)] for way in ("bundle", "run")]
     np.testing.assert_allclose(changes[0], changes[1], atol=0.01)  # a cell at a tie
 
 
@@ -158,7 +154,7 @@ def test_a_bundle_of_before_labels_and_tells_no_change(
     for folder, out in ((old, tmp_path / "by_old"), (exported, tmp_path / "by_new")):
         model = bundle_model(folder, kind="walk", has_labels=True)
         label_in_bulk([photos], model, out, labels_path=given_labels)
-    of_old, of_new = records_in(tmp_path / "by_old"), records_in(tmp_path / "by_new")
+    of_old, of_new = records_of(tmp_path / "by_old"), records_of(tmp_path / "by_new")
     assert [each.change for each in of_old] == [None] * 3
     assert None not in [each.change for each in of_new]
     assert [replace(each, change=None, sha256="") for each in of_new] == [

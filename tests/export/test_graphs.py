@@ -252,7 +252,8 @@ def test_a_wrong_change_is_told(opened: Callable[..., ExportSource], tmp_path: P
     path = tmp_path / "refine.onnx"
     model = onnx.load(path)
     mean = next(node for node in model.graph.node if node.op_type == "ReduceMean")
-    (cast,) = [node for node in model.graph.node if mean.input[0] in node.output]
+    (flat,) = [node for node in model.graph.node if mean.input[0] in node.output]
+    (cast,) = [node for node in model.graph.node if flat.input[0] in node.output]
     (negation,) = [node for node in model.graph.node if cast.input[0] in node.output]
     assert negation.op_type == "Not"
     cast.input[0] = negation.input[0]  # the share of cells that stay

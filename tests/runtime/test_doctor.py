@@ -1,5 +1,6 @@
 """What the doctor finds, and what it calls broken."""
 
+import fcntl
 import importlib.metadata
 import sys
 from collections.abc import Mapping
@@ -37,6 +38,15 @@ def test_a_disk_that_takes_nothing(tmp_path: Path) -> None:
     assert not diagnosis.is_well
     assert (finding.state, finding.value) == ("broken", "fails")
     assert "one of the folders in it is a file" in finding.remedy
+
+
+def test_a_disk_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"write in {tmp_path}"
+    assert "locks" not in _named(diagnose(tmp_path))[name].value
+    monkeypatch.setattr(fcntl, "flock", lambda descriptor, kind: None)
+    finding = _named(diagnose(tmp_path))[name]
+    assert finding.value.endswith("; no locks, so run one job in a folder at a time")
+    assert finding.state == "ok"
 
 
 def test_a_model_that_is_none(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ pytest.importorskip("tritonclient.http", reason="needs tritonclient: pip install
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 
 from command_line import Outcome, break_file, wsss
+from synthetic_jobs import records_of
 from tiny_run import files_of
 from triton_server import triton_server
 
@@ -29,7 +30,6 @@ from wsss.runtime import bounded_threads
 from wsss.runtime.backends.triton_backend import TritonGraph
 from wsss.runtime.backends.triton_memory import FOLDER, PREFIX
 from wsss.runtime.backends.triton_retry import RetryPolicy
-from wsss.runtime.bulk.records import read_images, recorded_units
 from wsss.runtime.bundle import MANIFEST, seal
 from wsss.runtime.image_io import read_label_map
 from wsss.runtime.serving.local_server import LocalServer
@@ -126,7 +126,7 @@ def test_same_files_as_in_process(
         assert counts(wsss(*through(url, bundle, out, *arguments))) == (0, 24, 0)
     assert len({expected[name] for name in expected if name.endswith(".png")}) > 3
     folder = in_process(*arguments)
-    changes = [r.change for unit in recorded_units(folder) for r in read_images(folder, unit)]
+    changes = [record.change for record in records_of(folder)]
     assert len(changes) == 24 and all((change is None) == (by == "segmenter") for change in changes)
     assert own_memory() == []
 

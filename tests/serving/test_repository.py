@@ -52,10 +52,7 @@ class InProcess:
         session = self.sessions[model]
         names = [output.name for output in session.get_outputs()]
         feeds = {each.name: inputs[each.name] for each in session.get_inputs()}
-        found = session.run(names, feeds)
-        # One number an image has an axis of its own on a server.
-        served = (values[:, None] if values.ndim == 1 else values for values in found)
-        return dict(zip(names, served, strict=True))
+        return dict(zip(names, session.run(names, feeds), strict=True))
 
     def ensemble(self, image: np.ndarray, present: np.ndarray | None = None) -> Arrays:
         if present is None:

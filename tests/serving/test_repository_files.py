@@ -304,10 +304,6 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: edited(f, "cam", lambda c: c.output[0].dims.append(1)),
         "output 'cam' is .* with the batch, the graph has",
     ),
-    "axis": (
-        lambda f: edited(f, "label", lambda c: c.output[-1].ClearField("reshape")),
-        r"output 'change' is \[-1, 1\] with the batch, the graph has \[-1\]",
-    ),
     "optional": (
         lambda f: edited(f, "label", lambda c: setattr(c.input[1], "optional", True)),
         "input 'present' is optional, which the backend refuses with batches",
@@ -400,26 +396,6 @@ def test_a_bundle_without_labels_cannot_decode(bundle: Path) -> None:
     only = replace(opened, graphs={"segmenter": opened.graphs["segmenter"]})
     configs = render_configs(only, RepositoryOptions(decode=True), {1: "0"})
     assert list(configs) == ["segmenter", "decode", "label_encoded"]
-
-
-@pytest.mark.parametrize("graphs", [("label",), ("cam", "affinity", "refine")])
-def test_one_number_an_image_gets_its_axis_from_the_model_that_makes_it(
-    graphs: tuple[str, ...],
-) -> None:
-    """An ensemble that adds one of its own is refused by the server."""
-    bundle = demo_bundle()
-    bundle = replace(bundle, graphs={name: bundle.graphs[name] for name in graphs})
-    configs = render_configs(bundle, RepositoryOptions(decode=True), {1: bundle.digest})
-    found = {
-        name: tensor
-        for name, config in configs.items()
-        for tensor in config.output
-        if tensor.name == "change"
-    }
-    assert {graphs[-1], "label_encoded"} <= set(found)
-    for name, tensor in found.items():
-        assert list(tensor.dims) == [1] and not tensor.reshape.shape
-        assert tensor.HasField("reshape") == (name in graphs)
 
 
 def test_the_command_writes_a_repository(bundle: Path, tmp_path: Path) -> None:

@@ -40,11 +40,6 @@ def wrong_dims(config: Any) -> None:
     config.output[1].dims[0] = 7
 
 
-def axis_that_nobody_adds(config: Any) -> None:
-    (change,) = [tensor for tensor in config.output if tensor.name == "change"]
-    change.ClearField("reshape")
-
-
 def on_a_gpu(config: Any) -> None:
     del config.instance_group[:]
     config.instance_group.add(kind=model_config_pb2().ModelInstanceGroup.KIND_MODEL)
@@ -56,7 +51,6 @@ FAULTS: dict[Callable[[Any], None], str] = {
     missing_input: "configuration expects 1 inputs, model provides 2",
     unknown_output: "unexpected inference output 'mask'",
     wrong_dims: "tensor 'confidence': the model expects shape",
-    axis_that_nobody_adds: "tensor 'change': the model expects shape [-1] but the model configur",
     on_a_gpu: "no instances of kind MODEL here",
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bulk_fakes import ColourModel
+from colour_model import ColourModel
 from drawn_instances import CLASSES, LISTS, write_scenes
 from small_image_sets import coco_document, rectangle, write_coco, write_image
 

@@ -7,11 +7,11 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from synthetic_jobs import records_of
 from tiny_run import CLASSES, NUM_TRAIN, NUM_VAL, copy_run
 
 from wsss.errors import ArtifactError, ConfigError
 from wsss.runtime.bulk.job import read_job
-from wsss.runtime.bulk.records import read_images
 from wsss.runtime.bulk.run import label_in_bulk
 from wsss.runtime.graph_inputs import AnyOf
 from wsss.runtime.image_io import read_image, read_label_map
@@ -204,7 +204,7 @@ def test_labelling_records_what_the_walk_changed(
 ) -> None:
     images = [tiny_data / "JPEGImages" / f"val_{index}.png" for index in range(NUM_VAL)]
     label_in_bulk(images, run_model(finished_run, kind=kind, device="cpu"), tmp_path / "out")
-    changes = [record.change for record in read_images(tmp_path / "out", 0)]
+    changes = [record.change for record in records_of(tmp_path / "out")]
     assert len(changes) == NUM_VAL
     if not walks:
         assert changes == [None] * NUM_VAL

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..runtime.bulk.plan import Settings
 
 MODEL, SERVER = "How the model is used", "Triton server (--backend triton)"
-RUNNING, JOB = "Sizes, processes, machines", "A job that began before"
+RUNNING, JOB = "Links, sizes, processes, machines", "A job that began before"
 
 
 def label(
@@ -139,6 +139,14 @@ def label(
         float | None,
         typer.Option(help="Pixels below it become 255, no statement; 0 to 1, by bundles."),
     ] = None,
+    follow_links: Annotated[
+        bool,
+        typer.Option(
+            "--follow-links",
+            help="Search folders behind links too; loops end.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = False,
     batch: Annotated[
         int,
         typer.Option(
@@ -279,7 +287,7 @@ def label(
     part = Shard.parse(shard) if shard is not None else None
     opened = _model(model, by, crf, labels is not None, backend, device, server, threshold)
     if dry_run:
-        _look(images, opened, out, settings, labels, as_json)
+        _look(images, opened, out, settings, labels, follow_links, as_json)
         return
     with termination_as_interrupt(), progress() as shown:
         summary = label_in_bulk(
@@ -294,6 +302,7 @@ def label(
             shard=part,
             overwrite=overwrite,
             append=append,
+            follow_links=follow_links,
             retry_failed=retry_failed,
             progress=shown,
         )
@@ -374,16 +383,21 @@ def _look(
     out: Path,
     settings: "Settings",
     labels: Path | None,
+    follow_links: bool,
     as_json: bool,
 ) -> None:
     from ..runtime.bulk.dry_run import dry_run
 
-    found = dry_run(images, model, out, settings=settings, labels_path=labels)
+    found = dry_run(
+        images, model, out, settings=settings, labels_path=labels, follow_links=follow_links
+    )
     if as_json:
         print_json(found.to_json())
         return
     begun = f"{found.labelled} labelled, {found.failed} failed" if found.is_begun else "a new job"
     lines = [f"{found.images} images in {found.units} units: {begun}"]
+    if found.left_out:
+        lines.append(found.left_out)
     if found.with_labels is not None:
         lines.append(f"{found.with_labels} images have classes in the label file")
     lines.append(f"{found.bad} of {found.looked_at} headers that were read cannot be used")
@@ -399,7 +413,8 @@ def _look(
 def _merge(out: Path, as_json: bool) -> None:
     from ..runtime.bulk.run import finish
 
-    counts = finish(out)
+    with progress() as shown:
+        counts = finish(out, shown)
     if as_json:
         print_json(asdict(counts))
     else:
@@ -411,7 +426,8 @@ def _merge(out: Path, as_json: bool) -> None:
 def _report(out: Path, as_json: bool) -> None:
     from ..runtime.bulk.report.job import write_job_report
 
-    path = write_job_report(out)
+    with progress() as shown:
+        path = write_job_report(out, shown)
     if as_json:
         print_json({"report": str(path)})
     else:

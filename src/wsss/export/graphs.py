@@ -402,11 +402,11 @@ def _with_constant(graph: Builder, maps: str, threshold: float) -> str:
 
 
 def _change(graph: Builder, before: str, after: str) -> str:
-    """(B,) share of the cells that have another winner after the walk: `walk_change`."""
+    """(B, 1) share of the cells that have another winner after the walk: `walk_change`."""
     winners = [graph("ArgMax", stack, axis=1, keepdims=0) for stack in (before, after)]
     differs = graph("Not", graph("Equal", *winners))
-    counts = graph("Cast", differs, to=TensorProto.FLOAT)
-    return graph("ReduceMean", counts, graph.integers(1, 2), keepdims=0)
+    counts = graph("Flatten", graph("Cast", differs, to=TensorProto.FLOAT), axis=1)
+    return graph("ReduceMean", counts, graph.integers(1), keepdims=1)
 
 
 def _winner(graph: Builder, planes: str, indices: str) -> tuple[str, str]:

@@ -110,7 +110,7 @@ def _refined(source: ExportSource, image: NDArray[np.uint8], classes: Sequence[i
         "confidence": (stack.amax(0) / stack.sum(0).clamp(min=1e-6)).numpy(),
         "scores": scores,
         "used_classes": used,
-        "change": np.asarray(walk_change(maps, walked, settings.walk), np.float32),
+        "change": np.asarray([walk_change(maps, walked, settings.walk)], np.float32),
     }
 
 

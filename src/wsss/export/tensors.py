@@ -55,7 +55,7 @@ def graph_tensors(
         "confidence": (TensorProto.FLOAT, ["batch", *pixels]),
         "scores": (TensorProto.FLOAT, ["batch", num_classes + 1, *grid]),
         "used_classes": (TensorProto.FLOAT, ["batch", num_classes]),
-        "change": (TensorProto.FLOAT, ["batch"]),
+        "change": (TensorProto.FLOAT, ["batch", 1]),
     }
     inputs, given = _TENSORS[name]
     absent = {tensor for stage, tensor in LIKENESS.items() if stage != affinity_stage}

@@ -170,7 +170,7 @@ class BundlePredictor:
         """Of each image; a stranger's graph may give anything in place of shares."""
         if given is None:
             return [None] * count
-        shares = given.ravel()  # a server gives (B, 1): it knows no outputs of fewer axes
+        shares = given.ravel()
         if len(shares) != count or not ((shares >= 0) & (shares <= 1)).all():
             raise ArtifactError(
                 f"bundle '{self.bundle.folder}' gave {shares[:8].tolist()} as `change`, expected "

@@ -33,6 +33,7 @@ class RunModel:
     details: Mapping[str, Any]
 
     thresholds: tuple[float, ...] | None = None
+    on_gpu: bool = False
     in_flight: int = 1
     offers: frozenset[Need] = frozenset()
     workers: int = 0
@@ -112,4 +113,7 @@ def run_model(
         "thresholds": thresholds,
         "recipe": predictor.recipe.model_dump(mode="json", include={"cam", "walk", "segmenter"}),
     }
-    return RunModel(folder.resolve(), predictor.classes, chosen, crf, device, details, thresholds)
+    on_gpu = predictor.device.type == "cuda"
+    return RunModel(
+        folder.resolve(), predictor.classes, chosen, crf, device, details, thresholds, on_gpu
+    )

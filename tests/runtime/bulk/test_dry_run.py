@@ -55,6 +55,15 @@ def test_a_new_job(images: Path, tmp_path: Path) -> None:
     assert looked(images, tmp_path / "out").units == found.units
 
 
+def test_what_would_be_left_out(images: Path, tmp_path: Path) -> None:
+    assert looked(images, tmp_path / "out").left_out == ""
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "link").symlink_to(images)
+    source = [tmp_path / "others", images]
+    found = dry_run([str(each) for each in source], LocalModel(), tmp_path / "out")
+    assert found.left_out == f"left out: '{tmp_path}/others/link' (a link to a folder)"
+
+
 def test_a_job_that_is_begun(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     label_in_bulk([images], LocalModel(), out, workers=0, shard=Shard(0, 2))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from wsss.errors import ArtifactError, DataError
-from wsss.runtime.bulk import frozen_list
+from wsss.runtime.bulk import durable, frozen_list
 from wsss.runtime.bulk.frozen_list import FrozenList, freeze, open_list, unit_size_for
 from wsss.runtime.bulk.given_labels import image_refs
 from wsss.runtime.bulk.images import ImageRef
@@ -62,7 +62,10 @@ def test_it_travels_to_other_processes(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(frozen)) == frozen
 
 
-def test_all_is_on_the_disk_before_the_index_is_there(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+def test_all_is_on_the_disk_before_the_index_is_there(
+    at_once: bool, tmp_path: Path, monkeypatch
+) -> None:
     """The order of calls that a power cut needs; whether the disk obeys is not seen here."""
     calls: list[tuple[str, str]] = []
     fsync, replace = os.fsync, os.replace
@@ -75,14 +78,20 @@ def test_all_is_on_the_disk_before_the_index_is_there(tmp_path: Path, monkeypatc
         calls.append(("rename", Path(target).name))
         replace(source, target)
 
+    def noting_syncfs(folder: Path) -> bool:
+        if at_once:
+            calls.append(("syncfs", folder.name))
+        return at_once
+
     monkeypatch.setattr(os, "fsync", noting_fsync)
     monkeypatch.setattr(os, "replace", noting_replace)
+    monkeypatch.setattr(durable, "_sync_file_system", noting_syncfs)
     frozen = freeze(refs(9), tmp_path / "inputs", 4)
     parts = [f"0000{number}.jsonl.gz" for number in range(3)]
     index = calls.index(("rename", f"index.{frozen.digest}.json"))
-    assert calls[:6] == [*(("rename", p) for p in parts), *(("fsync", p) for p in parts)]
-    assert calls[6] == ("fsync", "inputs") and calls[7][0] == "fsync" and index == 8
-    assert calls[9:] == [("fsync", "inputs")]
+    flushes = [("syncfs", "inputs")] if at_once else [("fsync", p) for p in [*parts, "inputs"]]
+    assert calls[: index - 1] == [*(("rename", p) for p in parts), *flushes]
+    assert calls[index - 1][0] == "fsync" and calls[index + 1 :] == flushes[-1:]
 
 
 def test_the_same_images_give_the_same_files(tmp_path: Path) -> None:

@@ -2,31 +2,26 @@
 
 import json
 import tarfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from bulk_fakes import BrightnessModel, ColourModel
+from colour_model import ColourModel
 from drawn_instances import photograph, scene, write_scenes
+from local_model import LocalModel
+from synthetic_jobs import records_of
 from tiny_run import files_of
 
 from wsss.errors import ConfigError
 from wsss.runtime.bulk.plan import Settings
-from wsss.runtime.bulk.records import ImageRecord, read_images, recorded_units
 from wsss.runtime.bulk.run import Shard, finish, label_in_bulk
 from wsss.runtime.image_io import read_label_map
 from wsss.runtime.instances.files import read_ids
 from wsss.runtime.instances.instance_map import LEAST_SCORE, InstanceMap
 
 FORMATS = ("png", "overlay", "instances", "coco-instances")
-
-
-def records(out: Path) -> Iterator[ImageRecord]:
-    for unit in sorted(recorded_units(out)):
-        yield from read_images(out, unit)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +63,7 @@ def test_what_a_job_gives(devkit: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(stored.scores, shown.scores)
         classes = read_label_map(out / "SegmentationClass" / f"{name}.png")
         np.testing.assert_array_equal(classes, shown.label_map())
-    assert {record.output: record.instances for record in records(out)} == {
+    assert {record.output: record.instances for record in records_of(out)} == {
         name: len(shown) for name, (_, shown) in scenes.items()
     }
 
@@ -108,7 +103,7 @@ def test_fragments_are_not_counted(tmp_path: Path) -> None:
     scores = np.append(np.zeros(2, np.float32), found.scores[2:])
     write_photograph(tmp_path / "images", replace(found, scores=scores))
     label(tmp_path / "images", tmp_path / "out")
-    (record,) = records(tmp_path / "out")
+    (record,) = records_of(tmp_path / "out")
     assert record.instances == len(found) - 2 == (scores >= LEAST_SCORE).sum()
     document = json.loads((tmp_path / "out" / "instances.json").read_text())
     assert len(document["annotations"]) == len(found) - 2
@@ -121,7 +116,7 @@ def test_an_image_without_instances(tmp_path: Path) -> None:
     )
     write_photograph(tmp_path / "images", nothing)
     label(tmp_path / "images", tmp_path / "out")
-    (record,) = records(tmp_path / "out")
+    (record,) = records_of(tmp_path / "out")
     assert record.instances == 0
     stored = read_ids(tmp_path / "out/SegmentationObject/a.png")
     assert not stored.ids.any() and stored.scores is not None and stored.scores.size == 0
@@ -166,5 +161,5 @@ def test_a_tiled_image_fails(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["instances", "coco-instances"])
 def test_models_without_instances_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"--format {name} needs instances, which .*irnet"):
-        label_in_bulk([tmp_path], BrightnessModel(), tmp_path / "o", settings=Settings((name,)))
+        label_in_bulk([tmp_path], LocalModel(), tmp_path / "o", settings=Settings((name,)))
     assert not (tmp_path / "o").exists()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from local_model import LocalModel
 from mutated_images import SUFFIXES, write_mutated
+from synthetic_jobs import list_of
 from tiny_run import files_of
 
 from wsss.runtime.bad_files import CODES
@@ -20,7 +21,8 @@ def test_each_gets_a_label_map_or_a_reason(tmp_path: Path) -> None:
     out, model = tmp_path / "out", LocalModel(offers=frozenset(), heeds_pixels=False)
     summary = label_in_bulk([images], model, out, workers=2)
     assert summary.images == COUNT and summary.remaining == 0
-    records = [each for unit in recorded_units(out) for each in read_images(out, unit)]
+    frozen = list_of(out)
+    records = [each for unit in recorded_units(out) for each in read_images(out, frozen, unit)]
     assert sorted(each.name for each in records) == sorted(files_of(images, "*/*"))
     for record in records:
         if record.is_ok:

@@ -83,6 +83,12 @@ def test_the_same_name_twice_names_both_images(tmp_path: Path) -> None:
         outputs(["a.jpg", "b/x.jpg", "c.jpg", "b/x.jpg"], tmp_path)
 
 
+def test_the_same_image_twice_is_told_as_such(tmp_path: Path) -> None:
+    found = [Found(name, f"/in/{name}") for name in ("a.jpg", "b.jpg", "a.jpg")]
+    with pytest.raises(DataError, match=r"^'/in/a\.jpg' is given twice: give each image once$"):
+        NamedImages(found, tmp_path)
+
+
 def test_an_output_that_looks_like_a_hashed_one_is_refused(tmp_path: Path) -> None:
     hashed = outputs(["a.jpg", "A.jpg"], tmp_path)[0]
     with pytest.raises(DataError, match="label them apart"):

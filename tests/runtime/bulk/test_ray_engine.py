@@ -6,28 +6,19 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import pytest
-from bulk_fakes import POISON, BrightnessModel
-from PIL import Image
+from local_model import POISON, LocalModel, write_images
 
 from wsss.errors import ConfigError, MissingDependencyError
+from wsss.runtime.bulk import ray_engine
 from wsss.runtime.bulk.frozen_list import unit_size_for
 from wsss.runtime.bulk.plan import Settings
 from wsss.runtime.bulk.run import label_in_bulk
 
 TESTS = Path(__file__).parents[2]
-
-
-def write_images(folder, count):
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(count):
-        pixels = rng.integers(0, 250, (6, 9, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i:05d}.png")
-    return folder
 
 
 def files(out):
@@ -57,15 +48,32 @@ def test_without_ray_the_error_names_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     images = write_images(tmp_path / "images", 1)
     with pytest.raises(MissingDependencyError, match=r"pip install 'wsss\[ray\]'"):
-        label_in_bulk([images], BrightnessModel(), tmp_path / "out", engine="ray")
+        label_in_bulk([images], LocalModel(), tmp_path / "out", engine="ray")
 
 
 def test_options_that_do_not_fit(tmp_path):
     images = write_images(tmp_path / "images", 1)
     with pytest.raises(ConfigError, match="--workers is 0, expected 1 or more"):
-        label_in_bulk([images], BrightnessModel(), tmp_path / "out", engine="ray", workers=0)
+        label_in_bulk([images], LocalModel(), tmp_path / "out", engine="ray", workers=0)
     with pytest.raises(ConfigError, match="give --engine ray as well"):
-        label_in_bulk([images], BrightnessModel(), tmp_path / "out", ray_address="auto")
+        label_in_bulk([images], LocalModel(), tmp_path / "out", ray_address="auto")
+
+
+@pytest.mark.parametrize(("on_gpu", "resource"), [(False, "CPU"), (True, "GPU")])
+def test_an_actor_gets_a_gpu_where_the_model_computes_on_one(
+    on_gpu, resource, tmp_path, monkeypatch
+):
+    """Not where a server, which gets one request at a time, does so."""
+
+    class Bare:
+        def cluster_resources(self):
+            return {}
+
+    monkeypatch.setattr(ray_engine, "_connected", lambda address, workers: nullcontext(Bare()))
+    images = write_images(tmp_path / "images", 1)
+    model = LocalModel(workers=1, in_flight=1, on_gpu=on_gpu)
+    with pytest.raises(ConfigError, match=f"the Ray cluster has no {resource}: add a node"):
+        label_in_bulk([images], model, tmp_path / "out", engine="ray")
 
 
 class TestWithRay:
@@ -79,25 +87,20 @@ class TestWithRay:
         assert not ray.is_initialized()
 
     def test_same_bytes_as_local_and_set_aside_what_kills(self, tmp_path):
-        images = write_images(tmp_path / "images", 40)
-        poison = np.asarray(Image.open(images / "00017.png")).copy()
-        poison[0, 0] = POISON
-        Image.fromarray(poison).save(images / "00017.png")
+        images = write_images(tmp_path / "images", 40, {17: POISON})
         before = signal.getsignal(signal.SIGTERM)
         outs = {}
         for engine in ("local", "ray"):
             outs[engine] = tmp_path / engine
-            summary = label_in_bulk(
-                [images], BrightnessModel(), outs[engine], workers=2, engine=engine
-            )
+            summary = label_in_bulk([images], LocalModel(), outs[engine], workers=2, engine=engine)
             assert (summary.labelled, summary.failed, summary.remaining) == (39, 1, 0)
         assert files(outs["local"]) == files(outs["ray"])
-        assert "00017.png,worker-died" in (outs["ray"] / "failures.csv").read_text()
+        assert "image 017.png,worker-died" in (outs["ray"] / "failures.csv").read_text()
         assert signal.getsignal(signal.SIGTERM) is before
 
     def test_what_is_wrong_with_the_model_or_the_cluster_ends_the_job(self, tmp_path):
         images = write_images(tmp_path / "images", 3)
-        model = BrightnessModel(pids=tmp_path / "absent")
+        model = LocalModel(pids=tmp_path / "absent")
         with pytest.raises(RuntimeError, match=r"(?s)in a worker.*FileNotFoundError"):
             label_in_bulk([images], model, tmp_path / "out", engine="ray", workers=1)
         with pytest.raises(ConfigError, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
@@ -109,13 +112,13 @@ class TestWithRay:
     def test_ctrl_c_finishes_units_under_way(self, tmp_path):
         count = 200
         images = write_images(tmp_path / "images", count)
-        label_in_bulk([images], BrightnessModel(), tmp_path / "local", workers=1)
+        label_in_bulk([images], LocalModel(), tmp_path / "local", workers=1)
         out = tmp_path / "ray"
         code = f"""
-from bulk_fakes import BrightnessModel
+from local_model import LocalModel
 from pathlib import Path
 from wsss.runtime.bulk.run import label_in_bulk
-model = BrightnessModel(seconds=0.1)
+model = LocalModel(seconds=0.1)
 label_in_bulk([{str(images)!r}], model, Path({str(out)!r}), engine="ray", workers=2)
 """
         job = subprocess.Popen(
@@ -133,7 +136,7 @@ label_in_bulk([{str(images)!r}], model, Path({str(out)!r}), engine="ray", worker
         done = set(out.glob("units/*"))
         assert 0 < len(done) < count / unit_size_for(count)
         assert [path for path in (out / ".work").iterdir() if path.suffix != ".lock"] == []
-        summary = label_in_bulk([images], BrightnessModel(), out, workers=1)
+        summary = label_in_bulk([images], LocalModel(), out, workers=1)
         assert summary.kept >= len(done) * unit_size_for(count) - unit_size_for(count)
         assert files(tmp_path / "local") == files(out)
 
@@ -142,12 +145,12 @@ label_in_bulk([{str(images)!r}], model, Path({str(out)!r}), engine="ray", worker
         count = 600
         assert count > 3 * unit_size_for(count)
         images = write_images(tmp_path / "images", count)
-        label_in_bulk([images], BrightnessModel(), tmp_path / "local", workers=1)
+        label_in_bulk([images], LocalModel(), tmp_path / "local", workers=1)
         pids, killed = tmp_path / "pids", []
         pids.mkdir()
         killer = threading.Thread(target=kill_some, args=(pids, 3, killed))
         killer.start()
-        model = BrightnessModel(seconds=0.02, pids=pids)
+        model = LocalModel(seconds=0.02, pids=pids)
         summary = label_in_bulk([images], model, tmp_path / "ray", engine="ray", workers=2)
         killer.join()
         assert len(killed) == 3
@@ -160,7 +163,7 @@ label_in_bulk([{str(images)!r}], model, Path({str(out)!r}), engine="ray", worker
 
         count = 600
         images = write_images(tmp_path / "images", count)
-        label_in_bulk([images], BrightnessModel(), tmp_path / "local", workers=1)
+        label_in_bulk([images], LocalModel(), tmp_path / "local", workers=1)
         pids = tmp_path / "pids"
         pids.mkdir()
         one = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
@@ -177,7 +180,7 @@ label_in_bulk([{str(images)!r}], model, Path({str(out)!r}), engine="ray", worker
 
             loser = threading.Thread(target=lose)
             loser.start()
-            model = BrightnessModel(seconds=0.02, pids=pids)
+            model = LocalModel(seconds=0.02, pids=pids)
             summary = label_in_bulk(
                 [images],
                 model,

@@ -1,15 +1,10 @@
-"""Jobs: the same bytes however they are run, nothing lost when something dies, clear refusals."""
+"""Jobs: the same bytes however they are run, nothing lost, clear refusals."""
 
 import csv
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
+import shutil
 import tarfile
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,54 +12,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from local_model import FATAL, NAN, ONCE, POISON, REFUSED, LocalModel, write_images
+from local_model import FATAL, LARGE, NAN, REFUSED, LocalModel, write_images
+from small_jobs import COUNT, label, results
+from synthetic_jobs import list_of
 from tiny_run import files_of
 
-from wsss.errors import ArtifactError, ConfigError, DataError, ServerError, WsssError
+from wsss.errors import ArtifactError, ConfigError, DataError, ServerError
 from wsss.runtime.bulk.clock import STAGES
 from wsss.runtime.bulk.durable import WORK
+from wsss.runtime.bulk.images import LabelledImage
 from wsss.runtime.bulk.plan import Settings
 from wsss.runtime.bulk.records import read_images, recorded_units
-from wsss.runtime.bulk.run import LabelSummary, Shard, finish, label_in_bulk
+from wsss.runtime.bulk.run import Shard, finish, label_in_bulk
+from wsss.runtime.bulk.writers.png import PngWriter
 from wsss.runtime.image_io import read_label_map
 from wsss.runtime.progress import Progress, ProgressTask
-
-COUNT = 50
-TOLD = ("timings.jsonl", "summary.json", "report.html")
-"""What a job tells of time, which is not the same twice."""
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fifty images, of which one is refused by the model and one is no image."""
-    folder = write_images(tmp_path_factory.mktemp("bulk") / "images", COUNT, {20: REFUSED})
-    (folder / "3" / "image 007.png").write_bytes(b"no image")
-    return folder
-
-
-def label(images: Path, out: Path, model: LocalModel | None = None, **options: Any) -> LabelSummary:
-    options.setdefault("workers", 0)
-    return label_in_bulk([images], model or LocalModel(), out, **options)
-
-
-def results(out: Path) -> dict[str, bytes]:
-    """Everything that must be the same, however a job was run; nothing else may be left."""
-    found = files_of(out, "**/*.*")
-    assert not [name for name in found if name.endswith((".tmp", ".marks"))]
-    locks = f"{WORK}/"
-    return {
-        name: data
-        for name, data in found.items()
-        if name not in TOLD and not name.startswith(locks)
-    }
-
-
-@pytest.fixture(scope="module")
-def expected(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    out = tmp_path_factory.mktemp("expected") / "out"
-    summary = label(images, out, settings=Settings(("png", "coco")))
-    assert (summary.images, summary.labelled, summary.failed) == (COUNT, COUNT - 2, 2)
-    return results(out)
 
 
 def test_what_a_job_gives(images: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
@@ -81,7 +43,7 @@ def test_what_a_job_gives(images: Path, expected: dict[str, bytes], tmp_path: Pa
     assert summary["labelled"] == COUNT - 2 and summary["units_done"] == 7
     assert summary["codes"] == {"ok": COUNT - 2, "model-failed": 1, "not-an-image": 1}
     assert sum(each["share_of_pixels"] for each in summary["classes"].values()) == pytest.approx(1)
-    record = next(iter(read_images(out, 0)))
+    record = next(iter(read_images(out, list_of(out), 0)))
     label_map = read_label_map(out / "masks" / f"{record.output}.png")
     assert record.size == label_map.shape
     assert record.pixels == {int(v): int((label_map == v).sum()) for v in np.unique(label_map)}
@@ -89,15 +51,20 @@ def test_what_a_job_gives(images: Path, expected: dict[str, bytes], tmp_path: Pa
 
 
 class Shown(Progress, ProgressTask):
-    """Remembers what it was told."""
+    """Remembers what it was told of labelling, and what came behind it."""
 
     def __init__(self) -> None:
         self.done, self.shares, self.figures = 0, dict[str, float](), dict[str, float]()
+        self.later: list[tuple[str, int]] = []
 
     @contextmanager
     def task(self, name: str, total: int, done: int = 0) -> Iterator[ProgressTask]:
-        assert (name, total, done) == ("label", COUNT, 0)
-        yield self
+        if name == "label":
+            assert (total, done) == (COUNT, 0)
+            yield self
+        else:
+            self.later.append((name, total))
+            yield ProgressTask()
 
     def advance(self, count: int = 1, **figures: float) -> None:
         self.done, self.figures = self.done + count, figures
@@ -112,7 +79,7 @@ def test_progress_tells_rate_failures_and_where_the_time_goes(
 ) -> None:
     shown = Shown()
     label(images, tmp_path / "out", workers=workers, progress=shown)
-    assert shown.done == COUNT
+    assert shown.done == COUNT and ("report", COUNT) in shown.later
     assert shown.figures["failed"] == 2 and shown.figures["images/s"] > 0
     idle = shown.shares.pop("network idle")
     assert 0 < idle < 1
@@ -175,30 +142,39 @@ def test_shards_give_what_one_run_gives(
     assert found == expected
 
 
-def test_an_image_that_kills_its_worker_is_set_aside_alone(tmp_path: Path) -> None:
-    images = write_images(tmp_path / "images", 40, {5: POISON, 21: POISON, 33: REFUSED})
-    summary = label(images, tmp_path / "out", workers=2)
-    assert (summary.labelled, summary.failed) == (37, 3)
-    with (tmp_path / "out" / "failures.csv").open(newline="") as file:
-        codes = {Path(row[0]).name: row[1] for row in csv.reader(file)}
-    assert codes.pop("image") == "code"
-    assert codes == {
-        "image 005.png": "worker-died",
-        "image 021.png": "worker-died",
-        "image 033.png": "model-failed",
-    }
-    healthy = write_images(tmp_path / "healthy", 40)
-    label(healthy, tmp_path / "expected")
-    found, expected = (files_of(tmp_path / n, "masks/**/*.png") for n in ("out", "expected"))
-    assert len(found) == 37 and found.items() <= expected.items()
-
-
 def test_answers_that_are_no_numbers_fail_alone(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", 20, {7: NAN})
     summary = label(images, tmp_path / "out", settings=Settings(("png", "confidence", "scores")))
     assert (summary.labelled, summary.failed) == (19, 1)
     text = (tmp_path / "out" / "failures.csv").read_text()
     assert "image 007.png,model-failed,the model gave NaN" in text
+
+
+def test_an_image_for_which_there_is_no_memory_fails_alone(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", 20, {7: LARGE, 10: LARGE})
+    for batch in (1, 4):
+        out = tmp_path / f"{batch}"
+        summary = label(images, out, settings=Settings(batch=batch))
+        assert (summary.labelled, summary.failed) == (18, 2)
+        text = (out / "failures.csv").read_text()
+        assert "image 007.png,out-of-memory,no memory to label it (Unable to allocate" in text
+
+
+def test_an_image_that_cannot_be_encoded_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, encode = write_images(tmp_path / "images", 10), PngWriter.files
+
+    def files(writer: PngWriter, image: LabelledImage) -> Iterator[tuple[str, bytes]]:
+        if image.index == 7:
+            raise MemoryError("too little of it")
+        return encode(writer, image)
+
+    monkeypatch.setattr(PngWriter, "files", files)
+    out = tmp_path / "out"
+    assert label(images, out, settings=Settings(("confidence", "png"))).failed == 1
+    assert ",out-of-memory," in (out / "failures.csv").read_text()
+    assert len(files_of(out, "confidence/**/*.png")) == 9
 
 
 def test_with_nothing_left_to_do_nothing_is_written(images: Path, tmp_path: Path) -> None:
@@ -237,22 +213,6 @@ def test_a_call_that_is_stopped_leaves_no_old_summary(tmp_path: Path) -> None:
     assert (out / "masks" / "0" / "image 000.png").is_file()
 
 
-def test_a_worker_that_dies_once_costs_no_image(tmp_path: Path) -> None:
-    images = write_images(tmp_path / "images", 40, dict.fromkeys((0, 11, 12, 30), ONCE))
-    (tmp_path / "memory").mkdir()
-    model = LocalModel(memory=tmp_path / "memory")
-    summary = label(images, tmp_path / "out", model, workers=2)
-    assert (summary.labelled, summary.failed) == (40, 0)
-    assert len(list((tmp_path / "memory").iterdir())) == 4
-    assert len(files_of(tmp_path / "out", "masks/**/*.png")) == 40
-
-
-def test_workers_that_cannot_begin_end_the_job(tmp_path: Path) -> None:
-    images = write_images(tmp_path / "images", 9)
-    with pytest.raises(WsssError, match="in a row ended before their first image"):
-        label(images, tmp_path / "out", LocalModel(is_deadly=True), workers=2)
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_error_that_is_not_about_an_image_ends_the_job(workers: int, tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", 30, {29: FATAL})
@@ -267,112 +227,6 @@ def test_an_error_that_is_not_about_an_image_ends_the_job(workers: int, tmp_path
     assert healthy.labelled == 30
     found, expected = (files_of(tmp_path / n, "masks/**/*.png") for n in ("out", "expected"))
     assert found == expected
-
-
-SCRIPT = """
-import sys
-from pathlib import Path
-from local_model import LocalModel
-from wsss.runtime.bulk.plan import Settings
-from wsss.runtime.bulk.run import label_in_bulk
-
-if __name__ == "__main__":
-    images, out, seconds, workers = sys.argv[1:]
-    label_in_bulk([images], LocalModel(seconds=float(seconds)), Path(out),
-                  workers=int(workers), settings=Settings(("png", "coco")))
-"""
-
-
-def in_group(tmp_path: Path, images: Path, out: Path, workers: int) -> "subprocess.Popen[str]":
-    """A job in a process group of its own."""
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    return subprocess.Popen(
-        [sys.executable, str(script), str(images), str(out), "0.02", str(workers)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_killed_at_any_time_it_goes_on_to_the_same_bytes(
-    workers: int, images: Path, expected: dict[str, bytes], tmp_path: Path
-) -> None:
-    out, chance = tmp_path / "out", random.Random(workers)
-    for kill_at in (chance.randrange(40), chance.randrange(40), chance.randrange(48), None):
-        process = in_group(tmp_path, images, out, workers)
-        while kill_at is not None and len(list(out.glob("masks/**/*.png"))) <= kill_at:
-            assert process.poll() is None
-            time.sleep(0.002)
-        if kill_at is not None:
-            os.killpg(process.pid, signal.SIGKILL)
-        _, said = process.communicate(timeout=60)
-        assert process.returncode == (0 if kill_at is None else -signal.SIGKILL), said
-    assert results(out) == expected
-
-
-def test_workers_end_with_their_job(images: Path, tmp_path: Path) -> None:
-    """Also when nobody tells them: a killed job leaves no process behind."""
-    process = in_group(tmp_path, images, tmp_path / "out", 2)
-    try:
-        while not list(tmp_path.glob("out/masks/**/*.png")):
-            assert process.poll() is None
-            time.sleep(0.01)
-        children = _children(process.pid)
-        assert children
-        process.kill()
-        process.communicate()
-        end = time.monotonic() + 30
-        while any(Path(f"/proc/{child}").exists() for child in children):
-            assert time.monotonic() < end
-            time.sleep(0.05)
-    finally:
-        process.kill()
-
-
-def _children(pid: int) -> list[int]:
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(number) for number in text.split()]
-
-
-def test_one_job_in_a_folder(images: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    process = in_group(tmp_path, images, out, 0)
-    try:
-        while not list(out.glob("masks/**/*.png")):
-            assert process.poll() is None
-            time.sleep(0.01)
-        settings = Settings(("png", "coco"))
-        with pytest.raises(ConfigError, match=f"is being written by process {process.pid} on "):
-            label(images, out, settings=settings)
-        with pytest.raises(ConfigError, match=f"is being written by process {process.pid} on "):
-            label(images, out, settings=settings, shard=Shard(0, 2))
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
-def test_shards_side_by_side(images: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
-    out, settings = tmp_path / "out", Settings(("png", "coco"))
-    errors: list[BaseException] = []
-
-    def work(index: int) -> None:
-        try:
-            model = LocalModel(seconds=0.01)
-            label(images, out, model, settings=settings, shard=Shard(index, 3))
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert not errors
-    finish(out)
-    assert results(out) == expected
 
 
 def test_new_images_are_appended_where_told(tmp_path: Path) -> None:
@@ -438,6 +292,89 @@ def test_failed_images_are_tried_again_where_told(
         assert found == wanted
 
 
+def test_only_a_record_counts_for_what_formats_collect(images: Path, tmp_path: Path) -> None:
+    """Entries of a unit that was killed while it tried a failed image again."""
+    mine, settings = write_images(tmp_path / "images", COUNT), Settings(("png", "coco"))
+    path = mine / "3" / "image 007.png"
+    whole_image = path.read_bytes()
+    label(mine, tmp_path / "whole", settings=settings)
+    path.write_bytes(b"no image")
+    out = tmp_path / "out"
+    label(mine, out, settings=settings)
+    before = results(out)
+    path.write_bytes(whole_image)
+    for part in (tmp_path / "whole" / "entries").rglob("*.gz"):
+        shutil.copy(part, out / part.relative_to(tmp_path / "whole"))
+    (out / "summary.json").unlink()
+    label(mine, out, settings=settings)
+    assert results(out)["coco.json"] == before["coco.json"]
+
+
+def test_progress_counts_each_image_once(images: Path, tmp_path: Path) -> None:
+    out, settings = tmp_path / "out", Settings(("png", "coco"))
+    calls: tuple[tuple[dict[str, Any], int], ...] = (
+        ({"shard": Shard(0, 2)}, 2),
+        ({}, 2),
+        ({}, 2),
+        ({"retry_failed": True}, 2),
+    )
+    for options, failed in calls:
+        told = Told()
+        label(images, out, settings=settings, progress=told, **options)
+        task = told.tasks[0]
+        assert (task.name, task.done) == ("label", task.total)
+        assert task.figures.get("failed", failed) == failed
+        assert all(each.done == each.total for each in told.tasks)
+    assert [each.name for each in told.tasks] == ["label", *["collect coco"] * 2, "report"]
+    told = Told()
+    finish(out, told)
+    assert told.tasks[-1].name == "report" and told.tasks[-1].done == COUNT
+
+
+def test_progress_within_a_unit(tmp_path: Path) -> None:
+    images, told = write_images(tmp_path / "images", 8), Told()
+    label(images, tmp_path / "out", progress=told)
+    assert told.tasks[0].steps == [*[1] * 8, 0]
+
+
+class Told(Progress):
+    """Progress as numbers."""
+
+    def __init__(self) -> None:
+        self.tasks: list[ToldTask] = []
+        self.notes: list[str] = []
+
+    @contextmanager
+    def task(self, name: str, total: int, done: int = 0) -> Iterator[ProgressTask]:
+        self.tasks.append(ToldTask(name, total, done))
+        yield self.tasks[-1]
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+class ToldTask(ProgressTask):
+    def __init__(self, name: str, total: int, done: int) -> None:
+        self.name, self.total, self.done = name, total, done
+        self.figures: dict[str, float] = {}
+        self.steps: list[int] = []
+
+    def advance(self, count: int = 1, **figures: float) -> None:
+        self.done, self.figures = self.done + count, figures
+        self.steps.append(count)
+
+
+def test_what_is_left_out_is_told(tmp_path: Path) -> None:
+    images, out = write_images(tmp_path / "images", 3), tmp_path / "out"
+    told = Told()
+    label(images, out, progress=told)
+    assert told.notes == []
+    for number in range(2):
+        (images / f"link {number}").symlink_to(tmp_path)
+    label(images, out, append=True, progress=told)
+    assert told.notes == [f"left out: '{images}/link 0' (a link to a folder) and 1 more"]
+
+
 def test_a_tar_a_unit(images: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
     settings = Settings(("png", "coco", "tar", "confidence"))
     label(images, tmp_path / "one", settings=settings)
@@ -486,12 +423,6 @@ def test_given_labels(images: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-@pytest.fixture
-def finished(images: Path, tmp_path: Path) -> Iterator[Path]:
-    label(images, tmp_path / "finished")
-    return tmp_path / "finished"
-
-
 def test_another_job_is_refused_and_harms_nothing(images: Path, finished: Path) -> None:
     before = results(finished)
     for options, differing in (
@@ -508,6 +439,18 @@ def test_another_job_is_refused_and_harms_nothing(images: Path, finished: Path) 
     assert len(files_of(finished, "masks/**/*.png")) == 12  # one of thirteen is refused
 
 
+def test_the_same_images_however_they_are_named(
+    images: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(images.parent)
+    for source in (f"{images}/", images.name, f"./{images.name}/"):
+        assert label_in_bulk([source], LocalModel(), finished, workers=0).kept == COUNT - 2
+    monkeypatch.chdir(images)
+    given = rf"give the same IMAGES as at first, \['{images}'\], --append new ones, choose"
+    with pytest.raises(ConfigError, match=given):
+        label_in_bulk([images.name], LocalModel(), finished, workers=0)
+
+
 def test_strange_folders_are_left_alone(images: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("precious")
@@ -520,27 +463,6 @@ def test_strange_folders_are_left_alone(images: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="holds no job"):
         finish(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
-
-
-def test_a_damaged_record_is_told(images: Path, finished: Path) -> None:
-    record = finished / "units" / "00003.jsonl.gz"
-    whole = record.read_bytes()
-    for data in (b"", whole[:50], b"no gzip", whole[:-20] + b"x" * 20):
-        record.write_bytes(data)
-        with pytest.raises(ArtifactError, match=r"00003\.jsonl\.gz' is (damaged|empty)"):
-            list(read_images(finished, 3))
-            finish(finished)
-    record.unlink()
-    assert label(images, finished).labelled == 8
-    assert record.read_bytes() == whole
-
-
-def test_a_list_that_was_exchanged_is_told(images: Path, finished: Path) -> None:
-    part = finished / "inputs" / "00001.jsonl.gz"
-    part.write_bytes((finished / "inputs" / "00002.jsonl.gz").read_bytes())
-    (finished / "units" / "00001.jsonl.gz").unlink()
-    with pytest.raises(ArtifactError, match=r"00001\.jsonl\.gz' is damaged or was exchanged"):
-        label(images, finished)
 
 
 @pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "a/b", "1/0", "1/2/3"])
@@ -559,3 +481,28 @@ def test_formats_that_a_model_cannot_serve(images: Path, tmp_path: Path) -> None
 
 def test_nothing_but_locks_stays_in_the_work_folder(finished: Path) -> None:
     assert {path.suffix for path in (finished / WORK).iterdir()} == {".lock"}
+
+
+def test_a_unit_that_will_not_fit_is_not_begun(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a unit it is known what one takes; twice that must be free for the next."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    out = tmp_path / "out"
+    with pytest.raises(ArtifactError, match=r"0\.0 MB are free, expected .*: free space on that"):
+        label(images, out)
+    assert len(list(recorded_units(out))) == 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert label(images, out).remaining == 0
+
+
+def test_linked_folders_are_searched_on_demand(images: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "linked", tmp_path / "out"
+    folder.mkdir()
+    (folder / "there").symlink_to(images)
+    with pytest.raises(DataError, match="no images in"):
+        label(folder, out)
+    assert label(folder, out, follow_links=True).labelled == COUNT - 2
+    with pytest.raises(ConfigError, match="different images"):
+        label(folder, out)

@@ -56,6 +56,7 @@ def test_folders_are_searched_depth_first_in_byte_order(tmp_path: Path) -> None:
 
 def test_hidden_files_and_the_output_folder_are_passed_by(tmp_path: Path) -> None:
     write(tmp_path, "a.jpg", "._a.jpg", ".h.jpg", "out/b.png", "x/out/c.jpg", ".jpg")
+    write(tmp_path, ".Trash/d.jpg", "x/.thumbnails/k/e.jpg")
     assert names(tmp_path, leave_out=tmp_path / "out") == ["a.jpg", "x/out/c.jpg"]
     (tmp_path / "link").symlink_to(tmp_path / "out")
     assert names(tmp_path, leave_out=tmp_path / "link") == ["a.jpg", "x/out/c.jpg"]
@@ -154,7 +155,8 @@ def test_links(tmp_path: Path) -> None:
     assert names(tree, skip=lambda *each: skipped.append(each)) == [
         *("a.jpg", "file.jpg", "sub/b.jpg"),
     ]
-    assert skipped == [(str(tree / "named.jpg"), "a link to a folder")]
+    links = ("folder", "named.jpg", "sub/up", "sub/self")
+    assert sorted(skipped) == sorted((str(tree / link), "a link to a folder") for link in links)
     # Each folder once, under its first name; and it ends.
     skipped.clear()
     assert names(tree, follow_links=True, skip=lambda *each: skipped.append(each)) == [
@@ -188,6 +190,15 @@ def test_lists(tmp_path: Path, monkeypatch) -> None:
     many = [f"{number:0200}.jpg" for number in range(6000)]  # more than one block
     path.write_text("\n".join([*many, "a.jpg"]))
     assert names(path) == [*many, "a.jpg"]
+
+
+def test_urls_of_this_machine_are_paths(tmp_path: Path) -> None:
+    write(tmp_path, "a.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "list.txt").write_text(f"file://{tmp_path}/a.jpg\nlocal://{tmp_path}/pipe.jpg\n")
+    found = list(find([tmp_path / "list.txt"], leave_out=None))
+    assert [image.source for image in found] == [f"{tmp_path}/a.jpg", f"{tmp_path}/pipe.jpg"]
+    assert names(f"local://{tmp_path}") == ["a.jpg", "pipe.jpg"]
 
 
 def test_lists_that_are_none(tmp_path: Path) -> None:

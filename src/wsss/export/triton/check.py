@@ -12,7 +12,7 @@ import onnx
 
 from ...errors import ArtifactError
 from .configs import ONNX_FILE, PLAN_FILE, PYTHON_FILE
-from .messages import CONFIG, TYPES, full_dims, graph_dims, model_config_pb2, read_config
+from .messages import CONFIG, TYPES, full_dims, model_config_pb2, read_config
 
 FILES = {"onnxruntime": ONNX_FILE, "tensorrt": PLAN_FILE, "python": PYTHON_FILE}
 
@@ -107,8 +107,8 @@ def _tensor_faults(
     if found != wanted:
         yield f"{where} is {wanted}, the graph has {found}"
     sizes = [dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim]
-    if sizes != graph_dims(config, tensor):
-        yield f"{where} is {graph_dims(config, tensor)} with the batch, the graph has {sizes}"
+    if sizes != full_dims(config, tensor):
+        yield f"{where} is {full_dims(config, tensor)} with the batch, the graph has {sizes}"
 
 
 def _ensemble_faults(config: Any, configs: Mapping[str, Any], repository: Path) -> Iterator[str]:

@@ -130,8 +130,6 @@ def _add_step(
 
 
 def _finished(config: Any, bundle: Bundle, digests: Mapping[int, str]) -> Any:
-    for tensor in config.output:
-        tensor.ClearField("reshape")  # the step has added the axis
     # One version alone: its steps are those of the newest bundle.
     config.version_policy.latest.num_versions = 1
     add_identity(config, bundle, digests)

@@ -1,6 +1,5 @@
 """Triton's model configurations as protobuf messages: where they come from, how they are spelt."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +69,7 @@ def add_tensor(tensors: Any, spec: TensorSpec, *, batched: bool = True, **more: 
     """
     axes = spec.shape[1:] if batched else spec.shape
     dims = [axis if isinstance(axis, int) else -1 for axis in axes]
-    tensor = tensors.add(name=spec.name, data_type=data_type(spec.dtype), dims=dims or [1], **more)
-    if not dims:  # one number an image: the server wants an axis, and adds it to what a model gives
-        tensor.reshape.SetInParent()
+    tensors.add(name=spec.name, data_type=data_type(spec.dtype), dims=dims, **more)
 
 
 def data_type(dtype: str) -> int:
@@ -82,13 +79,4 @@ def data_type(dtype: str) -> int:
 
 def full_dims(config: Any, tensor: Any) -> list[int]:
     """Shape of an input or output with the batch where there is one; -1 where it varies."""
-    return _with_batch(config, tensor.dims)
-
-
-def graph_dims(config: Any, tensor: Any) -> list[int]:
-    """The same as the model itself has it, before the server adds an axis."""
-    return _with_batch(config, tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
-
-
-def _with_batch(config: Any, dims: Iterable[int]) -> list[int]:
-    return [-1, *dims] if config.max_batch_size else list(dims)
+    return [-1, *tensor.dims] if config.max_batch_size else list(tensor.dims)

@@ -27,7 +27,7 @@ class BundleModel:
         digest: of the bundle; the folder must still hold it when a worker opens it.
         computes: what runs the graphs; of a server, what it computes with: a job may go on with
             another one, or without.
-        workers: see `Model`.
+        on_gpu: see `Model`.
         thresholds: of the classifier, where no image-level labels are given; None: the run's.
         server: of the backend triton; several images are then under way at once.
     """
@@ -40,7 +40,7 @@ class BundleModel:
     backend: Backend
     device: Device
     computes: str
-    workers: int | None
+    on_gpu: bool
     server: TritonOptions | None = None
     thresholds: tuple[float, ...] | None = None
 
@@ -48,6 +48,11 @@ class BundleModel:
     def in_flight(self) -> int:
         """See `Model`."""
         return self.server.in_flight if self.server is not None else 1
+
+    @property
+    def workers(self) -> int | None:
+        """See `Model`; a GPU or a server is best served by one."""
+        return 1 if self.on_gpu or self.server is not None else None
 
     @property
     def offers(self) -> frozenset[Need]:
@@ -158,7 +163,7 @@ def bundle_model(
             backend,
             device,
             described.backend,
-            None if described.device == "cpu" and server is None else 1,
+            described.device != "cpu" and server is None,
             server,
             thresholds,
         )

@@ -10,6 +10,7 @@ from typing import Any
 from ..bad_files import BadImage
 from ..files import file_digest
 from ..image_labels import read_label_table
+from .folder_walk import LeftOut
 from .frozen_list import FrozenList, unit_size_for
 from .given_labels import GivenLabels, require_all
 from .images import ImageRef
@@ -19,7 +20,7 @@ from .plan import Plan, Settings
 from .read import read_size
 from .records import read_images, recorded_units
 from .run import require_offers
-from .sources import find
+from .sources import Sources
 from .summary import JobCounts, count_records
 
 _LOOKED_AT = 1000
@@ -46,6 +47,7 @@ class DryRun:
 
     Attributes:
         is_begun: whether the folder holds this job already.
+        left_out: see `LeftOut`; empty: nothing was.
         units: of the list, or that it would have.
         with_labels: images to which the label file gives a class; None without one, or where the
             list has them already.
@@ -60,6 +62,7 @@ class DryRun:
     out: str
     is_begun: bool
     images: int
+    left_out: str
     units: int
     with_labels: int | None
     labelled: int
@@ -82,6 +85,7 @@ def dry_run(
     *,
     settings: Settings | None = None,
     labels_path: Path | None = None,
+    follow_links: bool = False,
 ) -> DryRun:
     """Look at everything that `label_in_bulk` would refuse; see there for the arguments.
 
@@ -95,23 +99,24 @@ def dry_run(
     digest = file_digest(labels_path) if labels_path else None
     plan = Plan(out, model, settings, image_labels=digest)
     model.open(None).close()
-    names = [str(source) for source in sources]
-    images = look(plan, names)
+    searched = Sources(tuple(map(str, sources)), follow_links)
+    images = look(plan, searched)
+    left_out = LeftOut()
     with_labels: int | None = None
     if images is not None:
-        counts = count_records(out, images)
-        sample, size = _rest(out, images), _label_map_bytes(out)
+        counts = count_records(out, images, settings=plan.digest())
+        sample, size = _rest(out, images), _label_map_bytes(out, images)
     else:
         found = _Sampled(
             ImageRef(image.name, image.source, "", image.span, image.stamp)
-            for image in find(names, leave_out=out)
+            for image in searched.images(out, left_out)
         )
         sample, size = list(found), None
         units = -(-found.count // unit_size_for(found.count))
         counts = JobCounts(units, 0, found.count, {}, {}, {})
         if table is not None:
             # Two walks: ten million names are not kept.
-            first, second = ((image.name for image in find(names, leave_out=out)) for _ in "12")
+            first, second = ((image.name for image in searched.images(out)) for _ in "12")
             labels = GivenLabels(table, model.classes, first)
             with_labels = require_all(labels, second, model.classes)
     bad = list(_unreadable(sample, settings.max_pixels))
@@ -120,6 +125,7 @@ def dry_run(
         str(out),
         images is not None,
         counts.images,
+        str(left_out),
         counts.units,
         with_labels,
         counts.labelled,
@@ -170,9 +176,10 @@ def _unreadable(images: Iterable[ImageRef], max_pixels: int) -> Iterator[BadHead
             yield BadHeader(image.source, error.code, str(error))
 
 
-def _label_map_bytes(out: Path) -> float | None:
+def _label_map_bytes(out: Path, images: FrozenList) -> float | None:
     """Mean size of some label maps that are there."""
-    records = (each for unit in sorted(recorded_units(out)) for each in read_images(out, unit))
+    units = sorted(recorded_units(out).intersection(range(images.num_units)))
+    records = (each for unit in units for each in read_images(out, images, unit))
     paths = (out / "masks" / f"{record.output}.png" for record in records if record.is_ok)
     sizes = [path.stat().st_size for path in islice(paths, _WEIGHED) if path.is_file()]
     return sum(sizes) / len(sizes) if sizes else None

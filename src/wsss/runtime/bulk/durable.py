@@ -33,6 +33,7 @@ class Staging:
         self._numbers = itertools.count()
         self._folders: set[Path] = set()
         self._written: list[Path] = []
+        self._sizes: list[int] = []
         make_folder(self.work)
 
     def put(self, path: str, data: bytes) -> None:
@@ -58,10 +59,16 @@ class Staging:
             if target.parent not in self._folders:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 self._folders.add(target.parent)
+            self._sizes.append(finished.stat().st_size)
             os.replace(finished, target)
         except OSError as error:
             raise write_error(target, error) from error
         self._written.append(target)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all files that got their names."""
+        return sum(self._sizes)
 
     def sync(self) -> None:
         """Everything that was put is on the disk afterwards, names included.
@@ -69,17 +76,29 @@ class Staging:
         Raises:
             ArtifactError: the disk does not take it.
         """
-        try:
-            if not _sync_file_system(self._root):
-                for path in [*self._written, *self._folders]:
-                    _sync_file(path)
-        except OSError as error:
-            raise write_error(self._root, error) from error
+        sync_all(self._root, [*self._written, *self._folders])
         self._written.clear()
 
     def close(self) -> None:
         """Remove what has no name."""
         shutil.rmtree(self.work, ignore_errors=True)
+
+
+def sync_all(folder: Path, paths: Iterable[Path]) -> None:
+    """Files and folders are on the disk afterwards: by one call for all where the system has it.
+
+    Args:
+        folder: on the file system of all of them.
+
+    Raises:
+        ArtifactError: the disk does not take them.
+    """
+    try:
+        if not _sync_file_system(folder):
+            for path in paths:
+                _sync_file(path)
+    except OSError as error:
+        raise write_error(folder, error) from error
 
 
 def write_durably(path: Path, data: bytes | Iterable[bytes], work: Path) -> None:

@@ -20,6 +20,21 @@ Skip = Callable[[str, str], None]
 """Told of what was left out and would be missed: (path, reason)."""
 
 
+class LeftOut:
+    """Keeps the first of what was left out, and counts the others; see `Skip`."""
+
+    def __init__(self) -> None:
+        self._first, self._count = "", 0
+
+    def __call__(self, path: str, reason: str) -> None:
+        self._first = self._first or f"{path!r} ({reason})"
+        self._count += 1
+
+    def __str__(self) -> str:
+        more = f" and {self._count - 1} more" if self._count > 1 else ""
+        return f"left out: {self._first}{more}" if self._count else ""
+
+
 class Entry(NamedTuple):
     """A file or folder inside of a folder; stamp: size and time of change in ns, where known."""
 
@@ -45,7 +60,8 @@ class Pattern:
     """A glob, compared with names one folder level at a time; no parts: everything matches.
 
     `*`, `?` and `[...]` stay within a level, `**` is any number of levels; a name that begins with
-    a dot is matched only by a part that does. What lies below a folder that matches, matches.
+    a dot is matched only by a part that does. What lies below a folder that matches, matches, but
+    for what is hidden.
     """
 
     def __init__(self, parts: tuple[str, ...] = ()) -> None:
@@ -56,7 +72,7 @@ class Pattern:
     def step(self, places: Set[int], name: str) -> Set[int]:
         """Places in the pattern after one more level; none: nothing below can match."""
         if self.accepts(places):
-            return places
+            return places if not name.startswith(".") else frozenset()
         after = set()
         for place in places:
             part = self._parts[place]
@@ -128,7 +144,8 @@ class LocalFolders:
     """Lists folders of this machine for `walk`.
 
     Links to files are followed. Links to folders are only followed on demand, and then each folder
-    is entered once, under the name that comes first: a loop ends, nothing comes twice.
+    is entered once, under the name that comes first: a loop ends, nothing comes twice. Those that
+    are not followed are told.
 
     Args:
         suffixes: extensions of files that are listed, in lower case.
@@ -196,7 +213,7 @@ class LocalFolders:
         if self._is_folder(entry):
             if not entry.is_symlink() or self._follow:
                 return os.fsencode(entry.name) + b"\0d"
-            if has_suffix(entry.name, self._suffixes):
+            if not entry.name.startswith("."):
                 self._skip(entry.path, "a link to a folder")
         # `._a.jpg` is what a Mac leaves beside a.jpg.
         elif not entry.name.startswith(".") and has_suffix(entry.name, self._suffixes):

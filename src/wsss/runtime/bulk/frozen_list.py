@@ -9,7 +9,6 @@ last: a freeze that was killed leaves none, and one that appends leaves the old 
 import gzip
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ import numpy as np
 
 from ...errors import ArtifactError, DataError
 from ..files import atomic_write_bytes, make_folder, read_file, write_error
+from .durable import sync_all
 from .images import ImageRef
 from .name_hashes import name_hash
 from .sources import Found
@@ -223,9 +223,8 @@ def _write_parts(
 
 def _commit(folder: Path, unit_size: int, parts: tuple[Part, ...], first_new: int) -> FrozenList:
     """Flushes the new parts, all at once, which is many times faster than one by one."""
-    for number in range(first_new, len(parts)):
-        _flush(_part_path(folder, number))
-    _flush(folder)
+    new = (_part_path(folder, number) for number in range(first_new, len(parts)))
+    sync_all(folder, [*new, folder])
     index = {
         "format": FORMAT_VERSION,
         "unit_size": unit_size,
@@ -234,19 +233,8 @@ def _commit(folder: Path, unit_size: int, parts: tuple[Part, ...], first_new: in
     data = _ENCODER.encode(index).encode("ascii")
     digest = hashlib.sha256(data).hexdigest()
     atomic_write_bytes(_index_path(folder, digest), data)
-    _flush(folder)
+    sync_all(folder, [folder])
     return FrozenList(folder, digest, unit_size, parts)
-
-
-def _flush(path: Path) -> None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise write_error(path, error) from error
 
 
 def _remove_old(folder: Path) -> None:

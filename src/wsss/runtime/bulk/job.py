@@ -11,8 +11,9 @@ failures.csv, summary.json, report.html, coco.json ...   made from the records a
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,37 +22,45 @@ from ...errors import ArtifactError, ConfigError
 from ...version import __version__
 from ..files import read_file, write_error
 from ..image_labels import LabelTable
+from ..palette import voc_palette
+from .cloud import is_url
 from .durable import WORK, write_durably
+from .folder_walk import Skip
 from .frozen_list import FrozenList, freeze, open_list, unit_size_for
 from .given_labels import image_refs
 from .lock import while_freezing
 from .output_names import NamedImages
-from .plan import INPUTS, Plan
-from .sources import find
+from .plan import INPUTS, Plan, settings_digest
+from .sources import Sources
+from .writers.contract import JobView
 
 JOB = "job.json"
 _FORMAT = 1
 _MAX_BYTES = 1 << 24
+_MAX_CLASSES = 254
 _SHOWN = 20
 """Sources that stand in `job.json`: a shell may have made thousands of one glob."""
+_SHOWN_LENGTH = 200
 
 
 def claim(
     plan: Plan,
-    sources: Sequence[str],
+    sources: Sources,
     table: LabelTable | None = None,
     *,
     overwrite: bool = False,
     append: bool = False,
+    skip: Skip = lambda path, reason: None,
 ) -> tuple[Plan, FrozenList]:
     """Make a folder the place of a job, or go on with the job that it holds.
 
     Args:
         plan: without the digest of the list.
-        sources: see `find`; looked at if there is no list yet, or to append.
+        sources: looked at if there is no list yet, or to append.
         table: image-level labels; every image must be in it.
         overwrite: first remove what another model or other settings wrote.
         append: add images that are new in the sources, behind those of the list.
+        skip: see `find`.
 
     Returns:
         The plan with its list.
@@ -68,13 +77,13 @@ def claim(
         if overwrite and (out / JOB).is_file():
             _remove_all(out)
         if not (out / JOB).is_file():
-            images = _begin(plan, sources, table)
+            images = _begin(plan, sources, table, skip)
         else:
             found = _require_same(plan, sources, append)
             images = open_list(out / INPUTS, found["list"])
             if append:
                 beside = (ref.output for ref in images)
-                new = images.unlisted(find(sources, leave_out=out))
+                new = images.unlisted(sources.images(out, skip))
                 with NamedImages(new, out / WORK, beside=beside) as named:
                     images = images.append(image_refs(named, table, plan.model.classes))
                 # Until then the job has the old list, which is still there.
@@ -93,11 +102,7 @@ def require_place(out: Path) -> None:
         return
     if not out.is_dir():
         raise ArtifactError(f"'{out}' is a file: give --out a folder")
-    strangers = [
-        path.name
-        for path in out.iterdir()
-        if path.name not in (WORK, INPUTS) and path.suffix != ".tmp"  # job.json on its way
-    ]
+    strangers = [path.name for path in out.iterdir() if path.name not in (WORK, INPUTS)]
     if strangers and not (out / JOB).is_file():
         raise ArtifactError(
             f"'{out}' is not empty ('{min(strangers)}') and holds no job of `wsss label`: choose "
@@ -105,7 +110,7 @@ def require_place(out: Path) -> None:
         )
 
 
-def look(plan: Plan, sources: Sequence[str]) -> FrozenList | None:
+def look(plan: Plan, sources: Sources) -> FrozenList | None:
     """The list of the job that a folder holds, if a call goes on with it; None: it would begin one.
 
     Nothing is written.
@@ -132,6 +137,7 @@ def read_job(out: Path) -> dict[str, Any]:
         content = json.loads(read_file(path, max_bytes=_MAX_BYTES))
         kinds = {"settings": dict, "sources_digest": str, "list": str}
         is_whole = all(isinstance(content[key], kind) for key, kind in kinds.items())
+        settings_digest(content["settings"])  # which knows no infinity
     except (ValueError, KeyError, TypeError, RecursionError):
         is_whole = False
     if not is_whole:
@@ -145,11 +151,30 @@ def read_job(out: Path) -> dict[str, Any]:
     return found
 
 
-def _begin(plan: Plan, sources: Sequence[str], table: LabelTable | None) -> FrozenList:
+def job_view(out: Path, settings: Mapping[str, Any]) -> JobView:
+    """What the outputs of a job say of their origin.
+
+    Args:
+        settings: of its `job.json`.
+
+    Raises:
+        ArtifactError: they are damaged.
+    """
+    for texts in (settings.get("classes"), settings.get("formats")):
+        if not (
+            isinstance(texts, list)
+            and len(texts) <= _MAX_CLASSES
+            and all(isinstance(text, str) for text in texts)
+        ):
+            raise ArtifactError(f"'{out / JOB}' is damaged: begin the job again in another folder")
+    return JobView(tuple(settings["classes"]), voc_palette(), dict(settings))
+
+
+def _begin(plan: Plan, sources: Sources, table: LabelTable | None, skip: Skip) -> FrozenList:
     """Freeze the list of a new job."""
     out = plan.out
     require_place(out)
-    with NamedImages(find(sources, leave_out=out), out / WORK) as named:
+    with NamedImages(sources.images(out, skip), out / WORK) as named:
         refs = image_refs(named, table, plan.model.classes)
         images = freeze(refs, out / INPUTS, unit_size_for(len(named)))
     # Last: without it there is no job, and what was frozen is frozen again.
@@ -157,12 +182,12 @@ def _begin(plan: Plan, sources: Sequence[str], table: LabelTable | None) -> Froz
     return images
 
 
-def _write_job(plan: Plan, sources: Sequence[str], images: FrozenList) -> None:
+def _write_job(plan: Plan, sources: Sources, images: FrozenList) -> None:
     content = {
         "format": _FORMAT,
         "made_by": __version__,
         "settings": plan.identity(),
-        "sources": list(sources[:_SHOWN]),
+        "sources": list(sources.names[:_SHOWN]),
         "sources_digest": _digest(sources),
         "list": images.digest,
     }
@@ -170,7 +195,7 @@ def _write_job(plan: Plan, sources: Sequence[str], images: FrozenList) -> None:
     write_durably(plan.out / JOB, text.encode("ascii"), plan.out / WORK)
 
 
-def _require_same(plan: Plan, sources: Sequence[str], append: bool) -> dict[str, Any]:
+def _require_same(plan: Plan, sources: Sources, append: bool) -> dict[str, Any]:
     out = plan.out
     found, wanted = read_job(out), _flat(plan.identity())
     earlier = _flat(found["settings"])
@@ -178,9 +203,12 @@ def _require_same(plan: Plan, sources: Sequence[str], append: bool) -> dict[str,
     if found["sources_digest"] != _digest(sources) and not append:
         differing.append("images")
     if differing:
+        remedy = "choose another --out, or --overwrite them"
+        if differing == ["images"]:
+            first = str(found.get("sources"))[:_SHOWN_LENGTH]
+            remedy = f"give the same IMAGES as at first, {first}, --append new ones, {remedy}"
         raise ConfigError(
-            f"'{out}' holds labels made otherwise (different {', '.join(differing)}): choose "
-            "another --out, or --overwrite them"
+            f"'{out}' holds labels made otherwise (different {', '.join(differing)}): {remedy}"
         )
     return found
 
@@ -191,8 +219,12 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, **(model if isinstance(model, dict) else {}), "model": None}
 
 
-def _digest(sources: Sequence[str]) -> str:
-    return hashlib.sha256("\0".join(sources).encode("utf-8", "surrogateescape")).hexdigest()
+def _digest(sources: Sources) -> str:
+    """The same for `photos`, `photos/` and its absolute path, which stands in the list."""
+    places = [each if is_url(each) else os.path.abspath(each) for each in sources.names]
+    if sources.follow_links:
+        places.append("")  # no path
+    return hashlib.sha256("\0".join(places).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _remove_all(out: Path) -> None:

@@ -1,10 +1,12 @@
 """One job in a folder at a time; shards of one job side by side.
 
-The locks are the system's (`flock`): they end with their process, however it ends. On a network
-file system that does not pass them on, two jobs waste work and harm nothing, since every file and
-record of a unit is the same whoever writes it.
+The locks are the system's (`flock`): they end with their process, however it ends. On a file system
+that has none, or does not pass them on to other machines, two jobs waste work and may end each
+other; every record tells the truth all the same, since all that belongs to a unit is the same
+whoever writes it.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -22,6 +24,8 @@ _LOCK = ".lock"
 _FREEZE_S = 3600.0
 """A list of ten million images is frozen in less time."""
 _PAUSE_S = 0.2
+_NO_LOCKS = frozenset((errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK))
+"""What a file system without locks says: Lustre as it is mounted by default, for instance."""
 
 
 @contextmanager
@@ -40,16 +44,43 @@ def whole_job(out: Path) -> Iterator[None]:
         yield
 
 
+def are_kept(out: Path) -> bool:
+    """Whether the file system of a folder has locks, as far as one machine can see."""
+    with whole_job(out):
+        try:
+            with whole_job(out):
+                return False
+        except ConfigError:
+            return True
+
+
 @contextmanager
-def one_shard(out: Path, shard: str) -> Iterator[None]:
-    """Nobody else works on this shard, and nobody on the whole job; see `whole_job`."""
-    with _open(out, f"job{_LOCK}") as job, _open(out, f"shard-{shard}{_LOCK}") as own:
+def one_shard(out: Path, index: int, count: int) -> Iterator[None]:
+    """Nobody else works on this shard, on one of another count, or on the whole job.
+
+    Raises:
+        ConfigError, ArtifactError: see `whole_job`.
+    """
+    name = f"shard-{index}-of-{count}{_LOCK}"
+    with _open(out, f"job{_LOCK}") as job, _open(out, name) as own:
         if not _try(job, fcntl.LOCK_SH):
             raise _taken(out, f"job{_LOCK}")
+        os.ftruncate(job, 0)  # who had it alone before is gone
         if not _try(own, fcntl.LOCK_EX):
-            raise _taken(out, f"shard-{shard}{_LOCK}")
+            raise _taken(out, name)
         _sign(own)
+        _require_same_count(out, count)
         yield
+
+
+def _require_same_count(out: Path, count: int) -> None:
+    """Shards of different counts share units, so they may only follow each other."""
+    for path in sorted((out / WORK).glob(f"shard-*{_LOCK}")):
+        if path.name.endswith(f"-of-{count}{_LOCK}"):
+            continue
+        with _open(out, path.name) as other:
+            if not _try(other, fcntl.LOCK_SH):
+                raise _taken(out, path.name)
 
 
 @contextmanager
@@ -93,6 +124,9 @@ def _try(descriptor: int, kind: int) -> bool:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
     return True
 
 
@@ -106,6 +140,8 @@ def _taken(out: Path, name: str) -> ConfigError:
         holder = (out / WORK / name).read_text(errors="replace")[:200] or "other shards"
     except OSError:
         holder = "another process"
+    part = f" ({name.removesuffix(_LOCK)})" if name.startswith("shard-") else ""
     return ConfigError(
-        f"'{out}' is being written by {holder}: wait for it or end it, or choose another --out"
+        f"'{out}' is being written by {holder}{part}: wait for it or end it, or choose another "
+        "--out"
     )

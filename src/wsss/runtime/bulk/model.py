@@ -58,8 +58,8 @@ class OpenModel(Protocol):
                 of them that it finds.
 
         Raises:
-            DataError, ShapeError, DeadlineError: it fails on these images; any other error ends
-            the job.
+            DataError, ShapeError, DeadlineError, MemoryError: it fails on these images; any other
+            error ends the job.
         """
 
     def close(self) -> None:
@@ -75,6 +75,7 @@ class Model(Protocol):
         offers: what it can tell besides labels.
         workers: processes that label best; None: one a core, each with its share of them. With 0
             it is labelled in the process that asked for it.
+        on_gpu: whether each of them computes on a GPU of its machine.
     """
 
     @property
@@ -88,6 +89,9 @@ class Model(Protocol):
 
     @property
     def workers(self) -> int | None: ...
+
+    @property
+    def on_gpu(self) -> bool: ...
 
     def identity(self) -> Mapping[str, Any]:
         """All that decides the pixels, JSON-compatible; another identity is another job."""

@@ -176,10 +176,13 @@ class _Survey:
             if form == _HASHED and name_hash(fold(_output(image.name, form))) == output
         )
         first, *others = islice(users, 2)
+        if others and first == others[0]:
+            raise DataError(f"{first.source!r} is given twice: give each image once")
         second = others[0].source if others else "an output that exists"
         raise DataError(
             f"{first.source!r} and {second!r} would both be written as "
-            f"{_output(first.name, _STEM)!r}: label them apart, with an --out for each"
+            f"{_output(first.name, _STEM)!r}: label them apart, with an --out for each, or give "
+            "the folder above them"
         )
 
     def _add_folders(self, folder: str) -> None:

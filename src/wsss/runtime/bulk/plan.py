@@ -100,13 +100,18 @@ class Plan:
             "max_pixels": self.settings.max_pixels,
             "tile_pixels": min(self.settings.tile_pixels, self.settings.max_pixels),
         }
-        ordered: dict[str, Any] = json.loads(self._text(settings))
+        ordered: dict[str, Any] = json.loads(_text(settings))
         return ordered
 
     def digest(self) -> str:
         """Of the identity; stands in every record."""
-        return hashlib.sha256(self._text(self.identity()).encode("ascii")).hexdigest()
+        return settings_digest(self.identity())
 
-    @staticmethod
-    def _text(settings: Mapping[str, Any]) -> str:
-        return json.dumps(settings, sort_keys=True, allow_nan=False)
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """Of the settings that `job.json` holds."""
+    return hashlib.sha256(_text(settings).encode("ascii")).hexdigest()
+
+
+def _text(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True, allow_nan=False)

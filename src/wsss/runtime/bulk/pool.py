@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -84,11 +85,11 @@ def worker_environment(settings: Settings) -> dict[str, str]:
     return {PIXEL_LIMIT_VARIABLE: str(settings.max_pixels)} if settings.takes_huge else {}
 
 
-def label_here(plan: Plan, tasks: Iterable[Task]) -> Iterator[UnitOutcome]:
+def label_here(plan: Plan, tasks: Iterable[Task], watcher: Watcher) -> Iterator[UnitOutcome]:
     """Outcomes of units, one after the other, in this process: nothing starts, nothing survives."""
     with closing(UnitLabeller(plan)) as labeller:
         for task in tasks:
-            yield labeller.label(task)
+            yield labeller.label(task, watcher.under_way)
 
 
 def label_in_processes(
@@ -222,12 +223,12 @@ class Pool(ABC, Generic[AnyWorker]):
     def _bury(self, worker: AnyWorker, death: Death) -> None:
         self.kill([worker])
         self.workers.remove(worker)
-        is_suspected = False
+        is_explained = False
         if worker.attempt is not None:
             attempt = worker.attempt.after_death(self.plan.out)
             self._again.append(attempt)
-            is_suspected = bool(attempt.task.alone)
-        if worker.has_worked or is_suspected:
+            is_explained = attempt != worker.attempt  # by images that were under way
+        if worker.has_worked or is_explained:
             return
         self._deaths_at_start += 1
         if self._deaths_at_start >= _DEATHS_AT_START:
@@ -257,7 +258,7 @@ class _ProcessPool(Pool[_Process]):
         """See `Pool.start`."""
         here, there = self._context.Pipe()
         process = self._context.Process(target=_work, args=(self.plan, there), daemon=True)
-        with environment(worker_environment(self.plan.settings)):
+        with environment(worker_environment(self.plan.settings)), _without_signals():
             process.start()
         there.close()
         return _Process(process=process, pipe=here)
@@ -283,10 +284,12 @@ class _ProcessPool(Pool[_Process]):
         """See `Pool.kill`."""
         for worker in workers:
             worker.pipe.close()
+            if worker.attempt is not None:
+                worker.process.kill()
         for worker in workers:
             if worker.attempt is None:  # it ends by itself, and closes what it has open
                 worker.process.join(_CLOSE_S)
-            worker.process.kill()
+                worker.process.kill()
         for worker in workers:
             worker.process.join()
 
@@ -306,10 +309,23 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextmanager
+def _without_signals() -> Iterator[None]:
+    """A process that starts meanwhile never hears of Ctrl-C and SIGTERM.
+
+    They reach all processes of a group; the first one decides when to stop. That a worker ignores
+    them would be too late: it imports for a second before it could.
+    """
+    resource_tracker.ensure_running()  # which would let them through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(plan: Plan, pipe: Connection) -> None:
     """A worker: units come in, outcomes go out, until the other end is closed."""
-    # Ctrl-C reaches the whole group; the first process decides when to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         with closing(UnitLabeller(plan)) as labeller:

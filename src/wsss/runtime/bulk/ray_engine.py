@@ -7,7 +7,7 @@ Ray and handled by `Pool`, which begins its unit again; so nothing here is resta
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,14 +56,12 @@ def label_in_ray(
         MissingDependencyError: Ray is not installed; ConfigError: no cluster at the address.
     """
     with _connected(address, num_workers) as ray:
-        # A model that is best served by one process here has a GPU, or a server, behind it.
-        needs_gpu = plan.model.workers == 1 and plan.model.in_flight == 1
-        resource = "GPU" if needs_gpu else "CPU"
+        resource = "GPU" if plan.model.on_gpu else "CPU"
         there = int(ray.cluster_resources().get(resource, 0))
         if there < 1:
             raise ConfigError(f"the Ray cluster has no {resource}: add a node that has one")
         count = min(there if num_workers is None else num_workers, there, len(tasks))
-        pool = _RayPool(ray, plan, count, watcher, {"num_cpus": 1, "num_gpus": int(needs_gpu)})
+        pool = _RayPool(ray, plan, count, watcher)
         yield from outcomes(pool, tasks)
 
 
@@ -95,14 +93,16 @@ class _Actor(Worker):
 
 
 class _RayPool(Pool[_Actor]):
-    def __init__(
-        self, ray: Any, plan: Plan, num_workers: int, watcher: Watcher, resources: Mapping[str, int]
-    ) -> None:
+    def __init__(self, ray: Any, plan: Plan, num_workers: int, watcher: Watcher) -> None:
         super().__init__(plan, num_workers, watcher)
         self._ray = ray
         variables = {"env_vars": worker_environment(plan.settings)}
         self._class = ray.remote(_Labeller).options(
-            max_restarts=0, scheduling_strategy="SPREAD", runtime_env=variables, **resources
+            num_cpus=1,
+            num_gpus=int(plan.model.on_gpu),
+            max_restarts=0,
+            scheduling_strategy="SPREAD",
+            runtime_env=variables,
         )
 
     def start(self) -> _Actor:

@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from ...errors import ArtifactError
 from .durable import write_durably
+from .frozen_list import FrozenList
 from .json_lines import SUFFIX, pack, read_lines
 
 UNITS = "units"
@@ -129,42 +131,97 @@ def recorded_units(out: Path) -> set[int]:
     return {int(stem) for stem in stems if stem.isascii() and stem.isdigit()}
 
 
-def read_summary(out: Path, unit: int) -> UnitSummary:
+def read_summary(
+    out: Path, images: FrozenList, unit: int, settings: str | None = None
+) -> UnitSummary:
     """The first line of a record; the others are not read.
 
+    Args:
+        images: the list of the job.
+        settings: digest that the record must have; None: any.
+
     Raises:
-        ArtifactError: absent, or damaged.
+        ArtifactError: absent, damaged, of another list, model or settings.
     """
     path = _path(out, unit)
     for line in read_lines(path):
         with _damage(path):
             counts = {
-                key: {int(value): int(count) for value, count in line[key].items()}
+                key: {int(value): _count(count) for value, count in line[key].items()}
                 for key in ("pixels", "images_of")
             }
-            codes = {str(code): int(count) for code, count in line["codes"].items()}
-            return UnitSummary(int(line["unit"]), str(line["settings"]), codes, **counts)
+            codes = {_text(code): _count(count) for code, count in line["codes"].items()}
+            summary = UnitSummary(_count(line["unit"]), _text(line["settings"]), codes, **counts)
+            if (summary.unit, summary.num_images) != (unit, images.parts[unit].count):
+                raise ValueError("it is of another unit")
+        if settings not in (None, summary.settings):
+            raise ArtifactError(
+                f"'{path}' was made by another model or other settings: remove it and run the job "
+                "again"
+            )
+        return summary
     raise ArtifactError(f"'{path}' is empty: remove it and run the job again")
 
 
-def read_images(out: Path, unit: int) -> Iterator[ImageRecord]:
-    """What became of the images of a unit, in the order of the list.
+def read_images(out: Path, images: FrozenList, unit: int) -> Iterator[ImageRecord]:
+    """What became of the images of a unit: of all of them, in the order of the list.
+
+    Args:
+        images: the list of the job.
 
     Raises:
-        ArtifactError: absent, or damaged.
+        ArtifactError: absent, damaged, or of another list.
     """
     path = _path(out, unit)
+    index, end = images.first(unit), images.first(unit) + images.parts[unit].count
     for line in islice(read_lines(path), 1, None):
         with _damage(path):
-            height, width = line["size"]
-            values = {
-                **line,
-                "size": (int(height), int(width)),
-                "pixels": {int(value): int(count) for value, count in line["pixels"].items()},
-                "missing": tuple(line["missing"]),
-            }
-            image = ImageRecord(**values)
+            image = _image(line)
+            if image.index != index or index == end:
+                raise ValueError("it is of other images")
         yield image
+        index += 1
+    with _damage(path):
+        if index != end:
+            raise ValueError("it lacks images")
+
+
+def _image(line: Any) -> ImageRecord:
+    """An image of a line; a job's folder may come from a stranger.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: not the fields of an image.
+    """
+    height, width = line["size"]
+    texts = {key: _text(line[key]) for key in ("name", "output", "code", "reason", "sha256")}
+    return ImageRecord(
+        _count(line["index"]),
+        **texts,
+        size=(_count(height), _count(width)),
+        pixels={int(value): _count(count) for value, count in line["pixels"].items()},
+        confidence=_share(line["confidence"]),
+        change=_share(line["change"]),
+        missing=tuple(map(_count, line["missing"])),
+        instances=None if line.get("instances") is None else _count(line["instances"]),
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a text is none")
+    return value
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError("a count is none")
+    return value
+
+
+def _share(value: object) -> float | None:
+    if value is None or (isinstance(value, int | float) and 0 <= value <= 1):
+        return value
+    raise TypeError("a share is none")
 
 
 def _path(out: Path, unit: int) -> Path:
@@ -176,6 +233,7 @@ def _damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
         raise ArtifactError(
-            f"'{path}' is damaged ({error!r}): remove it and run the job again"
+            f"'{path}' is damaged ({reason}): remove it and run the job again"
         ) from error

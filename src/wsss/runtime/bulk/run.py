@@ -4,27 +4,29 @@ import re
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ...errors import ConfigError
+from ...errors import ConfigError, WsssError
 from ..files import append_bytes, file_digest
 from ..image_io import PIXEL_LIMIT, PIXEL_LIMIT_VARIABLE
 from ..image_labels import read_label_table
 from ..machine_limits import free_cores, machine_memory, memory_limit
 from ..palette import voc_palette
 from ..progress import SILENT, Progress, ProgressTask
+from .folder_walk import LeftOut
 from .frozen_list import FrozenList, open_list
-from .job import JOB, claim, read_job, require_place
+from .job import JOB, claim, job_view, read_job, require_place
 from .lock import one_shard, whole_job
 from .model import Model
-from .plan import INPUTS, TAR, Plan, Settings
+from .plan import INPUTS, TAR, Plan, Settings, settings_digest
 from .pool import Watcher, label_here, label_in_processes
 from .records import read_summary, recorded_units
 from .report.job import write_job_report
+from .sources import Sources
 from .summary import (
     JobCounts,
     count_records,
@@ -64,9 +66,6 @@ class Shard:
         if found is None or not int(found[1]) < int(found[2]):
             raise ConfigError(f"--shard is '{text}', expected i/n with i from 0 to n - 1")
         return cls(int(found[1]), int(found[2]))
-
-    def __str__(self) -> str:
-        return f"{self.index}-of-{self.count}"
 
     def units(self, num_units: int) -> range:
         """Of this part."""
@@ -110,6 +109,7 @@ def label_in_bulk(
     shard: Shard | None = None,
     overwrite: bool = False,
     append: bool = False,
+    follow_links: bool = False,
     retry_failed: bool = False,
     progress: Progress = SILENT,
 ) -> LabelSummary:
@@ -126,6 +126,7 @@ def label_in_bulk(
         shard: label only this part; `finish` makes the results when all parts are there.
         overwrite: first remove what another model or other settings wrote.
         append: look for new images in the sources of a job that began before.
+        follow_links: see `find`.
         retry_failed: try again what failed before, as the files are now.
 
     Raises:
@@ -141,24 +142,30 @@ def label_in_bulk(
     table = read_label_table(labels_path, classes=model.classes) if labels_path else None
     digest = file_digest(labels_path) if labels_path else None
     plan = Plan(out, model, settings, image_labels=digest)
-    names = [str(source) for source in sources]
-    lock = whole_job(out) if shard is None else one_shard(out, str(shard))
+    searched = Sources(tuple(map(str, sources)), follow_links)
+    lock = whole_job(out) if shard is None else one_shard(out, shard.index, shard.count)
     with _only_if_used(out), lock:
-        plan, images = claim(plan, names, table, overwrite=overwrite, append=append)
+        left_out = LeftOut()
+        plan, images = claim(
+            plan, searched, table, overwrite=overwrite, append=append, skip=left_out
+        )
+        if str(left_out):
+            progress.note(str(left_out))
         units = shard.units(images.num_units) if shard else range(images.num_units)
-        before = count_records(out, images, units)
-        tasks = _tasks(out, units, retry_failed)
+        before = count_records(out, images, units, plan.digest())
+        tasks = _tasks(out, images, units, retry_failed)
         if tasks:
             forget_results(out)
-        done = before.labelled + (0 if retry_failed else before.failed)
-        with progress.task("label", before.images, done) as task:
-            watcher = _Watcher(task, progress, before.failed)
+        to_do = sum(images.parts[task.unit].count for task in tasks)
+        with progress.task("label", before.images, before.images - to_do) as task:
+            watcher = _Watcher(task, progress, 0 if retry_failed else before.failed)
             for outcome in _outcomes(plan, tasks, workers, watcher, engine, ray_address):
                 append_bytes(out / TIMINGS, timing_line(outcome))
                 watcher.through(outcome)
         counts = count_records(out, images, units) if tasks else before
         if shard is None and not has_results(out):
-            _write_results(out, images, counts, plan.identity())
+            view = JobView(model.classes, voc_palette(), plan.identity())
+            _write_results(out, images, counts, view, progress)
     return LabelSummary(
         str(out),
         counts.images,
@@ -169,7 +176,7 @@ def label_in_bulk(
     )
 
 
-def finish(out: Path) -> JobCounts:
+def finish(out: Path, progress: Progress = SILENT) -> JobCounts:
     """Make the results of a job from its records, whoever wrote them.
 
     Raises:
@@ -180,7 +187,8 @@ def finish(out: Path) -> JobCounts:
     with whole_job(out):
         job = read_job(out)
         images = open_list(out / INPUTS, job["list"])
-        counts = count_records(out, images)
+        view = job_view(out, job["settings"])
+        counts = count_records(out, images, settings=settings_digest(job["settings"]))
         if not counts.is_complete:
             missing = sorted(set(range(counts.units)) - recorded_units(out))
             shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
@@ -188,18 +196,17 @@ def finish(out: Path) -> JobCounts:
                 f"'{out}' lacks {len(missing)} of {counts.units} units ({shown}): run the shards "
                 "that hold them again"
             )
-        _write_results(out, images, counts, job["settings"])
+        _write_results(out, images, counts, view, progress)
         return counts
 
 
 def _write_results(
-    out: Path, images: FrozenList, counts: JobCounts, settings: Mapping[str, Any]
+    out: Path, images: FrozenList, counts: JobCounts, view: JobView, progress: Progress
 ) -> None:
-    view = JobView(tuple(settings["classes"]), voc_palette(), dict(settings))
-    names = [name for name in settings["formats"] if name != TAR]
+    names = [name for name in view.provenance["formats"] if name != TAR]
     writers = dict(zip(names, open_writers(names, view), strict=True))
-    write_results(out, images, counts, writers)
-    write_job_report(out)
+    write_results(out, images, counts, writers, progress)
+    write_job_report(out, progress)
     write_summary(out, counts, view)  # last: it says that the others are there
 
 
@@ -224,13 +231,14 @@ def require_offers(model: Model, settings: Settings) -> None:
             )
 
 
-def _tasks(out: Path, units: Iterable[int], retry_failed: bool) -> list[Task]:
+def _tasks(out: Path, images: FrozenList, units: Iterable[int], retry_failed: bool) -> list[Task]:
     """Units without a record; and those with failures in it, if they are to be tried again."""
     done = recorded_units(out)
     tasks = [Task(unit) for unit in units if unit not in done]
     if retry_failed:
         tried = sorted(done.intersection(units))
-        tasks += [Task(unit, retry=True) for unit in tried if read_summary(out, unit).num_failed]
+        summaries = (read_summary(out, images, unit) for unit in tried)
+        tasks += [Task(each.unit, retry=True) for each in summaries if each.num_failed]
     return tasks
 
 
@@ -275,7 +283,7 @@ def _outcomes(
         return label_in_ray(one, tasks, workers, watcher, address=ray_address)
     num_workers = _num_workers(workers, plan, len(tasks))
     if not num_workers:
-        return label_here(plan, tasks)
+        return label_here(plan, tasks, watcher)
     plan = replace(plan, threads=max(1, free_cores() // num_workers))
     return label_in_processes(plan, tasks, num_workers, watcher)
 
@@ -303,8 +311,10 @@ def _only_if_used(out: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not was_there and not (out / JOB).is_file():
-            shutil.rmtree(out, ignore_errors=True)
+        if not was_there:
+            with suppress(WsssError), whole_job(out):  # others may have begun here meanwhile
+                if not (out / JOB).is_file():
+                    shutil.rmtree(out, ignore_errors=True)
         raise
 
 
@@ -328,7 +338,8 @@ class _Watcher:
 
     def under_way(self, ended: int) -> None:
         """See `Watcher`."""
-        self._show(self._through + ended)
+        if self._through + ended > self._shown:
+            self._show(self._through + ended)
 
     def stopping(self, seconds: float) -> None:
         """See `Watcher`."""
@@ -337,9 +348,9 @@ class _Watcher:
         )
 
     def _show(self, images: int) -> None:
+        rate = images / (time.monotonic() - self._started)
+        figures = {"failed": self._failed, "images/s": rate}
         # A unit that a dead worker had begun counts from the start again.
-        if images > self._shown:
-            rate = images / (time.monotonic() - self._started)
-            figures = {"failed": self._failed, "images/s": rate}
-            self._task.advance(images - self._shown, **figures)
-            self._shown = images
+        more = max(0, images - self._shown)
+        self._task.advance(more, **figures)
+        self._shown += more

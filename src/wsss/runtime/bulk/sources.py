@@ -1,7 +1,9 @@
 """Where a job's images are: folders, globs, list files, tar files and URLs, as one stream."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +18,8 @@ TAR_SUFFIXES = frozenset((".tar",))
 LIST_SUFFIXES = frozenset((".txt",))
 _MAX_LINE = 1 << 16
 _MAGIC = frozenset("*?[")
+_LOCAL = re.compile(r"^(file|local)://")
+"""Of URLs that are paths: files behind them are opened as those are, which a pipe cannot block."""
 
 
 class Found(NamedTuple):
@@ -25,6 +29,18 @@ class Found(NamedTuple):
     source: str
     span: tuple[int, int] | None = None
     stamp: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the images of a job are found in; see `find`."""
+
+    names: tuple[str, ...]
+    follow_links: bool = False
+
+    def images(self, out: Path | None, skip: Skip = lambda path, reason: None) -> Iterator["Found"]:
+        """`find`, but for the folder of labels."""
+        return find(self.names, leave_out=out, follow_links=self.follow_links, skip=skip)
 
 
 def find(
@@ -39,13 +55,14 @@ def find(
     A source is a folder (searched with all below it), a file, a tar file, a `.txt` file that lists
     one path a line (or NUL-separated; relative ones start at its folder), a glob
     (`photos/**/*.jpg`, `shards/*.tar`), or the URL of a folder, file, tar file or glob. Folders are
-    searched depth first, names in byte order. Hidden files and others than images are passed by;
+    searched depth first, names in byte order. What is hidden, and what is no image, is passed by;
     what has one and is no regular file is found all the same, and fails when it is read.
 
     Args:
         leave_out: a folder that is not searched: the labels in it are images as well.
         follow_links: enter folders behind links; links to files are always followed.
-        skip: told of what was left out though it is called like an image.
+        skip: told of links to folders that were not followed, and of what was left out though it is
+            called like an image.
 
     Raises:
         DataError: a source does not exist, a folder or tar cannot be read, or nothing was found.
@@ -75,7 +92,7 @@ class _Search:
 
     def images(self, source: str) -> Iterator[Found]:
         """Says at once whether a source is there; its images follow as they are asked for."""
-        source = source.removeprefix("file://")
+        source = _LOCAL.sub("", source)
         if is_url(source):
             return self._at_url(source)
         if not source or "\0" in source:
@@ -139,6 +156,7 @@ class _Search:
             )
 
     def _entry(self, line: str, folder: str) -> Iterator[Found]:
+        line = _LOCAL.sub("", line)
         if is_url(line):
             store = Store(line)
             return self._stored(store, _last(store.path))

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from ...version import __version__
 from ..files import write_error
 from ..palette import IGNORE_INDEX
+from ..progress import Progress
 from .durable import WORK, write_durably
 from .frozen_list import FrozenList
 from .json_lines import read_lines
@@ -58,20 +59,26 @@ class JobCounts:
         return self.units_done == self.units
 
 
-def count_records(out: Path, images: FrozenList, units: Collection[int] | None = None) -> JobCounts:
+def count_records(
+    out: Path,
+    images: FrozenList,
+    units: Collection[int] | None = None,
+    settings: str | None = None,
+) -> JobCounts:
     """Add up the first lines of the records.
 
     Args:
         units: of which; None: of all.
+        settings: digest that all of them must have; None: any.
 
     Raises:
-        ArtifactError: one is damaged.
+        ArtifactError: one is damaged, or of another list, model or settings.
     """
     codes, pixels, images_of = Counter[str](), Counter[int](), Counter[int]()
     units = range(images.num_units) if units is None else units
     done = sorted(recorded_units(out).intersection(units))
     for unit in done:
-        summary = read_summary(out, unit)
+        summary = read_summary(out, images, unit, settings)
         codes.update(summary.codes)
         pixels.update(summary.pixels)
         images_of.update(summary.images_of)
@@ -98,7 +105,11 @@ def forget_results(out: Path) -> None:
 
 
 def write_results(
-    out: Path, images: FrozenList, counts: JobCounts, writers: Mapping[str, Writer]
+    out: Path,
+    images: FrozenList,
+    counts: JobCounts,
+    writers: Mapping[str, Writer],
+    progress: Progress,
 ) -> None:
     """`failures.csv`, and the files that formats collect, of the units that are done.
 
@@ -114,7 +125,7 @@ def write_results(
     else:
         (out / FAILURES).unlink(missing_ok=True)
     for name, writer in writers.items():
-        for path, pieces in writer.collect(_Entries(out, name, units)):
+        for path, pieces in writer.collect(_Entries(out, images, name, units, progress)):
             write_durably(out / path, pieces, out / WORK)
 
 
@@ -122,7 +133,7 @@ def write_summary(out: Path, counts: JobCounts, job: JobView) -> None:
     """`summary.json`: the counts, what each class got, and where the time went."""
     names = {0: "background", IGNORE_INDEX: "no statement"}
     names |= {place + 1: name for place, name in enumerate(job.classes)}
-    total = sum(counts.pixels.values())
+    total = sum(counts.pixels.values()) or 1
     content = {
         "wsss": __version__,
         "settings": job.provenance,
@@ -147,27 +158,44 @@ def write_summary(out: Path, counts: JobCounts, job: JobView) -> None:
 
 @dataclass(frozen=True)
 class _Entries:
-    """What writers said of the images, unit by unit; may be gone through more than once."""
+    """What writers said of the images, unit by unit; may be gone through more than once.
+
+    Only a record counts: of a unit that was killed while it tried failed images again, entries may
+    say more.
+    """
 
     out: Path
+    images: FrozenList
     format_name: str
-    units: Iterable[int]
+    units: Sequence[int]
+    progress: Progress
 
     def __iter__(self) -> Iterator[Any]:
-        for unit in self.units:
-            path = self.out / entries_path(self.format_name, unit)
-            if path.is_file():  # a unit may have none
-                yield from (entry for _, entry in read_lines(path) if entry is not None)
+        with self.progress.task(f"collect {self.format_name}", len(self.units)) as task:
+            for unit in self.units:
+                path = self.out / entries_path(self.format_name, unit)
+                if path.is_file():  # a unit may have none
+                    failed = self._failed(unit)
+                    for index, entry in read_lines(path):
+                        if entry is not None and index not in failed:
+                            yield entry
+                task.advance()
+
+    def _failed(self, unit: int) -> frozenset[int]:
+        if not read_summary(self.out, self.images, unit).num_failed:
+            return frozenset()
+        records = read_images(self.out, self.images, unit)
+        return frozenset(record.index for record in records if not record.is_ok)
 
 
 def _failure_lines(out: Path, images: FrozenList, units: Iterable[int]) -> Iterator[bytes]:
     yield _csv_line("image", "code", "reason")
     for unit in units:
-        summary = read_summary(out, unit)
+        summary = read_summary(out, images, unit)
         if set(summary.codes) <= {OK}:
             continue
         sources = [ref.source for ref in images.unit(unit)]
-        for source, record in zip(sources, read_images(out, unit), strict=True):
+        for source, record in zip(sources, read_images(out, images, unit), strict=True):
             if not record.is_ok:
                 yield _csv_line(source, record.code, record.reason)
 

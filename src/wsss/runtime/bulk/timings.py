@@ -1,6 +1,7 @@
 """Where the time of a job went, unit by unit: figures for people, which no result depends on."""
 
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -62,6 +63,8 @@ def read_timings(out: Path) -> Iterator[UnitTiming]:
                 try:
                     found = json.loads(line)
                     seconds = {str(k): float(v) for k, v in found["seconds"].items()}
+                    if not all(map(math.isfinite, seconds.values())):
+                        continue
                     yield UnitTiming(
                         int(found["unit"]), int(found["images"]), float(found["ended"]), seconds
                     )

@@ -5,11 +5,14 @@ while one image computes, the next is read and the last is written, so that the 
 while there is work, and no more images are in memory than there are threads.
 """
 
+import errno
 import hashlib
+import shutil
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from numpy.typing import NDArray
 from ...errors import DataError, DeadlineError, ShapeError
 from ..bad_files import BadImage
 from ..bounded_threads import in_threads
+from ..files import write_error
 from ..palette import IGNORE_INDEX, voc_palette
 from .clock import Clock
 from .durable import Staging
@@ -37,6 +41,11 @@ from .writers.contract import JobView, Writer
 ENTRIES = "entries"
 _BESIDE_THE_NETWORK = 2
 """Images that are read or written while others compute."""
+_SPACE_FACTOR = 2
+"""Room that must be left for a unit, in what units take in the mean."""
+
+_OF_AN_IMAGE = (DataError, ShapeError, DeadlineError, MemoryError)
+"""What one image may be to blame for; any other error ends the job."""
 
 Pixels = NDArray[np.uint8]
 
@@ -82,9 +91,15 @@ class UnitLabeller:
         opened = plan.model.open(plan.threads)
         self._model = TiledModel(opened, len(plan.model.classes), plan.settings.tile_pixels)
         self._huge = threading.Lock()
+        self._space = _Space(plan.out)
 
-    def label(self, task: Task) -> UnitOutcome:
+    def label(
+        self, task: Task, under_way: Callable[[int], object] = lambda ended: None
+    ) -> UnitOutcome:
         """Label a unit and commit it.
+
+        Args:
+            under_way: told how many of its images are through.
 
         Raises:
             ArtifactError: the disk does not take the outputs; ServerError and others: see
@@ -92,6 +107,7 @@ class UnitLabeller:
         """
         out, name, refs = self._plan.out, unit_name(task.unit), self._list.unit(task.unit)
         first = self._list.first(task.unit)
+        self._space.require(len(refs))
         clock = Clock(self._plan.model.in_flight)
         staging = Staging(out, name)
         try:
@@ -105,7 +121,7 @@ class UnitLabeller:
                 work = _Work(
                     self._plan, self._model, self._writers, sink, clock, marks, self._huge, first
                 )
-                done = work.run(refs, kept, task)
+                done = work.run(refs, kept, task, under_way)
             with clock.stage("commit"):
                 for format_name in self._writers:
                     lines = [(each.record.index, each.entries.get(format_name)) for each in done]
@@ -114,6 +130,7 @@ class UnitLabeller:
                 sink.commit()
                 records = [each.record for each in done]
                 summary = write_record(out, task.unit, self._digest, records, staging.work)
+            self._space.was_taken(staging.num_bytes, len(refs))
         finally:
             staging.close()
         return UnitOutcome(summary, clock.seconds())
@@ -122,7 +139,7 @@ class UnitLabeller:
         self, unit: int, refs: Sequence[ImageRef]
     ) -> tuple[dict[int, "_Done"], list[ImageRef]]:
         """What an earlier try has labelled; and the images, those that failed as they are now."""
-        records = list(read_images(self._plan.out, unit))
+        records = list(read_images(self._plan.out, self._list, unit))
         entries: dict[int, dict[str, Any]] = {}
         for name in self._writers:
             path = self._plan.out / entries_path(name, unit)
@@ -151,6 +168,35 @@ def entries_path(format_name: str, unit: int) -> str:
     return f"{ENTRIES}/{format_name}/{unit_name(unit)}{SUFFIX}"
 
 
+class _Space:
+    """Room for the next unit on the disk: a unit that does not fit would be work for nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._num_bytes = self._num_images = 0
+
+    def was_taken(self, num_bytes: int, num_images: int) -> None:
+        """By a unit."""
+        self._num_bytes += num_bytes
+        self._num_images += num_images
+
+    def require(self, num_images: int) -> None:
+        """Twice what so many images took in the mean must be free.
+
+        Raises:
+            ArtifactError: it is not.
+        """
+        if not self._num_images:
+            return
+        needed = _SPACE_FACTOR * self._num_bytes / self._num_images * num_images
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            found = (
+                f"{free / 1e6:.1f} MB are free, expected {needed / 1e6:.1f} for {num_images} images"
+            )
+            raise write_error(self._folder, OSError(errno.ENOSPC, found))
+
+
 @dataclass(frozen=True)
 class _Done:
     record: ImageRecord
@@ -170,8 +216,14 @@ class _Work:
     huge: threading.Lock
     first: int
 
-    def run(self, refs: Sequence[ImageRef], kept: Mapping[int, _Done], task: Task) -> list[_Done]:
-        """What became of each, in their order."""
+    def run(
+        self,
+        refs: Sequence[ImageRef],
+        kept: Mapping[int, _Done],
+        task: Task,
+        under_way: Callable[[int], object],
+    ) -> list[_Done]:
+        """What became of each, in their order; see `UnitLabeller.label`."""
         done = dict(kept)
         for place in task.dead:
             reason = "a worker died each time that it took this image"
@@ -184,6 +236,7 @@ class _Work:
             self._groups(refs, rest), self._label, threads, on_stop=self.model.close
         ):
             done |= some
+            under_way(len(done))
         return [done[place] for place in range(len(refs))]
 
     def _groups(
@@ -208,7 +261,7 @@ class _Work:
     def _size(self, ref: ImageRef) -> tuple[int, int]:
         try:
             return read_size(ref, self.plan.settings.max_pixels)
-        except BadImage:  # it will be told when its turn comes
+        except (BadImage, MemoryError):  # it will be told when its turn comes
             return (0, 0)
 
     def _is_tiled(self, size: tuple[int, int]) -> bool:
@@ -233,14 +286,12 @@ class _Work:
             except BadImage as error:
                 done[place] = self._failure(place, ref, error.code, str(error))
         for place, answer in self._answers(refs, pixels).items():
-            if isinstance(answer, Answer) and not _is_finite(answer):
-                reason = "the model gave NaN or infinity: its weights may be damaged"
-                done[place] = self._failure(place, refs[place], "model-failed", reason)
-            elif isinstance(answer, Answer):
+            try:
+                if isinstance(answer, Exception):
+                    raise answer
                 done[place] = self._finish(place, refs[place], pixels[place], answer)
-            else:
-                code = "timeout" if isinstance(answer, DeadlineError) else "model-failed"
-                done[place] = self._failure(place, refs[place], code, str(answer))
+            except _OF_AN_IMAGE as error:
+                done[place] = self._failure(place, refs[place], *_reason(error))
         for place in refs:
             self.marks.end(place)
         return done
@@ -255,7 +306,7 @@ class _Work:
             with self.clock.network():
                 labels = [refs[place].labels for place in places]
                 answers = self.model.label(list(pixels.values()), labels)
-        except (DataError, ShapeError, DeadlineError) as error:  # others are not about images
+        except _OF_AN_IMAGE as error:
             if len(places) == 1:
                 return {places[0]: error}
             found: dict[int, Answer | Exception] = {}
@@ -265,6 +316,13 @@ class _Work:
         return dict(zip(places, answers, strict=True))
 
     def _finish(self, place: int, ref: ImageRef, pixels: Pixels, answer: Answer) -> _Done:
+        """Write what was found, all of it or nothing.
+
+        Raises:
+            DataError, MemoryError: it cannot be written; ArtifactError: see `Sink.put`.
+        """
+        if not _is_finite(answer):
+            raise DataError("the model gave NaN or infinity: its weights may be damaged")
         label, instances, index = answer.label, answer.instances, self.first + place
         if self.plan.settings.min_confidence is not None and answer.confidence is not None:
             doubtful = answer.confidence < self.plan.settings.min_confidence
@@ -273,16 +331,17 @@ class _Work:
         image = LabelledImage(
             ref, index, pixels, label, answer.confidence, answer.scores, instances
         )
-        digest = hashlib.sha256()
+        files: list[tuple[str, bytes]] = []
         entries = {}
-        for name, writer in self.writers.items():
-            with self.clock.stage("encode"):
-                files = list(writer.files(image))
+        with self.clock.stage("encode"):
+            for name, writer in self.writers.items():
+                files += writer.files(image)
                 entries[name] = writer.entry(image)
-            with self.clock.stage("write"):
-                for path, data in files:
-                    digest.update(path.encode("utf-8", "surrogateescape") + b"\0" + data)
-                    self.sink.put(index, path, data)
+        digest = hashlib.sha256()
+        with self.clock.stage("write"):
+            for path, data in files:
+                digest.update(path.encode("utf-8", "surrogateescape") + b"\0" + data)
+                self.sink.put(index, path, data)
         # Row by row, because it counts in a copy of eight bytes a pixel.
         counts = np.zeros(256, np.int64)
         for row in label:
@@ -306,6 +365,13 @@ class _Work:
 
     def _failure(self, place: int, ref: ImageRef, code: str, reason: str) -> _Done:
         return _Done(ImageRecord(self.first + place, ref.name, ref.output, code, reason))
+
+
+def _reason(error: Exception) -> tuple[str, str]:
+    """Code and words of what went wrong in the network."""
+    if isinstance(error, MemoryError):
+        return "out-of-memory", f"no memory to label it ({error}): make it smaller"
+    return "timeout" if isinstance(error, DeadlineError) else "model-failed", str(error)
 
 
 def _is_finite(answer: Answer) -> bool:

@@ -5,6 +5,7 @@ import random
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +18,11 @@ from wsss.runtime.bulk.frozen_list import FrozenList
 from wsss.runtime.bulk.images import ImageRef
 from wsss.runtime.bulk.name_hashes import name_hash
 from wsss.runtime.bulk.records import OK, ImageRecord, unit_name
+from wsss.runtime.bulk.report import job
 from wsss.runtime.bulk.report.chosen import BACKGROUND_ALONE, choose
 from wsss.runtime.bulk.report.job import write_job_report
 from wsss.runtime.bulk.report.throughput import measure_throughput
+from wsss.runtime.bulk.summary import JobCounts, count_records
 from wsss.runtime.bulk.timings import TIMINGS
 from wsss.runtime.image_io import encode_label_map, write_label_map
 from wsss.runtime.pictures import encode_png
@@ -117,6 +120,31 @@ def test_a_job_under_way_and_one_that_has_not_begun(tmp_path: Path) -> None:
     assert "in 6 of 6 images" in page.texts
 
 
+def test_a_unit_that_ends_meanwhile_is_counted_or_told_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    refs = [_ref(tmp_path, index) for index in range(2)]
+    images = write_job(out, refs, CLASSES, 1)
+    codes = ("truncated", "empty")
+    records = [
+        ImageRecord(index, ref.name, ref.output, code, f"it is {code}")
+        for index, (ref, code) in enumerate(zip(refs, codes, strict=True))
+    ]
+    write_units(out, images, records, leave_out={1})
+
+    def count(*arguments: Any) -> JobCounts:
+        counts = count_records(*arguments)
+        write_units(out, images, records)
+        return counts
+
+    monkeypatch.setattr(job, "count_records", count)
+    texts = _page(out).texts
+    assert "Labelling job under way or interrupted: 1 of 2 images, 1 of 2 units." in texts
+    assert "it is truncated" in texts and "it is empty" not in texts
+    assert "it is empty" in _page(out).texts
+
+
 def test_masks_in_tars(tmp_path: Path) -> None:
     out = tmp_path / "out"
     refs = [_ref(tmp_path, index) for index in range(2)]
@@ -212,19 +240,16 @@ def test_many_classes_share_a_bounded_number_of_pictures(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "values",
     [
-        {"name": 3},
-        {"index": 5},
-        {"confidence": "high"},
-        {"confidence": 7},
-        {"missing": ("x",)},
-        {"instances": "many"},
+        *({"name": 3}, {"output": None}, {"sha256": 7}, {"index": 5}, {"size": (1, -2)}),
+        *({"size": "x"}, {"confidence": "high"}, {"confidence": 7}, {"change": -1}),
+        *({"missing": ("x",)}, {"missing": 4}, {"instances": "many"}, {"instances": -1}),
     ],
 )
 def test_records_of_strangers_are_refused(tmp_path: Path, values: dict[str, object]) -> None:
     refs = [_ref(tmp_path, 0)]
     images = write_job(tmp_path, refs, CLASSES, 1)
     write_units(tmp_path, images, [replace(_record(refs[0], 0), **values)])
-    with pytest.raises(ArtifactError, match=r"the record of unit 0 in .* is damaged: remove it"):
+    with pytest.raises(ArtifactError, match=r"00000\.jsonl\.gz' is damaged \(.*\): remove it"):
         write_job_report(tmp_path)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from heapq import heappush, heapreplace
 from pathlib import Path
 
-from ....errors import ArtifactError
+from ...progress import ProgressTask
 from ..frozen_list import FrozenList
 from ..name_hashes import name_hash
 from ..records import ImageRecord, read_images
@@ -57,11 +57,18 @@ class Chosen:
         return [found[index] for index in sorted(found)]
 
 
-def choose(out: Path, images: FrozenList, units: Iterable[int], num_classes: int) -> Chosen:
+def choose(
+    out: Path,
+    images: FrozenList,
+    units: Iterable[int],
+    num_classes: int,
+    task: ProgressTask | None = None,
+) -> Chosen:
     """Read the records of units and choose.
 
     Args:
         units: that have a record, ascending.
+        task: told of the images of each unit.
 
     Raises:
         ArtifactError: a record is damaged.
@@ -72,8 +79,7 @@ def choose(out: Path, images: FrozenList, units: Iterable[int], num_classes: int
     failures: dict[str, ImageRecord] = {}
     num_missing = 0
     for unit in units:
-        for index, record in enumerate(read_images(out, unit), images.first(unit)):
-            _require_plain(out, unit, index, record)
+        for record in read_images(out, images, unit):
             if not record.is_ok:
                 failures.setdefault(record.code, record)
                 continue
@@ -88,6 +94,8 @@ def choose(out: Path, images: FrozenList, units: Iterable[int], num_classes: int
             if record.missing:
                 num_missing += 1
                 missing.offer(order, shown)
+        if task is not None:
+            task.advance(images.parts[unit].count)
     return Chosen(
         {value: some.in_order() for value, some in enumerate(by_class) if some.in_order()},
         doubtful.in_order(),
@@ -116,23 +124,3 @@ class _Smallest:
     def in_order(self) -> list[Shown]:
         """The smallest key first."""
         return [shown for *_, shown in sorted(self._heap, key=lambda entry: entry[:2])[::-1]]
-
-
-def _require_plain(out: Path, unit: int, index: int, record: ImageRecord) -> None:
-    """Refuse values that no worker writes; a job's folder may come from a stranger."""
-    texts = (record.name, record.output, record.code, record.reason)
-    figures = (record.confidence, record.change)
-    if not (
-        record.index == index
-        and all(type(text) is str for text in texts)
-        and all(figure is None or _is_share(figure) for figure in figures)
-        and all(type(place) is int for place in record.missing)
-        and (record.instances is None or type(record.instances) is int)
-    ):
-        raise ArtifactError(
-            f"the record of unit {unit} in '{out}' is damaged: remove it and run the job again"
-        )
-
-
-def _is_share(value: object) -> bool:
-    return isinstance(value, float | int) and 0 <= value <= 1

@@ -5,27 +5,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ....errors import ArtifactError
 from ....version import __version__
-from ...palette import voc_palette
+from ...progress import SILENT, Progress
 from ..durable import WORK, write_durably
 from ..frozen_list import FrozenList, open_list
-from ..job import JOB, read_job
+from ..job import job_view, read_job
 from ..plan import INPUTS
 from ..records import recorded_units
 from ..summary import count_records
 from ..timings import add_timings
-from ..writers.contract import JobView
 from .chosen import choose
 from .page import JobReport, render_job_report
 from .throughput import measure_throughput
 from .thumbnails import draw_thumbnails
 
 REPORT = "report.html"
-_MAX_CLASSES = 254
 
 
-def write_job_report(out: Path) -> Path:
+def write_job_report(out: Path, progress: Progress = SILENT) -> Path:
     """Write the report of the units that are done, however many those are.
 
     Its memory and size are bounded; its time grows with the records.
@@ -38,10 +35,12 @@ def write_job_report(out: Path) -> Path:
     """
     job = read_job(out)
     images = open_list(out / INPUTS, job["list"])
-    view = _view(out, job["settings"])
-    counts = count_records(out, images)
+    view = job_view(out, job["settings"])
+    # Before they are counted: of a running job there are more by then, never fewer.
     units = sorted(recorded_units(out).intersection(range(images.num_units)))
-    chosen = choose(out, images, units, len(view.classes))
+    counts = count_records(out, images)
+    with progress.task("report", sum(images.parts[unit].count for unit in units)) as task:
+        chosen = choose(out, images, units, len(view.classes), task)
     report = JobReport(
         out.resolve().name,
         counts,
@@ -56,18 +55,6 @@ def write_job_report(out: Path) -> Path:
     path = out / REPORT
     write_durably(path, render_job_report(report).encode("utf-8"), out / WORK)
     return path
-
-
-def _view(out: Path, settings: Mapping[str, Any]) -> JobView:
-    classes, formats = settings.get("classes"), settings.get("formats")
-    for texts in (classes, formats):
-        if not (
-            isinstance(texts, list)
-            and len(texts) <= _MAX_CLASSES
-            and all(isinstance(text, str) for text in texts)
-        ):
-            raise ArtifactError(f"'{out / JOB}' is damaged: begin the job again in another folder")
-    return JobView(tuple(settings["classes"]), voc_palette(), dict(settings))
 
 
 def _provenance(job: Mapping[str, Any], images: FrozenList) -> dict[str, Any]:

@@ -130,8 +130,7 @@ class TritonPythonModel:
                 f"unable to load model '{self.name}', configuration expects datatype "
                 f"{each['data_type']} for {kind} '{name}', model provides {found}"
             )
-        shape = each["reshape"]["shape"] if "reshape" in each else each["dims"]
-        dims = [int(dim) for dim in shape]
+        dims = [int(dim) for dim in each["dims"]]
         dims, model = [-1, *dims] if self.max_batch_size else dims, dims_of(known[name])
         fits = len(dims) == len(model) and all(
             found == wanted or (found == -1 and not exact)
