@@ -285,7 +285,9 @@ def label(
         tile_pixels=DEFAULT_TILE_PIXELS if tile_pixels is None else tile_pixels,
     )
     part = Shard.parse(shard) if shard is not None else None
-    opened = _model(model, by, crf, labels is not None, backend, device, server, threshold)
+    apart = not {"instances", "coco-instances"}.isdisjoint(settings.formats)
+    by = by or ("walk" if apart else None)
+    opened = _model(model, by, crf, labels is not None, backend, device, server, threshold, apart)
     if dry_run:
         _look(images, opened, out, settings, labels, follow_links, as_json)
         return
@@ -328,6 +330,7 @@ def _model(
     device: GraphDevice,
     server: "TritonOptions | None",
     threshold: str | None,
+    instances: bool,
 ) -> "Model":
     from ..runtime.bundle import is_bundle
 
@@ -343,6 +346,7 @@ def _model(
             device=device,
             server=server,
             threshold=threshold,
+            instances=instances,
         )
     from ..training.run_model import run_model
 
@@ -361,7 +365,13 @@ def _model(
             f"'{folder}' is no bundle, and a run is computed by torch: choose another --device"
         )
     return run_model(
-        folder, kind=by, crf=crf, has_labels=has_labels, device=device, threshold=threshold
+        folder,
+        kind=by,
+        crf=crf,
+        has_labels=has_labels,
+        device=device,
+        threshold=threshold,
+        instances=instances,
     )
 
 

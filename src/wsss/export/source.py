@@ -9,7 +9,7 @@ from ..runtime.graph_inputs import Layout
 from ..training.data.image_set import ImageSet
 from ..training.models.backbone import Normalisation
 from ..training.predictor import CLASS_THRESHOLD, NETWORKS, RunPredictor
-from ..training.recipe import Recipe
+from ..training.recipe import IRNetRecipe, Recipe
 from ..training.stages.labels import walk_settings
 from .graphs import GraphSettings
 from .networks import NetworkGraph, network_graph
@@ -63,7 +63,7 @@ class ExportSource:
     def bundle_settings(self) -> dict[str, Any]:
         """What shaped the graphs, and the dense CRF that they leave out, for `bundle.json`."""
         recipe = self.recipe
-        return {
+        settings = {
             "cam": recipe.cam.model_dump(
                 mode="json", include={"scales", "flip", "map_stride", "threshold"}
             ),
@@ -77,6 +77,9 @@ class ExportSource:
                 mode="json", include={"scales", "flip", "crf"}
             ),
         }
+        if isinstance(recipe, IRNetRecipe):
+            settings["instances"] = recipe.instances.model_dump(mode="json")
+        return settings
 
 
 def open_source(

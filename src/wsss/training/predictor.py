@@ -236,14 +236,23 @@ class RunPredictor:
             ConfigError: the run's method or recipe has no instances.
             ArtifactError: its networks are not trained yet.
         """
+        recipe = self.require_instances()
+        network = self.network("irnet", IRNet)
+        maps = self.score_maps(image, labels, "cam")
+        return image_instances(network, image, maps, recipe, self.device)
+
+    def require_instances(self) -> IRNetRecipe:
+        """The recipe, if its method tells single objects.
+
+        Raises:
+            ConfigError: it does not.
+        """
         if not isinstance(self.recipe, IRNetRecipe) or not self.recipe.irnet.displacement:
             raise ConfigError(
                 f"run '{self.folder}' has no instances: train a recipe of method irnet with "
                 "irnet.displacement = true"
             )
-        network = self.network("irnet", IRNet)
-        maps = self.score_maps(image, labels, "cam")
-        return image_instances(network, image, maps, self.recipe, self.device)
+        return self.recipe
 
     def network(self, stage: str, kind: type[AnyNetwork]) -> AnyNetwork:
         """A trained network, opened when it is first asked for.
