@@ -54,9 +54,9 @@ def test_eval_prints_figures(job: Path, devkit: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--instances", "--format coco-instances needs instances, which bundles and runs of the"),
+        ("--instances", "has no instances: train a recipe of method irnet"),
         ("--instances --format png,overlay", "--format png,overlay has no place for --instances"),
-        ("--format png,instances", "--format instances needs instances, which bundles and runs"),
+        ("--format png,instances", "has no instances: train a recipe of method irnet"),
     ],
 )
 def test_models_without_instances(

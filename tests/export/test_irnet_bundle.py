@@ -1,12 +1,14 @@
 """A bundle of IRNet: its graphs, what they share, and the instances made of them."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from command_line import wsss
+from traced_once import traced_once
 from untrained_run import CLASSES, write_untrained_run
 
 from wsss.errors import ConfigError
@@ -44,6 +46,12 @@ def share_backbone(run: Path) -> None:
     tensors, header = load_checkpoint(path)
     backbone = {key: value for key, value in source.items() if key.startswith("backbone.")}
     save_checkpoint(path, tensors | backbone, header)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def networks_traced_once() -> Iterator[None]:
+    with traced_once():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ def settings(background):
         alpha=4.0,
         threshold=0.25,
         align="reference",
+        maps_on_grid=background == "constant",
     )
 
 
