@@ -127,8 +127,8 @@ def agreement(run: Path, predictor: RunPredictor, images: ImageSet) -> dict[str,
     for sample in images.samples:
         image = read_image(sample.image_path)
         maps = load_score_maps(run / "cam" / "scores" / f"{sample.name}.npz")
-        features = predictor.affinity_features(image)
-        walked = walk_scores(maps, features, walk_settings(predictor.recipe))
+        affinity, damping = predictor.affinities(image)
+        walked = walk_scores(maps, affinity, walk_settings(predictor.recipe), damping)
         stored_scores = walked.scores.astype(np.float16).astype(np.float32)  # as a run keeps them
         found = make_label(predictor, replace(walked, scores=stored_scores), image)
         stored = read_label_map(run / "labels" / f"{sample.name}.png")

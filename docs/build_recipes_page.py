@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from wsss.training.recipe import Recipe, load_recipe, shipped_recipes
+from wsss.training.recipe import RECIPES, Recipe, load_recipe, shipped_recipes
 
 HEAD = """# Recipes
 
@@ -27,7 +27,26 @@ def render() -> str:
     """The page as markdown."""
     shipped = "".join(f"- `{name}`: {_summary(name)}\n" for name in shipped_recipes())
     tables = "".join(_section(Recipe, ""))
-    return f"{HEAD}{shipped}\n## Keys\n{tables}"
+    own = "".join(_own(method, kind) for method, kind in RECIPES.items())
+    return f"{HEAD}{shipped}\n## Keys of all methods\n{tables}{own}"
+
+
+def _own(method: str, kind: type[Recipe]) -> str:
+    """Sections that only this method has, and its own defaults in those of all."""
+    tables, defaults = [], []
+    for key, field in kind.model_fields.items():
+        inner = field.annotation
+        shared = Recipe.model_fields.get(key)
+        if shared is None and isinstance(inner, type) and issubclass(inner, BaseModel):
+            tables += _section(inner, key)
+        elif isinstance(inner, type) and shared is not None and inner is not shared.annotation:
+            defaults += [
+                f"- `{key}.{name}`: {_default(found)}\n"
+                for name, found in inner.model_fields.items()
+                if found.default != shared.annotation.model_fields[name].default
+            ]
+    others = f"\nOther defaults in the sections above:\n\n{''.join(defaults)}" if defaults else ""
+    return f"\n## Keys of `{method}`\n{others}{''.join(tables)}"
 
 
 def _summary(name: str) -> str:
@@ -50,13 +69,17 @@ def _section(model: type[BaseModel], path: str) -> list[str]:
 
 
 def _row(key: str, field: FieldInfo) -> str:
-    if field.is_required():
-        default = "required"
-    else:
-        value = field.default
-        default = "-" if value is None else f"`{json.dumps(value)}`"
     meaning = " ".join((field.description or "").split()).replace("|", "\\|")
-    return f"| `{key}` | {default} | {_range(field)} | {meaning} |\n"
+    return f"| `{key}` | {_default(field)} | {_range(field)} | {meaning} |\n"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.default
+    if isinstance(value, BaseModel):
+        value = value.model_dump(exclude_defaults=True)
+    return "-" if value is None else f"`{json.dumps(value)}`"
 
 
 def _range(field: FieldInfo) -> str:

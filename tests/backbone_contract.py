@@ -69,6 +69,9 @@ class BackboneContract:
         assert (backbone.final_tap, backbone.out_channels) == self.taps[-1][:2]
         affinity_strides = [backbone.tap_strides[tap] for tap in backbone.affinity_taps]
         assert affinity_strides == sorted(affinity_strides) and len(affinity_strides) == 3
+        boundary_strides = [backbone.tap_strides[tap] for tap in backbone.boundary_taps]
+        assert boundary_strides == sorted(boundary_strides) and len(boundary_strides) == 5
+        assert boundary_strides[1:3] == [4, 8]
 
     def test_weights_serve_every_output_stride(self):
         shapes = [

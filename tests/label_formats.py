@@ -26,6 +26,24 @@ def read_png(files: dict[str, bytes]) -> dict[str, Labels]:
     }
 
 
+def read_pair(files: dict[str, bytes]) -> dict[str, Labels]:
+    """Label maps by output, of which each id has one value; what is void in one is in both."""
+    labels = {}
+    for path, content in files.items():
+        folder, _, output = path.removesuffix(".png").partition("/")
+        if folder == "SegmentationClass":
+            label = np.array(Image.open(io.BytesIO(content)))
+            ids = np.array(Image.open(io.BytesIO(files[f"SegmentationObject/{output}.png"])))
+            assert ids.dtype == np.uint8  # up to 254 instances
+            np.testing.assert_array_equal(ids == 255, label == 255)
+            np.testing.assert_array_equal(ids == 0, label == 0)
+            for value in np.unique(ids).tolist():
+                assert len(np.unique(label[ids == value])) == 1
+            labels[output] = label
+    assert len(files) == 2 * len(labels)
+    return labels
+
+
 def read_coco(files: dict[str, bytes]) -> dict[str, Labels]:
     (content,) = files.values()
     document = json.loads(content)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from wsss.runtime.bulk.images import ImageRef, LabelledImage
 from wsss.runtime.bulk.writers.contract import JobView, Writer
+from wsss.runtime.instances.instance_map import InstanceMap
 from wsss.runtime.palette import voc_palette
 
 Labels = NDArray[np.uint8]
@@ -70,6 +71,18 @@ def make_job(classes: Iterable[str] = CLASSES, palette: Labels | None = None) ->
     return JobView(tuple(classes), voc_palette() if palette is None else palette, provenance)
 
 
+def components(label: Labels) -> InstanceMap:
+    """Each piece of each class as an instance; pieces that touch at a corner alone are two."""
+    ids, classes = np.zeros(label.shape, np.uint16), []
+    for value in np.unique(label[(label != 0) & (label != 255)]).tolist():
+        _, found = cv2.connectedComponents((label == value).astype(np.uint8), connectivity=4)
+        for number in range(1, int(found.max()) + 1):
+            classes.append(value - 1)
+            ids[found == number] = len(classes)
+    scores = np.random.default_rng(0).uniform(0.1, 1, len(classes)).astype(np.float32)
+    return InstanceMap(ids, np.array(classes, np.int64), scores)
+
+
 def labelled(
     label: Labels,
     *,
@@ -88,6 +101,7 @@ def labelled(
         label,
         generator.random((height, width), np.float32),
         generator.random((len(CLASSES) + 1, 2, 3), np.float32),
+        components(label),
     )
 
 

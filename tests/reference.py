@@ -54,6 +54,29 @@ def pair_kinds(label_map, radius, borders):
     return result
 
 
+def path_between(first, second):
+    """Cells in the bounding box of two cells whose distance to the line through them is < 1."""
+    (top, start), (bottom, stop) = first, second
+    cells = []
+    for row in range(top, bottom + 1):
+        for column in range(min(start, stop), max(start, stop) + 1):
+            area = (row - top) * (stop - start) - (column - start) * (bottom - top)
+            if abs(area) / math.hypot(bottom - top, stop - start) < 1:
+                cells.append((row, column))
+    return cells
+
+
+def path_maxima(boundary, radius, borders):
+    """(B, 1, h, w) -> (B, K, h, w) float64, 1 where there is no pair."""
+    values = boundary[:, 0].double().numpy()
+    batch, height, width = values.shape
+    result = np.ones((batch, len(half_disc(radius)), height, width))
+    for plane, first, second in pairs_of_grid(height, width, radius, borders):
+        rows, columns = zip(*path_between(first, second), strict=True)
+        result[:, plane, first[0], first[1]] = values[:, rows, columns].max(axis=1)
+    return torch.from_numpy(result)
+
+
 def transition_matrix(affinity, radius):
     """(K, h, w) -> (N, N) float64 whose columns sum to 1, acting on a row vector from the right."""
     affinity = np.asarray(affinity, dtype=np.float64)
@@ -142,3 +165,42 @@ def segmentation_loss(logits, labels):
             total[label] += math.log(sum(math.exp(score) for score in scores)) - scores[label]
             count[label] += 1
     return total, count
+
+
+def pair_errors(displacement, kinds, radius):
+    """Summed |D_i - D_j - target| of background (target 0) and foreground (x_j - x_i) pairs.
+
+    Returns:
+        (2,) sums, (2,) numbers of absolute values in them, and the gradient of each sum by the
+        displacement, 0 where an error is exactly 0.
+    """
+    displacement = np.asarray(displacement, dtype=np.float64)
+    batch, _, height, width = displacement.shape
+    sums, counts = np.zeros(2), np.zeros(2)
+    gradients = np.zeros((2, *displacement.shape))
+    for image, (plane, first, second) in itertools.product(
+        range(batch), pairs_of_grid(height, width, radius, "full")
+    ):
+        kind = int(kinds[image, plane, first[0], first[1]])
+        if kind > 1:
+            continue
+        for axis in range(2):
+            target = second[axis] - first[axis] if kind == 1 else 0
+            here, there = (displacement[image, axis, y, x] for y, x in (first, second))
+            error = here - there - target
+            sums[kind] += abs(error)
+            counts[kind] += 1
+            gradients[kind, image, axis, first[0], first[1]] += np.sign(error)
+            gradients[kind, image, axis, second[0], second[1]] -= np.sign(error)
+    return sums, counts, gradients
+
+
+def irnet_loss(boundary, displacement, label_map, radius, borders):
+    """Loss of a batch as published, from (B, 1, h, w), (B, 2, h, w) or None, and (B, h, w)."""
+    kinds = np.stack([pair_kinds(labels, radius, borders) for labels in label_map])
+    affinity = 1 - path_maxima(boundary, radius, borders)
+    loss = affinity_loss(affinity, torch.from_numpy(kinds))
+    if displacement is None:
+        return loss
+    sums, counts, _ = pair_errors(displacement, kinds, radius)
+    return loss + float((sums / (counts + 1e-5)).sum()) / 2

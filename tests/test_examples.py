@@ -16,7 +16,7 @@ from wsss.cli.main import app
 from wsss.runtime.bulk.run import Shard
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
-FILES = sorted(EXAMPLES.iterdir())
+FILES = sorted(EXAMPLES.glob("label_*"))
 VARIABLES = {
     "SLURM_ARRAY_TASK_ID": "3",
     "SLURM_ARRAY_TASK_COUNT": "16",

@@ -76,6 +76,7 @@ def test_runtime_needs_neither_torch_nor_typer_nor_onnx():
         + "from wsss.runtime import bulk, image_labels, score_maps, palette\n"
         + "from wsss.runtime.bulk import job, pool, run\n"
         + "from wsss.runtime import doctor\n"
+        + "from wsss.runtime.instances import instance_map, segments, settings\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""A whole AffinityNet run in seconds: ten drawn images of two classes, and a recipe to fit.
+"""A whole run of a method in seconds: ten drawn images of two classes, and a recipe to fit.
 
 Also what it takes to train in a process of its own that can be killed or have fellows.
 """
@@ -30,6 +30,11 @@ NUM_TRAIN, NUM_VAL = 10, 3
 TRAIN_NAMES = tuple(f"train_{index}" for index in range(NUM_TRAIN))
 NETWORKS = ("cam", "affinity", "segmenter")
 STAGES = ("cam", "seeds", "affinity", "labels", "segmenter")
+METHODS = {
+    "affinitynet": ("demo", NETWORKS),
+    "irnet": ("demo_irnet", ("cam", "irnet", "segmenter")),
+}
+"""Recipe that the tiny one is made from, and the stages that train a network."""
 
 _START = multiprocessing.get_context("forkserver")
 # torch.optim imports torch._dynamo when it is first used: a second for each process.
@@ -84,20 +89,21 @@ def draw(
 
 
 @cache
-def tiny_recipe(*overrides: str) -> Recipe:
-    """The `demo` recipe at the smallest crops and two epochs a stage.
+def tiny_recipe(*overrides: str, method: str = "affinitynet") -> Recipe:
+    """The recipe of the demo at the smallest crops and two epochs a stage.
 
     Read once: runs that are compared must not see different versions of the file.
     """
+    base, networks = METHODS[method]
     settings = ["cam.scales=[1.0]", "seeds.crf.iterations=1", "walk.steps=8", "walk.radius=3"]
-    settings += ["affinity.radius=3", "cam.threshold=0.2", "walk.threshold=0.3"]
-    for stage in NETWORKS:
+    settings += [f"{networks[1]}.radius=3", "cam.threshold=0.2", "walk.threshold=0.3"]
+    for stage in networks:
         settings += [
             f"{stage}.train.epochs=2",
             f"{stage}.train.batch_size=4",
             f"{stage}.train.augmentation.crop_size=33",
         ]
-    return load_recipe("demo", [*settings, *overrides])
+    return load_recipe(base, [*settings, *overrides])
 
 
 def files_of(folder: Path, *patterns: str) -> dict[str, bytes]:
@@ -110,7 +116,7 @@ def files_of(folder: Path, *patterns: str) -> dict[str, bytes]:
 
 def results_of(run: Path) -> dict[str, bytes]:
     """Everything that a run has to reproduce to the bit."""
-    return files_of(run, "*/weights.safetensors", "*/*.png", "*/scores/*.npz", "*/metrics.jsonl")
+    return files_of(run, "*/weights.safetensors", "**/*.png", "*/scores/*.npz", "*/metrics.jsonl")
 
 
 def copy_run(source: Path, target: Path, *, without: Sequence[str] = ()) -> Path:
@@ -126,6 +132,7 @@ def start_training(
     out: Path,
     overrides: Sequence[str] = (),
     *,
+    method: str = "affinitynet",
     stages: Sequence[str] | None = None,
     save_every_step: bool = False,
     kill_at: int | None = None,
@@ -142,7 +149,8 @@ def start_training(
         kill_at: the process gets SIGKILL just before this change of a file, counted from 1.
         kill_below: only files below this part of the run are counted.
     """
-    arguments = (data, out, tiny_recipe(*overrides), stages, save_every_step, kill_at, kill_below)
+    recipe = tiny_recipe(*overrides, method=method)
+    arguments = (data, out, recipe, stages, save_every_step, kill_at, kill_below)
     process = _START.Process(target=_train, args=(*arguments, dict(environment or {})))
     process.start()
     return process

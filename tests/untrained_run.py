@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from wsss.training.networks import (
-    affinitynet_architecture,
+    affinity_architecture,
     classifier_architecture,
     save_network,
     segmenter_architecture,
@@ -29,7 +29,7 @@ def write_untrained_run(
     """A run folder with the three networks and the recipe, and nothing else."""
     stages = {
         "cam": classifier_architecture(recipe, len(classes)),
-        "affinity": affinitynet_architecture(recipe),
+        recipe.affinity_stage: affinity_architecture(recipe),
         "segmenter": segmenter_architecture(recipe, len(classes)),
     }
     folder.mkdir(parents=True, exist_ok=True)

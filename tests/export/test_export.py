@@ -30,7 +30,8 @@ from wsss.runtime.bulk.run import label_in_bulk
 from wsss.runtime.bundle import MANIFEST, file_entry, open_bundle, seal
 from wsss.runtime.bundle_predictor import BundlePredictor
 from wsss.runtime.image_io import read_image, read_label_map
-from wsss.training.demo_set.scenes import draw_scene, write_demo_scenes
+from wsss.training.demo_set.files import write_demo_scenes
+from wsss.training.demo_set.scenes import draw_scene
 from wsss.training.predictor import RunPredictor
 from wsss.training.run_model import run_model
 

@@ -17,7 +17,7 @@ from wsss.export.geometry import add_grid_size, add_scaled_size
 from wsss.export.locate import first_difference
 from wsss.export.parity import check_parity, compare, drawn_cases
 from wsss.export.reference import ParityCase, feeds, reference_outputs
-from wsss.export.source import GRAPHS, ExportSource, open_source
+from wsss.export.source import ExportSource, graphs_of, open_source
 from wsss.export.subgraph import needed_nodes
 from wsss.runtime.backends.choose import open_graph
 from wsss.runtime.geometry import grid_size, scaled_size
@@ -26,6 +26,8 @@ from wsss.training.demo_set.scenes import draw_scene
 
 pytest.importorskip("onnxscript", reason="needs onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+
+GRAPHS = graphs_of(untrained_recipe())
 
 REFERENCE = ("cam.align=reference", "walk.background=power", "walk.borders=reference")
 RECIPES = {

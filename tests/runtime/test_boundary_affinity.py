@@ -4,7 +4,8 @@ from functools import partial
 import numpy as np
 import torch
 from pytest import approx, mark, raises
-from reference import half_disc, pairs_of_grid
+from reference import pairs_of_grid, path_between
+from reference import path_maxima as naive_maxima
 
 from wsss.errors import ConfigError, DataError, ShapeError
 from wsss.runtime import boundary_affinity
@@ -16,35 +17,12 @@ SIZES = [(1, 1), (1, 13), (11, 1), (2, 3), (5, 9), (12, 17)]
 BORDERS = ["reference", "full"]
 
 
-def naive_path(first, second):
-    """Cells in the bounding box of two cells whose distance to the line through them is < 1."""
-    (top, start), (bottom, stop) = first, second
-    cells = []
-    for row in range(top, bottom + 1):
-        for column in range(min(start, stop), max(start, stop) + 1):
-            area = (row - top) * (stop - start) - (column - start) * (bottom - top)
-            if abs(area) / math.hypot(bottom - top, stop - start) < 1:
-                cells.append((row, column))
-    return cells
-
-
-def naive_maxima(boundary, radius, borders):
-    """(B, 1, h, w) -> (B, K, h, w) float64, 1 where there is no pair."""
-    values = boundary[:, 0].double().numpy()
-    batch, height, width = values.shape
-    result = np.ones((batch, len(half_disc(radius)), height, width))
-    for plane, first, second in pairs_of_grid(height, width, radius, borders):
-        rows, columns = zip(*naive_path(first, second), strict=True)
-        result[:, plane, first[0], first[1]] = values[:, rows, columns].max(axis=1)
-    return torch.from_numpy(result)
-
-
 def naive_gradient(boundary, gradient, radius, borders):
     """Each pair gives its gradient to the greatest cell of its path; no two cells are equal."""
     values, result = boundary[:, 0].numpy(), np.zeros(boundary.shape)
     images = range(len(values))
     for plane, first, second in pairs_of_grid(*values.shape[1:], radius, borders):
-        rows, columns = np.transpose(naive_path(first, second))
+        rows, columns = np.transpose(path_between(first, second))
         greatest = values[:, rows, columns].argmax(axis=1)
         pull = gradient[:, plane, first[0], first[1]].numpy()
         result[images, 0, rows[greatest], columns[greatest]] += pull
@@ -76,7 +54,7 @@ def test_parts_unite_to_the_path_exactly(radius):
     for plane, parts in path_steps(radius):
         assert 2 <= len(parts) <= 3
         cells = {(y + dy, x + dx) for part, (dy, dx) in parts for y, x in built[part]}
-        assert cells == set(naive_path((0, 0), offsets[plane]))
+        assert cells == set(path_between((0, 0), offsets[plane]))
         assert all(len(built[part]) < len(cells) for part, _ in parts)
         built[plane] = cells
     assert set(built) == {SINGLE_CELL, *range(len(offsets))}
@@ -221,7 +199,7 @@ def test_one_of_equal_cells_takes_the_gradient(radius):
         single = maxima[0, plane, first[0], first[1]]
         (found,) = torch.autograd.grad(single, boundary, retain_graph=True)
         row, column = greatest_by_rule(boundary, parts_of, plane, first)
-        assert (row, column) in naive_path(first, second)
+        assert (row, column) in path_between(first, second)
         assert boundary[0, 0, row, column] == single
         assert found[0, 0, row, column] == 1 and found.count_nonzero() == 1
 

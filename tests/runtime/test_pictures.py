@@ -13,6 +13,9 @@ from wsss.runtime.palette import voc_palette
 from wsss.runtime.pictures import (
     contact_sheet,
     data_uri,
+    direction_wheel,
+    draw_directions,
+    draw_dots,
     draw_heat,
     draw_labels,
     encode_jpeg,
@@ -53,6 +56,18 @@ def test_outlines_match_loops(size: tuple[int, int]) -> None:
     for _ in range(20):
         labels = generator.choice(np.array([0, 1, 2, 255], np.uint8), size)
         np.testing.assert_array_equal(outlines(labels), _outlines_by_loops(labels))
+
+
+def test_lines_between_ids() -> None:
+    labels = np.array([[1, 1, 1, 2, 0], [1, 1, 1, 2, 0]], np.uint8)
+    ids = np.array([[1, 255, 255, 300, 0], [1, 255, 255, 300, 0]], np.uint16)
+    drawn = draw_labels(_photo((2, 5)), labels, ids=ids)
+    lines = (drawn == 255).all(-1)
+    assert lines.tolist() == [[True, False, True, True, False]] * 2
+    without = (draw_labels(_photo((2, 5)), labels) == 255).all(-1)
+    assert without.tolist() == [[False, False, True, True, False]] * 2
+    with pytest.raises(ShapeError, match=r"labels are \(2, 4\), the image \(2, 5\)"):
+        draw_labels(_photo((2, 5)), labels, ids=ids[:, :4])
 
 
 def _labels_by_loops(
@@ -176,3 +191,50 @@ def test_data_uri_names_the_format() -> None:
     assert data_uri(png).startswith("data:image/png;base64,")
     assert data_uri(jpeg).startswith("data:image/jpeg;base64,")
     assert base64.b64decode(data_uri(png).split(",")[1]) == png
+
+
+RIGHT, DOWN, LEFT, UP = (0, 1), (1, 0), (0, -1), (-1, 0)
+
+
+def test_directions_have_hues_and_lengths_brightness() -> None:
+    """Around the circle of hues, from right over down: red, yellow-green, cyan, violet."""
+    field = np.array([RIGHT, DOWN, LEFT, UP, (0, 0), (0, 0.5), (0, 9)], np.float32).T[:, None]
+    colours = draw_directions(field, 1.0)[0]
+    expected = [(255, 0, 0), (128, 255, 0), (0, 255, 255), (128, 0, 255), (0, 0, 0), (128, 0, 0)]
+    assert np.abs(colours[:6].astype(int) - expected).max() <= 1
+    assert colours[6].tolist() == [255, 0, 0]  # longer than the longest: no brighter
+    np.testing.assert_array_equal(draw_directions(2 * field, 2.0)[0], colours)
+
+
+def test_the_wheel_shows_at_each_place_the_colour_of_the_way_there() -> None:
+    wheel = direction_wheel(41)
+    assert wheel.shape == (41, 41, 3)
+    assert wheel[20, 20].tolist() == [0, 0, 0]
+    assert wheel[0, 0].tolist() == wheel[40, 0].tolist() == [255, 255, 255]
+    for way, place in ((RIGHT, (20, 40)), (DOWN, (40, 20)), (LEFT, (20, 0)), (UP, (0, 20))):
+        field = np.array(way, np.float32)[:, None, None]
+        assert np.array_equal(wheel[place], draw_directions(field, 1.0)[0, 0])
+
+
+def test_dots_lie_where_they_should_the_smallest_on_top() -> None:
+    photo = _photo((40, 60))
+    drawn = draw_dots(photo, np.array([[20.0, 30.0], [20.0, 30.0]]), np.array([2.0, 9.0]))
+    assert np.array_equal(photo, _photo((40, 60)))  # a copy
+    dot, rim = drawn[20, 30], drawn[20, 33]
+    assert rim.min() > 180 > dot.min()  # the rim of the small one, softened at its edge
+    assert drawn[20, 37].tolist() == dot.tolist() != [100, 100, 100]
+    outside = np.hypot(*(np.indices((40, 60)) - np.array([20, 30])[:, None, None])) > 12
+    assert (drawn[outside] == 100).all()
+    assert np.array_equal(draw_dots(photo, np.zeros((0, 2)), np.zeros(0)), photo)
+
+
+def test_directions_need_two_planes() -> None:
+    with pytest.raises(ShapeError, match=r"\(3, 4, 5\), expected \(2, h, w\)"):
+        draw_directions(np.zeros((3, 4, 5), np.float32), 1.0)
+
+
+def test_ids_of_16_bits_shrink_like_labels() -> None:
+    ids = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30)
+    small = shrink_labels(ids, 15)
+    assert small.dtype == np.uint16 and small.max() > 255
+    assert np.array_equal(small, ids[1::2, 1::2])

@@ -5,6 +5,7 @@ import pytest
 import reference
 import torch
 
+from wsss.runtime.affinity import affinity_from_features
 from wsss.runtime.pseudo_labels import WalkSettings, walk_change, walk_scores
 from wsss.runtime.score_maps import ScoreMaps
 
@@ -24,7 +25,10 @@ def maps_of(scores):
 
 
 def change(maps, features, given):
-    return walk_change(maps, walk_scores(maps, features, given), given)
+    affinity = affinity_from_features(
+        features, radius=given.radius, beta=given.beta, borders=given.borders
+    )
+    return walk_change(maps, walk_scores(maps, affinity, given), given)
 
 
 @pytest.mark.parametrize("align", ["corners", "reference"])

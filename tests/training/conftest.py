@@ -34,3 +34,11 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_images: ImageSet
     out = tmp_path_factory.mktemp("finished") / "run"
     train(tiny_recipe(), tiny_images, out, device="cpu")
     return out
+
+
+@pytest.fixture(scope="session")
+def finished_irnet_run(tmp_path_factory: pytest.TempPathFactory, tiny_images: ImageSet) -> Path:
+    """Likewise of IRNet."""
+    out = tmp_path_factory.mktemp("finished_irnet") / "run"
+    train(tiny_recipe(method="irnet"), tiny_images, out, device="cpu")
+    return out

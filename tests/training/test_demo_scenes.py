@@ -9,7 +9,8 @@ from wsss.errors import ConfigError
 from wsss.runtime.image_io import read_image, read_label_map
 from wsss.training.data.readers import read_image_set
 from wsss.training.demo_set.figures import FIGURES
-from wsss.training.demo_set.scenes import DEMO_CLASSES, MIN_VISIBLE, draw_scene, write_demo_scenes
+from wsss.training.demo_set.files import DEMO_CLASSES, write_demo_scenes
+from wsss.training.demo_set.scenes import MIN_VISIBLE, draw_scene
 
 SIZE = (80, 97)
 

@@ -3,10 +3,7 @@ import torch
 from pytest import approx, mark, raises
 
 from wsss.errors import DataError, ShapeError
-from wsss.runtime.affinity import pair_distances, pair_labels
 from wsss.training.losses import (
-    affinity_loss,
-    affinity_loss_sums,
     classification_loss,
     segmentation_loss,
     segmentation_loss_sums,
@@ -15,12 +12,6 @@ from wsss.training.losses import (
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def random_pairs(batch=3, height=7, width=11):
-    affinity = torch.rand(batch, 34, height, width, generator=generator(), dtype=torch.float64)
-    kinds = torch.randint(0, 4, affinity.shape, generator=generator(1)).to(torch.int8)
-    return affinity, kinds
 
 
 def test_classification_loss_equals_naive_loops():
@@ -44,67 +35,6 @@ def test_classification_loss_refuses_unknown_labels():
         classification_loss(torch.zeros(1, 2), torch.tensor([[1, -1]]))
     with raises(ShapeError, match=r"\(1, 2\) and `labels` \(1, 3\)"):
         classification_loss(torch.zeros(1, 2), torch.zeros(1, 3))
-
-
-def test_affinity_loss_equals_naive_loops():
-    affinity, kinds = random_pairs()
-    affinity.view(-1)[:50] = 0.0
-    affinity.view(-1)[50:100] = 1.0
-    loss = affinity_loss(*affinity_loss_sums(affinity, kinds))
-    assert float(loss) == approx(reference.affinity_loss(affinity, kinds), rel=1e-12)
-
-
-@mark.parametrize("kind", [0, 1, 2, 3])
-def test_a_single_kind_of_pairs(kind):
-    affinity, kinds = random_pairs(1)
-    loss = affinity_loss(*affinity_loss_sums(affinity, torch.full_like(kinds, kind)))
-    expected = reference.affinity_loss(affinity, torch.full_like(kinds, kind))
-    assert float(loss) == approx(expected, rel=1e-12)
-    assert kind < 3 or float(loss) == 0
-
-
-def test_affinity_loss_of_parts_with_global_counts_adds_up():
-    affinity, kinds = random_pairs(4)
-    whole = affinity_loss(*affinity_loss_sums(affinity, kinds))
-    parts = [affinity_loss_sums(affinity[i::2], kinds[i::2]) for i in range(2)]
-    counts = parts[0][1] + parts[1][1]
-    assert float(sum(affinity_loss(sums, counts) for sums, _ in parts)) == approx(float(whole))
-
-
-def test_affinity_loss_through_features_has_the_right_gradient():
-    features = torch.randn(2, 3, 4, 5, generator=generator(), dtype=torch.float64)
-    labels = torch.tensor([0, 1, 2, 255])[torch.randint(0, 4, (2, 4, 5), generator=generator(1))]
-    kinds = pair_labels(labels, radius=3, borders="full")
-
-    def loss(values):
-        affinity = torch.exp(-pair_distances(values, radius=3, borders="full"))
-        return affinity_loss(*affinity_loss_sums(affinity, kinds))
-
-    assert torch.autograd.gradcheck(loss, (features.requires_grad_(),), eps=1e-7, atol=1e-6)
-
-
-def test_affinity_loss_of_equal_features_is_finite_with_gradient():
-    features = torch.zeros(1, 4, 9, 12, requires_grad=True)
-    labels = torch.arange(108).view(1, 9, 12) % 3
-    affinity = torch.exp(-pair_distances(features))
-    loss = affinity_loss(*affinity_loss_sums(affinity, pair_labels(labels)))
-    loss.backward()
-    assert bool(loss.isfinite()) and bool(features.grad.isfinite().all())
-
-
-def test_affinity_loss_takes_half_precision():
-    affinity, kinds = random_pairs()
-    sums, counts = affinity_loss_sums(affinity.bfloat16(), kinds)
-    assert sums.dtype == counts.dtype == torch.float32
-    assert float(affinity_loss(sums, counts)) == approx(
-        reference.affinity_loss(affinity, kinds), rel=0.05
-    )
-
-
-def test_affinity_loss_refuses_other_shapes():
-    affinity, kinds = random_pairs()
-    with raises(ShapeError, match="expected the same shape"):
-        affinity_loss_sums(affinity[..., 1:], kinds)
 
 
 @mark.parametrize("dtype", [torch.uint8, torch.int64])

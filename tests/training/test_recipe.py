@@ -4,8 +4,12 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
 from wsss.errors import ConfigError
+from wsss.runtime.dense_crf import CrfSettings
+from wsss.training.loop import build_optimizer
+from wsss.training.networks import classifier_architecture
 from wsss.training.recipe import dump_recipe, load_recipe, shipped_recipes
 
 ROOT = Path(__file__).parents[2]
@@ -18,6 +22,8 @@ def test_the_promised_recipes_are_shipped():
         "affinitynet_vgg16_voc12",
         "affinitynet_resnet50_voc12",
         "affinitynet_mobilenetv2",
+        "irnet_resnet50_voc12",
+        "irnet_mobilenetv2",
         "demo",
     } <= set(NAMES)
 
@@ -46,6 +52,61 @@ def test_published_values_of_the_resnet38_recipe():
     assert (recipe.cam.train.momentum, recipe.cam.train.new_layer_factor) == (0, 10)
     assert (recipe.cam.train.batch_size, recipe.cam.train.epochs) == (16, 15)
     assert (recipe.affinity.train.batch_size, recipe.affinity.train.epochs) == (8, 8)
+
+
+def test_published_values_of_the_irnet_recipe():
+    recipe = load_recipe("irnet_resnet50_voc12")
+    cam, irnet = recipe.cam.train, recipe.irnet.train
+    assert (cam.batch_size, cam.epochs, cam.augmentation.crop_size) == (16, 5, 512)
+    assert (irnet.batch_size, irnet.epochs, irnet.augmentation.crop_size) == (32, 3, 512)
+    assert (cam.augmentation.long_side, cam.augmentation.scale) == ((320, 640), None)
+    assert (irnet.augmentation.long_side, irnet.augmentation.scale) == (None, (0.5, 1.5))
+    assert recipe.cam.dropout == 0 and recipe.cam.warmup.epochs == 0
+    for train in (cam, irnet):
+        assert (train.optimizer, train.momentum, train.poly_power) == ("sgd", 0, 0.9)
+        assert (train.learning_rate, train.new_layer_factor, train.weight_decay) == (0.1, 10, 1e-4)
+        assert train.augmentation.flip and not any(train.augmentation.jitter)
+    assert irnet.biases == "alike"
+    section, seeds, walk = recipe.irnet, recipe.seeds, recipe.walk
+    assert (section.radius, section.borders, section.canvas) == (10, "reference", 512)
+    assert (section.start, section.displacement) == ("weights", True)
+    assert (seeds.rule, seeds.foreground, seeds.background) == ("constant", 0.3, 0.05)
+    assert (seeds.unary, seeds.certainty) == ("labels", 0.7)
+    assert seeds.crf.settings() == CrfSettings(10, 3, 3, 50, 5, 10)
+    assert (walk.beta, walk.steps, walk.radius, walk.borders) == (10, 256, 5, "full")
+    assert (walk.background, walk.threshold, walk.crf.iterations) == ("constant", 0.25, 0)
+    assert (recipe.instances.steps, recipe.instances.centroid_radius) == (300, 2.5)
+    assert (recipe.instances.threshold, recipe.instances.min_area) == (0.25, 0.01)
+
+
+def test_the_published_irnet_classifier_trains_layers_3_and_4_and_its_head():
+    recipe = load_recipe("irnet_resnet50_voc12")
+    with torch.device("meta"):
+        network = classifier_architecture(recipe, 20).build()
+    network.backbone.mark_pretrained()
+    network.backbone.freeze(recipe.cam.train.frozen)
+    found = {
+        id(parameter): (group["lr"], group["weight_decay"])
+        for group in build_optimizer(network, recipe.cam.train).param_groups
+        for parameter in group["params"]
+    }
+    rates = {"layer3": (0.1, 1e-4), "layer4": (0.1, 1e-4), "classifier": (1.0, 1e-4)}
+    for name, parameter in network.named_parameters():
+        part = name.removeprefix("backbone.").split(".")[0]
+        assert found.get(id(parameter)) == rates.get(part), name
+
+
+def test_defaults_of_irnet_are_its_published_ones():
+    """What a recipe leaves out comes from IRNet's code, not from AffinityNet's."""
+    published = load_recipe("irnet_resnet50_voc12")
+    for name in ("seeds", "walk", "instances"):
+        section = getattr(published, name)
+        assert type(section)() == section
+    given = published.irnet
+    assert type(given)(train=given.train) == given
+    train = type(given.train)(epochs=3, batch_size=32, learning_rate=0.1)
+    assert train.model_copy(update={"augmentation": given.train.augmentation}) == given.train
+    assert load_recipe("affinitynet_resnet38_voc12").affinity.train.biases == "doubled"
 
 
 def test_all_faults_are_reported_at_once(tmp_path):
@@ -100,6 +161,27 @@ def test_contradictions_between_values_are_faults():
         assert f"{stage}.train.augmentation.crop_size is 128, must be k * 8 + 1" in str(
             caught.value
         )
+
+
+def test_what_irnet_does_not_have_is_refused():
+    for override, message in (
+        ("irnet.train.frozen=[]", r"irnet: `train\.frozen` is given, but the backbone is frozen"),
+        ("walk.background=power", "walk: `background` and `scales` are fixed for IRNet"),
+        ("walk.scales=[1.0, 0.5]", "walk: `background` and `scales` are fixed for IRNet"),
+        ("irnet.start=weights", r"irnet\.start is 'weights', but the backbone starts from scratch"),
+        ("irnet.biases=alike", r"irnet\.biases is no key"),
+        ("affinity.radius=5", "affinity is no key of this recipe"),
+        ("irnet.canvas=-1", r"irnet\.canvas is -1, must be greater than or equal to 0"),
+        ("irnet.train.augmentation.crop_size=128", r"irnet\.train.* is 128, must be k \* 8 \+ 1"),
+        ("method=irn", "method is 'irn', must be 'affinitynet' or 'irnet'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_recipe("demo_irnet", [override])
+    faults = ["irnet.start=weights", "walk.background=power", "irnet.radius=1"]
+    with pytest.raises(ConfigError) as caught:
+        load_recipe("demo_irnet", faults)
+    for fault in ("irnet.start is 'weights'", "walk: `background`", "irnet.radius is 1"):
+        assert fault in str(caught.value)
 
 
 def test_overrides():

@@ -44,12 +44,15 @@ def _report() -> Report:
             StageCard("cam", "maps", ("48.1", "% mIoU"), {"images": "9"}, "3 s"),
             StageCard("seeds", "never"),
         ],
-        sheet=Sheet(
-            "text",
-            [("photo", ""), ("truth", "mask")],
-            [SheetRow('"><img src=x>', "<i>", (_picture(), "no mask"))],
-            [(CLASSES[0], (128, 0, 0)), (CLASSES[1], (0, 128, 0))],
-        ),
+        sheets=[
+            Sheet(
+                "Pictures",
+                "text",
+                [("photo", ""), ("truth", "mask")],
+                [SheetRow('"><img src=x>', "<i>", (_picture(), "no mask"))],
+                [(CLASSES[0], (128, 0, 0)), (CLASSES[1], (0, 128, 0))],
+            )
+        ],
         classes=CLASSES,
         iou=[
             IouColumn("CAM", "9 images", 48.06, {"background": 80.0, "<b>": 16.12}),

@@ -44,8 +44,9 @@ def _print_inspection(inspection: "Inspection") -> None:
     stdout.print(inspection.root, soft_wrap=True)
     stdout.print(inspection.layout, soft_wrap=True)
     stdout.print(
-        f"{inspection.images} images, {len(inspection.classes)} classes, {inspection.masks} masks, "
-        f"{inspection.background_only} of background only, {inspection.unlabelled} without labels",
+        f"{inspection.images} images, {len(inspection.classes)} classes, {inspection.masks} masks "
+        f"({inspection.instance_masks} with instances), {inspection.background_only} of background "
+        f"only, {inspection.unlabelled} without labels",
         soft_wrap=True,
     )
     table = Table("images with", "", box=None)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..training.coverage import CoverageReport
     from ..training.data.image_set import ImageSet
     from ..training.evaluation import EvalReport
+    from ..training.instance_evaluation import InstanceReport
 
 RUN, BACKGROUND = "Networks of a run", "Background of score maps"
 THRESHOLDS = "Thresholds for wsss label"
@@ -26,7 +27,7 @@ def evaluate_command(
         typer.Argument(
             metavar="PREDICTIONS",
             help="A run, a job of `wsss label`, or a folder of NAME.png labels or NAME.npz score "
-            "maps.",
+            "maps; with --instances such a job, VOC's pair of folders, or a COCO JSON file.",
         ),
     ],
     data: Annotated[
@@ -98,23 +99,36 @@ def evaluate_command(
             rich_help_panel=THRESHOLDS,
         ),
     ] = False,
+    instances: Annotated[
+        bool,
+        typer.Option(
+            "--instances",
+            help="Measure instances by average precision at IoU 0.5, 0.7 and 0.50 to 0.95.",
+        ),
+    ] = False,
     device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure a run's networks, stored CAMs or label maps by mIoU, and say how it was measured."""
+    """Measure a run's networks, stored CAMs or label maps by mIoU, and say how it was measured.
+
+    Instances are measured by average precision instead.
+    """
     from ..training.data.readers import read_image_set
     from ..training.measure import measure
 
     if out is not None and not calibrate:
         raise ConfigError("--out is for what --calibrate chose: leave it out, or add --calibrate")
-    if calibrate or coverage:
-        if threshold is not None or sweep or align is not None or (calibrate and coverage):
+    if calibrate or coverage or instances:
+        several = calibrate + coverage + instances > 1
+        if threshold is not None or sweep or align is not None or several:
             raise ConfigError(
-                "--calibrate and --coverage measure something else than mIoU by a background: give "
-                "one of them, without --threshold, --sweep and --align"
+                "--calibrate, --coverage and --instances measure something else than mIoU by a "
+                "background: give one of them, without --threshold, --sweep and --align"
             )
         if calibrate:
             _calibrate(predictions, read_image_set(data), split, device, out, as_json)
+        elif instances:
+            _instances(predictions, read_image_set(data), split, as_json)
         else:
             _coverage(predictions, read_image_set(data), split, as_json)
         return
@@ -231,3 +245,40 @@ def _print_coverage(report: "CoverageReport") -> None:
         figures = ("-" if share is None else f"{share:.2f}" for share in shares)
         table.add_row(f"{row.threshold:.2f}", *figures, str(row.classes))
     stdout.print(table)
+
+
+def _instances(path: Path, images: "ImageSet", split: str | None, as_json: bool) -> None:
+    from ..training.measure import measure_instances
+
+    with progress() as shown:
+        report = measure_instances(path, images, split=split, progress=shown)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        _print_instances(report)
+
+
+def _print_instances(report: "InstanceReport") -> None:
+    from rich.table import Table
+
+    labels = {True: "used", False: "not used", None: "unknown"}[report.image_labels_used]
+    stdout.print(f"{report.predictions}", soft_wrap=True)
+    stdout.print(
+        f"list {report.list_name}: {report.images} images, {report.instances} instances, "
+        f"{report.predicted} predicted, image labels {labels}",
+        soft_wrap=True,
+    )
+    table = Table("class", "instances", "predicted", "AP50 %", "AP70 %", "AP %", box=None)
+    table.columns[0].overflow = "fold"
+    for name, row in report.classes.items():
+        counts = (f"{row[key]:.0f}" for key in ("instances", "predicted"))
+        shares = (row[key] for key in ("ap50", "ap70", "ap"))
+        table.add_row(name, *counts, *("-" if s != s else f"{s:.1f}" for s in shares))
+    stdout.print(table)
+    stdout.print(f"AP50 {report.ap50:.2f} %, AP70 {report.ap70:.2f} %, AP {report.ap:.2f} %")
+    for source, row in report.sources.items():
+        stdout.print(
+            f"  {source}: AP50 {row['ap50']:.2f} %, AP70 {row['ap70']:.2f} %, AP {row['ap']:.2f} % "
+            f"({row['images']:.0f} images, {row['instances']:.0f} instances)",
+            soft_wrap=True,
+        )

@@ -121,13 +121,20 @@ def label(
         ),
     ] = None,
     formats: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--format",
-            help="Of png, confidence, scores, overlay, coco, yolo, labelstudio, cvat, labelme, "
-            "separated by commas; tar packs them into a tar a unit.",
+            help="Of png, confidence, scores, overlay, coco, instances, coco-instances, yolo, "
+            "labelstudio, cvat, labelme, separated by commas; tar packs them into a tar a unit. "
+            "Default: png; with --instances png,instances,coco-instances.",
         ),
-    ] = "png",
+    ] = None,
+    instances: Annotated[
+        bool,
+        typer.Option(
+            "--instances", help="Tell single objects apart as well; by bundles and runs of irnet."
+        ),
+    ] = False,
     min_confidence: Annotated[
         float | None,
         typer.Option(help="Pixels below it become 255, no statement; 0 to 1, by bundles."),
@@ -271,14 +278,16 @@ def label(
     from ..runtime.image_io import DEFAULT_MAX_PIXELS
 
     settings = Settings(
-        formats=tuple(name.strip() for name in formats.split(",")),
+        formats=_formats(formats, instances),
         min_confidence=min_confidence,
         batch=batch,
         max_pixels=DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels,
         tile_pixels=DEFAULT_TILE_PIXELS if tile_pixels is None else tile_pixels,
     )
     part = Shard.parse(shard) if shard is not None else None
-    opened = _model(model, by, crf, labels is not None, backend, device, server, threshold)
+    apart = not {"instances", "coco-instances"}.isdisjoint(settings.formats)
+    by = by or ("walk" if apart else None)
+    opened = _model(model, by, crf, labels is not None, backend, device, server, threshold, apart)
     if dry_run:
         _look(images, opened, out, settings, labels, follow_links, as_json)
         return
@@ -321,6 +330,7 @@ def _model(
     device: GraphDevice,
     server: "TritonOptions | None",
     threshold: str | None,
+    instances: bool,
 ) -> "Model":
     from ..runtime.bundle import is_bundle
 
@@ -336,6 +346,7 @@ def _model(
             device=device,
             server=server,
             threshold=threshold,
+            instances=instances,
         )
     from ..training.run_model import run_model
 
@@ -354,8 +365,26 @@ def _model(
             f"'{folder}' is no bundle, and a run is computed by torch: choose another --device"
         )
     return run_model(
-        folder, kind=by, crf=crf, has_labels=has_labels, device=device, threshold=threshold
+        folder,
+        kind=by,
+        crf=crf,
+        has_labels=has_labels,
+        device=device,
+        threshold=threshold,
+        instances=instances,
     )
+
+
+def _formats(names: str | None, instances: bool) -> tuple[str, ...]:
+    """The formats that were asked for, or those of a job with or without instances."""
+    if names is None:
+        return ("png", "instances", "coco-instances") if instances else ("png",)
+    formats = tuple(name.strip() for name in names.split(","))
+    if instances and not {"instances", "coco-instances"} & set(formats):
+        raise ConfigError(
+            f"--format {names} has no place for --instances: add instances or coco-instances"
+        )
+    return formats
 
 
 def _look(

@@ -45,7 +45,7 @@ from .graphs import MODELS
 from .networks import NetworkGraph
 from .parity import TOLERANCE, GraphParity, check_parity, drawn_cases, photo_cases
 from .precision import Precision, lower
-from .source import GRAPHS, ExportSource, open_source
+from .source import ExportSource, open_source
 
 MAX_CALIBRATION = 12
 """Images that set the ranges of int8; labels are compared on the others."""
@@ -199,7 +199,8 @@ def write_graphs(
 ) -> None:
     """`NAME.onnx` of every graph of the source, with what a stranger needs to know inside."""
     for name in source.graphs:
-        model = MODELS[name](*(networks[stage] for stage in GRAPHS[name]), source.settings)
+        inside = (networks[stage] for stage in source.networks_of[name])
+        model = MODELS[name](*inside, source.settings)
         helper.set_model_props(model, _metadata(source, name, precision))
         if model.ByteSize() > MAX_GRAPH_BYTES:
             raise ArtifactError(
@@ -216,9 +217,9 @@ def _metadata(source: ExportSource, name: str, precision: Precision) -> dict[str
         "graph": name,
         "classes": ["background", *source.predictor.classes],
         "palette": _palette(source),
-        "normalisation": {stage: normalisations[stage] for stage in GRAPHS[name]},
+        "normalisation": {stage: normalisations[stage] for stage in source.networks_of[name]},
         "method": source.recipe.method,
-        "precision": precision if GRAPHS[name] else "fp32",
+        "precision": precision if source.networks_of[name] else "fp32",
         "version": __version__,
     }
     return {
@@ -296,7 +297,9 @@ def _manifest(
         "settings": source.bundle_settings(),
         "sizes": {axis: list(values) for axis, values in settings.sizes.items()},
         "graphs": {
-            name: _graph_entry(folder / f"{name}.onnx", name, settings.precision)
+            name: _graph_entry(
+                folder / f"{name}.onnx", settings.precision if source.networks_of[name] else "fp32"
+            )
             for name in source.graphs
         },
         "engines": [],
@@ -311,13 +314,13 @@ def _manifest(
     }
 
 
-def _graph_entry(path: Path, name: str, precision: Precision) -> dict[str, Any]:
+def _graph_entry(path: Path, precision: Precision) -> dict[str, Any]:
     """Names, types and shapes as the backend reads them from the file."""
     with closing(open_graph(path, backend="onnxruntime", device="cpu")) as graph:
         description = graph.describe()
     return {
         "file": path.name,
-        "precision": precision if GRAPHS[name] else "fp32",
+        "precision": precision,
         "inputs": [{**asdict(s), "shape": list(s.shape)} for s in description.inputs],
         "outputs": [{**asdict(s), "shape": list(s.shape)} for s in description.outputs],
     }

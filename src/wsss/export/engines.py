@@ -26,6 +26,7 @@ from .tensorrt import (
     profile_from_sizes,
     trtexec_command,
 )
+from .tensors import LIKENESS
 
 _SCRIPT = "from wsss.export.engines import write_engine_graph; write_engine_graph({!r}, {!r})"
 
@@ -132,8 +133,13 @@ def engine_profile(bundle: Bundle, graph: Path) -> dict[str, ShapeRange]:
     axes["present_batch"] = sizes["batch"]
     for axis in ("height", "width"):
         axes[f"cam_{axis}"] = _cells(sizes[axis], bundle.strides.get("cam_map", 1))
-        axes[f"grid_{axis}"] = _cells(sizes[axis], bundle.strides.get("affinity", 1))
+        axes[f"grid_{axis}"] = _cells(sizes[axis], _grid_stride(bundle))
     return profile_from_sizes(graph, sizes, axes)
+
+
+def _grid_stride(bundle: Bundle) -> int:
+    """Pixels per cell of the walk's grid."""
+    return next((bundle.strides[name] for name in LIKENESS if name in bundle.strides), 1)
 
 
 def _cells(sides: Sequence[int], stride: int) -> Sizes:

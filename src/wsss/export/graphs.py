@@ -18,14 +18,16 @@ from ..runtime.graph_inputs import Layout
 from ..runtime.pairs import PairOffsets
 from ..runtime.pseudo_labels import WalkSettings
 from ..runtime.walks.graph import add_affinity, add_walk
+from ..runtime.walks.graph_boundary import add_boundary_affinity
 from ..runtime.walks.graph_builder import IR_VERSION, OPSET, Builder
 from . import geometry
+from .merge import merge_equal
 from .networks import NetworkGraph
 from .subgraph import add_network, needed_constants, needed_nodes
 from .tensors import graph_tensors, unknown_classes
 
 FEATURES, AFFINITY = "affinity/features", "affinity/planes"
-PLANES, WALKED = "refine/planes", "refine/walked"
+BOUNDARY, PLANES, WALKED = "irnet/boundary", "refine/planes", "refine/walked"
 """Tensors between the boxes, where `locate.py` looks first."""
 CLASSES = "refine/classes"
 """Indices of the classes that walk: those in the batch, or any more of them."""
@@ -36,6 +38,7 @@ class GraphSettings:
     """What the graphs of a run depend on besides its networks.
 
     Attributes:
+        affinity_stage: whose network gives the affinities: `affinity` (AffinityNet) or `irnet`.
         class_threshold: probability from which the classifier calls a class present.
         classifier_side: of the square that it sees for that, in pixels.
         walk: random walk and background rule.
@@ -45,6 +48,7 @@ class GraphSettings:
     num_classes: int
     layout: Layout
     align: Align
+    affinity_stage: str
     cam_scales: tuple[float, ...]
     cam_flip: bool
     map_stride: int
@@ -83,13 +87,22 @@ def affinity_model(network: NetworkGraph, settings: GraphSettings) -> onnx.Model
     return _model("affinity", draft, {"affinity": affinity})
 
 
+def irnet_model(network: NetworkGraph, settings: GraphSettings) -> onnx.ModelProto:
+    """image -> `boundary` (B, 1, h, w) in [0, 1]; if it is learnt, `displacement` (B, 2, h, w)."""
+    draft = _Draft(settings)
+    return _model("irnet", draft, add_boundary(draft, "image", network))
+
+
 def refine_model(settings: GraphSettings) -> onnx.ModelProto:
     """cam, probabilities, affinity, present -> label, confidence, scores, used_classes, change.
 
     The input `image` gives nothing but its size.
     """
     draft = _Draft(settings)
-    outputs = add_refinement(draft, "image", *_CAM, "affinity")
+    affinities = ("affinity", "")
+    if settings.affinity_stage == "irnet":
+        affinities = add_walls(draft, "boundary")
+    outputs = add_refinement(draft, "image", *_CAM, *affinities)
     return _model("refine", draft, outputs)
 
 
@@ -99,8 +112,11 @@ def label_model(
     """image, present -> what `refine_model` gives: the whole way as one graph."""
     draft = _Draft(settings)
     maps, probabilities = add_cam(draft, "image", cam)
-    affinities = add_affinities(draft, "image", affinity)
-    outputs = add_refinement(draft, "image", maps, probabilities, affinities)
+    if settings.affinity_stage == "irnet":
+        affinities = add_walls(draft, add_boundary(draft, "image", affinity)["boundary"])
+    else:
+        affinities = (add_affinities(draft, "image", affinity), "")
+    outputs = add_refinement(draft, "image", maps, probabilities, *affinities)
     return _model("label", draft, outputs)
 
 
@@ -114,11 +130,12 @@ def segmenter_model(network: NetworkGraph, settings: GraphSettings) -> onnx.Mode
 MODELS: dict[str, Callable[..., onnx.ModelProto]] = {
     "cam": cam_model,
     "affinity": affinity_model,
+    "irnet": irnet_model,
     "refine": refine_model,
     "label": label_model,
     "segmenter": segmenter_model,
 }
-"""By graph: from the networks in it, as `source.GRAPHS` lists them, and the settings."""
+"""By graph: from the networks in it, as `source.graphs_of` lists them, and the settings."""
 _CAM = ("cam", "probabilities")
 
 
@@ -154,7 +171,7 @@ def _scaled_pixels(
     """The image at one scale, normalised."""
     graph, align = draft.at(f"{place}/"), draft.settings.align
     if scale != 1 or align == "corners":
-        target = geometry.add_scaled_size(graph, size, scale, align, network.stride)
+        target = geometry.add_scaled_size(graph, size, scale, align, network.padded_stride)
         pixels = geometry.add_resize(graph, pixels, target, align)
     return geometry.add_normalisation(graph, pixels, network.normalisation)
 
@@ -226,10 +243,52 @@ def _features(
     return _add_network(draft, network, normal, place)["features"]
 
 
+def add_boundary(draft: _Draft, image: str, network: NetworkGraph) -> dict[str, str]:
+    """Boundaries, and displacements if they are learnt, of IRNet: `image_boundary`."""
+    settings, graph = draft.settings, draft.at("irnet/")
+    pixels, size = geometry.add_image(graph, image, settings.layout)
+    place = "irnet/scale_1"
+    normal = _scaled_pixels(draft, pixels, size, 1.0, network, place)
+    if settings.align == "reference":
+        normal = geometry.add_padding(graph, normal, size, network.padded_stride)
+    both = graph("Concat", normal, geometry.add_mirror(graph, normal), axis=0)
+    outputs = _add_network(draft, network, both, place)
+    halves = {name: graph.split(maps, 2) for name, maps in outputs.items()}
+    upright, mirrored = halves.pop("boundary")
+    logits = graph("Add", upright, geometry.add_mirror(graph, mirrored))
+    maps = {"boundary": graph("Sigmoid", graph("Mul", logits, graph.floats(0.5)))}
+    maps |= {name: upright for name, (upright, _) in halves.items()}
+    if settings.align == "reference":
+        grid = geometry.add_ceil(graph, size, graph.integers(network.stride))
+        first, axes = graph.integers(0, 0), graph.integers(2, 3)
+        maps = {name: graph("Slice", each, first, grid, axes) for name, each in maps.items()}
+    graph("Identity", maps["boundary"], output=BOUNDARY)
+    return maps | {"boundary": BOUNDARY}
+
+
+def add_walls(draft: _Draft, boundary: str) -> tuple[str, str]:
+    """Affinities that boundaries leave, and what CAMs are multiplied by before the walk."""
+    graph, walk = draft.at("affinity/"), draft.settings.walk
+    add_boundary_affinity(
+        draft.nodes,
+        draft.constants,
+        boundary=boundary,
+        affinity=AFFINITY,
+        prefix="affinity/paths/",
+        radius=walk.radius,
+        beta=walk.beta,
+        borders=walk.borders,
+    )
+    return AFFINITY, graph("Sub", graph.floats(1), boundary)
+
+
 def add_refinement(
-    draft: _Draft, image: str, cam: str, probabilities: str, affinity: str
+    draft: _Draft, image: str, cam: str, probabilities: str, affinity: str, damping: str
 ) -> dict[str, str]:
     """CAMs of the classes in the image, walked and made into labels.
+
+    Args:
+        damping: (B, 1, h, w) that CAMs are multiplied by before the walk; empty: none.
 
     Only classes that some image of the batch contains are walked: `walk_scores` and
     `label_from_scores`. A class absent from one image of a batch has scores of 0 there, which
@@ -243,7 +302,7 @@ def add_refinement(
     maps = graph("Mul", graph("Gather", cam, indices, axis=1), mask)
     grid = graph("Shape", affinity, start=2)
     planes = _planes_on_grid(graph, maps, size, grid, settings)
-    graph("Identity", planes, output=PLANES)
+    graph("Identity", graph("Mul", planes, damping) if damping else planes, output=PLANES)
     walk = settings.walk
     add_walk(
         draft.nodes,
@@ -307,6 +366,8 @@ def _planes_on_grid(
     if settings.align == "corners":
         planes = geometry.add_resize(graph, maps, grid, "corners")
         return _with_power(graph, planes, walk.alpha) if walk.background == "power" else planes
+    if walk.maps_on_grid:
+        return maps
     full = geometry.add_to_full_size(graph, maps, size, "reference")
     if walk.background == "power":
         full = _with_power(graph, full, walk.alpha)
@@ -399,7 +460,14 @@ def _model(name: str, draft: _Draft, outputs: Mapping[str, str]) -> onnx.ModelPr
     """A model of what the outputs need of a draft."""
     settings = draft.settings
     pairs = len(PairOffsets(settings.walk.radius))
-    inputs, declared = graph_tensors(name, settings.layout, settings.num_classes, pairs)
+    inputs, declared = graph_tensors(
+        name,
+        settings.layout,
+        settings.num_classes,
+        pairs,
+        affinity_stage=settings.affinity_stage,
+        outputs=outputs,
+    )
     nodes = needed_nodes(draft.nodes, outputs.values())
     kinds = {"label": TensorProto.UINT8}
     nodes += [
@@ -409,7 +477,8 @@ def _model(name: str, draft: _Draft, outputs: Mapping[str, str]) -> onnx.ModelPr
         else helper.make_node("Identity", [value], [out], out)
         for out, value in outputs.items()
     ]
-    constants = needed_constants(draft.constants, nodes)
+    nodes, constants = merge_equal(nodes, draft.constants, outputs)
+    constants = needed_constants(constants, nodes)
     if any(value.name == "present" for value in inputs):
         constants.append(unknown_classes(settings.num_classes))
     graph = helper.make_graph(nodes, name, inputs, declared, constants)

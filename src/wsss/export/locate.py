@@ -18,15 +18,14 @@ from onnx import helper
 from torch import Tensor, nn
 
 from ..runtime.backends.choose import open_graph
-from ..runtime.propagation import propagate
-from ..runtime.pseudo_labels import scores_on_grid
+from ..runtime.pseudo_labels import scores_on_grid, walk_planes
 from ..training.models.classifier import CamClassifier
 from ..training.models.segmenter import Segmenter
 from ..training.stages.cam import class_probabilities, image_activation
 from ..training.stages.segmenter import segment_logits
-from .graphs import AFFINITY, FEATURES, PLANES, WALKED
-from .reference import Arrays, ParityCase, image_affinity
-from .source import NETWORKS, ExportSource
+from .graphs import AFFINITY, BOUNDARY, FEATURES, PLANES, WALKED
+from .reference import Arrays, ParityCase
+from .source import ExportSource
 from .subgraph import values_of
 
 
@@ -88,12 +87,13 @@ def _waypoints(
 
 
 def _entry(model: onnx.ModelProto, place: str) -> str | None:
-    """The tensor that a network at a place takes as its pixels; None where it is not there."""
+    """The tensor that a network at a place takes as its pixels; None where it is not there, or
+    shares its first layers with a network at another place."""
     nodes = [node for node in model.graph.node if node.name.startswith(f"{place}/")]
     inner = {value for node in nodes for value in node.output}
     inner |= {tensor.name for tensor in model.graph.initializer}
     outer = [value for node in nodes for value in node.input if value and value not in inner]
-    return outer[0] if outer else None
+    return outer[0] if outer and "/network/" not in outer[0] else None
 
 
 def _network_inputs(
@@ -109,12 +109,15 @@ def _network_inputs(
         places = [f"cam/scale_{scale:g}/network" for scale in recipe.cam.scales]
         for place, pixels in zip([*places, "classifier/network"], seen, strict=True):
             yield place, "cam", pixels
-    if "affinity" in source.networks:
-        with _inputs_of(predictor.network("affinity", NETWORKS["affinity"])) as seen:
-            predictor.affinity_features(image)
+    stage = source.settings.affinity_stage
+    if stage in source.networks:
+        with _inputs_of(predictor.affinity_network()) as seen:
+            predictor.affinities(image)
         rest = [scale for scale in recipe.walk.scales if scale != 1]
-        for scale, pixels in zip([1.0, *rest], seen, strict=True):
-            yield f"affinity/scale_{scale:g}/network", "affinity", pixels
+        # IRNet sees the image and its mirror, one after the other: the graph as one batch.
+        passes = [torch.cat(seen)] if stage == "irnet" else seen
+        for scale, pixels in zip([1.0, *rest], passes, strict=True):
+            yield f"{stage}/scale_{scale:g}/network", stage, pixels
     if "segmenter" in source.networks:
         segmenter, section = predictor.network("segmenter", Segmenter), recipe.segmenter
         with _inputs_of(segmenter) as seen:
@@ -140,11 +143,15 @@ def _between(
     source: ExportSource, case: ParityCase, index: int, inputs: Arrays
 ) -> Iterator[tuple[str, Tensor]]:
     """Features, affinities, and what walks."""
-    if "affinity" not in source.networks:
+    stage = source.settings.affinity_stage
+    if stage not in source.networks:
         return
     predictor, walk, image = source.predictor, source.settings.walk, case.images[index]
-    features, affinity = predictor.affinity_features(image), image_affinity(source, image)
-    yield FEATURES, features
+    affinity, damping = predictor.affinities(image)
+    if stage == "affinity":
+        yield FEATURES, predictor.affinity_features(image)
+    elif damping is not None:
+        yield BOUNDARY, 1 - damping
     yield AFFINITY, affinity
     if "cam" not in source.networks:
         return
@@ -152,13 +159,9 @@ def _between(
     if not classes:
         return
     maps = predictor.score_maps(image, classes, "cam")
-    grid = (features.shape[-2], features.shape[-1])
-    planes = scores_on_grid(maps, grid, walk)[None]
-    yield PLANES, planes
-    yield (
-        WALKED,
-        propagate(planes, affinity, radius=walk.radius, steps=walk.steps, tolerance=walk.tolerance),
-    )
+    planes = scores_on_grid(maps, (affinity.shape[-2], affinity.shape[-1]), walk)
+    yield PLANES, planes[None] if damping is None else planes[None] * damping
+    yield WALKED, walk_planes(planes, affinity, walk, damping)[None]
 
 
 def _run_with(

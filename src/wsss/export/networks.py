@@ -20,7 +20,9 @@ from ..runtime.walks.graph_builder import OPSET
 from ..training.models.affinitynet import AffinityNet
 from ..training.models.backbone import Normalisation
 from ..training.models.classifier import CamClassifier
+from ..training.models.irnet import IRNet
 from ..training.models.segmenter import Segmenter
+from ..training.networks import Network
 
 PIXELS = "pixels"
 """The input of every network: (batch, 3, height, width), normalised."""
@@ -35,7 +37,7 @@ class NetworkGraph:
     """A network as ONNX, and what it was traced from.
 
     Attributes:
-        stage: that trained it: cam, affinity or segmenter.
+        stage: that trained it: cam, affinity, irnet or segmenter.
         model: input `pixels`; its value names are those of the traced operations.
         normalisation: of the pixels it expects.
         stride: pixels per cell of its maps.
@@ -77,11 +79,23 @@ class CamHead(nn.Module):
         return activation, maps.mean(dim=(2, 3))
 
 
-def network_graph(network: CamClassifier | AffinityNet | Segmenter) -> NetworkGraph:
+class IRNetMaps(nn.Module):
+    """The maps of an IRNet in a fixed order: boundary logits, and displacements if it has them."""
+
+    def __init__(self, network: IRNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) -> boundary (B, 1, h, w), displacement (B, 2, h, w)."""
+        return tuple(self.network(pixels).values())
+
+
+def network_graph(network: Network) -> NetworkGraph:
     """Trace a network in evaluation mode.
 
-    Outputs: `activation` and `logits` of a classifier, `features` of an AffinityNet, `logits` of
-    a segmenter.
+    Outputs: `activation` and `logits` of a classifier, `features` of an AffinityNet, `boundary` and
+    `displacement` of an IRNet, `logits` of a segmenter.
 
     Raises:
         MissingDependencyError: onnxscript is not installed.
@@ -93,8 +107,13 @@ def network_graph(network: CamClassifier | AffinityNet | Segmenter) -> NetworkGr
         stage, module, names = "cam", CamHead(network), ("activation", "logits")
     elif isinstance(network, AffinityNet):
         stage, names, stride = "affinity", ("features",), network.feature_stride
-    else:
+    elif isinstance(network, IRNet):
+        names = ("boundary",) if network.displacement is None else ("boundary", "displacement")
+        stage, module, stride = "irnet", IRNetMaps(network), network.feature_stride
+    elif isinstance(network, Segmenter):
         stage, names = "segmenter", ("logits",)
+    else:
+        raise TypeError(f"no graph is known of a {type(network).__name__}")
     model, program = _trace(module.eval(), names)
     backbone = network.backbone
     return NetworkGraph(

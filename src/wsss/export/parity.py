@@ -27,6 +27,8 @@ SIZES = ((1, (97, 129)), (2, (113, 74)), (1, (160, 203)), (3, (64, 81)))
 """Batch and (height, width) of the drawn cases: even, odd, upright, narrow."""
 TOLERANCE = 1e-4
 """Largest error of a float32 output."""
+_CELLS = 30.0
+"""How far a displacement may reach, in the cells it is counted in."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,10 @@ def _worst(measured: Sequence[GraphParity]) -> GraphParity:
 
 
 def _magnification(name: str, walk: WalkSettings) -> float:
-    """What the exponents of the method make of rounding: beta in affinities, alpha in labels."""
+    """What the exponents of the method make of rounding: beta in affinities, alpha in labels; and
+    displacements are many cells long."""
+    if name == "irnet":
+        return _CELLS
     if name == "affinity":
         return max(1.0, walk.beta)
     return max(1.0, walk.alpha) if name == "label" and walk.background == "power" else 1.0

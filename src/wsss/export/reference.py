@@ -7,17 +7,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from ..runtime.affinity import affinity_from_features
 from ..runtime.cam import normalise_cam
 from ..runtime.graph_inputs import image_input, present_input
 from ..runtime.pseudo_labels import label_from_stack, score_stack, walk_change, walk_scores
 from ..training.models.classifier import CamClassifier
+from ..training.models.irnet import IRNet
 from ..training.models.segmenter import Segmenter
 from ..training.stages.cam import class_probabilities, image_activation
+from ..training.stages.irnet import image_maps
 from ..training.stages.segmenter import segment_logits
 from .source import ExportSource
+from .tensors import LIKENESS
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -53,9 +54,10 @@ def _image_outputs(source: ExportSource, case: ParityCase, index: int) -> dict[s
     outputs: dict[str, Arrays] = {}
     if "cam" in source.networks:
         outputs["cam"] = _cam(source, image)
-    if "affinity" in source.networks:
-        outputs["affinity"] = {"affinity": image_affinity(source, image)[0].numpy()}
-    if "cam" in source.networks and "affinity" in source.networks:
+    stage = source.settings.affinity_stage
+    if stage in source.networks:
+        outputs[stage] = _likeness(source, image)
+    if "cam" in source.networks and stage in source.networks:
         classes = case.classes[index] if case.classes else source.predictor.find_classes(image)
         outputs["label"] = outputs["refine"] = _refined(source, image, classes)
     if "segmenter" in source.networks:
@@ -75,13 +77,17 @@ def _cam(source: ExportSource, image: NDArray[np.uint8]) -> Arrays:
     }
 
 
-def image_affinity(source: ExportSource, image: NDArray[np.uint8]) -> Tensor:
-    """(1, K, h, w) of one image."""
-    walk = source.settings.walk
-    features = source.predictor.affinity_features(image)
-    return affinity_from_features(
-        features, radius=walk.radius, beta=walk.beta, borders=walk.borders
+def _likeness(source: ExportSource, image: NDArray[np.uint8]) -> Arrays:
+    """Affinities of AffinityNet, or boundary and displacement of IRNet."""
+    predictor = source.predictor
+    network = predictor.affinity_network()
+    if not isinstance(network, IRNet):
+        return {"affinity": predictor.affinities(image)[0][0].numpy()}
+    boundary, displacement = image_maps(
+        network, image, align=source.settings.align, device=predictor.device
     )
+    maps = {"boundary": boundary[0].numpy()}
+    return maps if displacement is None else maps | {"displacement": displacement[0].numpy()}
 
 
 def _refined(source: ExportSource, image: NDArray[np.uint8], classes: Sequence[int]) -> Arrays:
@@ -91,9 +97,9 @@ def _refined(source: ExportSource, image: NDArray[np.uint8], classes: Sequence[i
     maps = predictor.score_maps(image, classes or (0,), "cam")
     if not classes:
         maps = replace(maps, scores=np.zeros_like(maps.scores))
-    features = predictor.affinity_features(image)
-    walked = walk_scores(maps, features, settings.walk)
-    scores = np.zeros((settings.num_classes + 1, *features.shape[-2:]), np.float32)
+    affinity, damping = predictor.affinities(image)
+    walked = walk_scores(maps, affinity, settings.walk, damping)
+    scores = np.zeros((settings.num_classes + 1, *affinity.shape[-2:]), np.float32)
     scores[walked.classes + 1] = walked.scores
     scores[0] = settings.walk.threshold if walked.background is None else walked.background
     stack = score_stack(walked, settings.walk.threshold, settings.align)
@@ -130,7 +136,8 @@ def feeds(
     if graph == "refine":
         inputs["cam"] = outputs["cam"]["cam"]
         inputs["probabilities"] = outputs["cam"]["probabilities"]
-        inputs["affinity"] = outputs["affinity"]["affinity"]
+        stage = settings.affinity_stage
+        inputs[LIKENESS[stage]] = outputs[stage][LIKENESS[stage]]
     if graph in ("refine", "label") and case.classes is not None:
         inputs["present"] = present_input(case.classes, settings.num_classes)
     return inputs

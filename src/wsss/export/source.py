@@ -7,31 +7,24 @@ from typing import Any
 from ..errors import ConfigError
 from ..runtime.graph_inputs import Layout
 from ..training.data.image_set import ImageSet
-from ..training.models.affinitynet import AffinityNet
 from ..training.models.backbone import Normalisation
-from ..training.models.classifier import CamClassifier
-from ..training.models.segmenter import Segmenter
-from ..training.predictor import CLASS_THRESHOLD, RunPredictor
-from ..training.recipe import Recipe
+from ..training.predictor import CLASS_THRESHOLD, NETWORKS, RunPredictor
+from ..training.recipe import IRNetRecipe, Recipe
 from ..training.stages.labels import walk_settings
 from .graphs import GraphSettings
 from .networks import NetworkGraph, network_graph
 
-GRAPHS = {
-    "cam": ("cam",),
-    "affinity": ("affinity",),
-    "refine": (),
-    "label": ("cam", "affinity"),
-    "segmenter": ("segmenter",),
-}
-"""Graphs of a bundle, and the networks in each."""
-NEEDED = {**GRAPHS, "refine": ("cam", "affinity")}
-"""The networks that must be trained for each: refinement is compared on what these two give."""
-NETWORKS: dict[str, type[CamClassifier] | type[AffinityNet] | type[Segmenter]] = {
-    "cam": CamClassifier,
-    "affinity": AffinityNet,
-    "segmenter": Segmenter,
-}
+
+def graphs_of(recipe: Recipe) -> dict[str, tuple[str, ...]]:
+    """Graphs that a bundle of this recipe may have, and the networks in each."""
+    stage = recipe.affinity_stage
+    return {
+        "cam": ("cam",),
+        stage: (stage,),
+        "refine": (),
+        "label": ("cam", stage),
+        "segmenter": ("segmenter",),
+    }
 
 
 @dataclass(frozen=True)
@@ -47,6 +40,11 @@ class ExportSource:
     settings: GraphSettings
     graphs: tuple[str, ...]
     networks: dict[str, NetworkGraph]
+
+    @property
+    def networks_of(self) -> dict[str, tuple[str, ...]]:
+        """See `graphs_of`."""
+        return graphs_of(self.recipe)
 
     @property
     def recipe(self) -> Recipe:
@@ -65,7 +63,7 @@ class ExportSource:
     def bundle_settings(self) -> dict[str, Any]:
         """What shaped the graphs, and the dense CRF that they leave out, for `bundle.json`."""
         recipe = self.recipe
-        return {
+        settings = {
             "cam": recipe.cam.model_dump(
                 mode="json", include={"scales", "flip", "map_stride", "threshold"}
             ),
@@ -79,6 +77,9 @@ class ExportSource:
                 mode="json", include={"scales", "flip", "crf"}
             ),
         }
+        if isinstance(recipe, IRNetRecipe):
+            settings["instances"] = recipe.instances.model_dump(mode="json")
+        return settings
 
 
 def open_source(
@@ -90,7 +91,7 @@ def open_source(
     """Open a run and trace the networks that the graphs need.
 
     Args:
-        graphs: names out of `GRAPHS`; default: all whose networks are trained.
+        graphs: names out of `graphs_of`; default: all whose networks are trained.
         images: which must have the classes of the run; refused before anything is traced.
 
     Raises:
@@ -100,15 +101,18 @@ def open_source(
     predictor = RunPredictor(run_folder, "cpu")
     if images is not None:
         images.require_classes(predictor.classes, f"run '{run_folder}'")
+    known = graphs_of(predictor.recipe)
     if graphs is not None and not graphs:
-        raise ConfigError(f"no graphs are named: choose of {', '.join(GRAPHS)}")
+        raise ConfigError(f"no graphs are named: choose of {', '.join(known)}")
     for name in graphs or ():
-        if name not in GRAPHS:
-            raise ConfigError(f"unknown graph '{name}': choose of {', '.join(GRAPHS)}")
+        if name not in known:
+            raise ConfigError(f"unknown graph '{name}': choose of {', '.join(known)}")
+    # Refinement has no network in it, but it is compared on what these two give.
+    needed = known | {"refine": known["label"]}
     chosen = graphs or tuple(
-        name for name, needed in NEEDED.items() if all(predictor.has(stage) for stage in needed)
+        name for name, stages in needed.items() if all(predictor.has(stage) for stage in stages)
     )
-    stages = sorted({stage for name in chosen for stage in NEEDED[name]})
+    stages = sorted({stage for name in chosen for stage in needed[name]})
     networks = {stage: network_graph(predictor.network(stage, NETWORKS[stage])) for stage in stages}
     settings = graph_settings(predictor.recipe, len(predictor.classes), layout)
     return ExportSource(predictor, settings, chosen, networks)
@@ -120,6 +124,7 @@ def graph_settings(recipe: Recipe, num_classes: int, layout: Layout) -> GraphSet
         num_classes=num_classes,
         layout=layout,
         align=recipe.cam.align,
+        affinity_stage=recipe.affinity_stage,
         cam_scales=recipe.cam.scales,
         cam_flip=recipe.cam.flip,
         map_stride=recipe.cam.map_stride,

@@ -1,6 +1,6 @@
 """Inputs and outputs of the exported graphs: names, types, and the names of what varies."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx
@@ -13,20 +13,33 @@ _WALKED = (*_LABELS, "used_classes", "change")
 _TENSORS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "cam": (("image",), ("cam", "probabilities")),
     "affinity": (("image",), ("affinity",)),
-    "refine": (("image", "cam", "probabilities", "affinity", "present"), _WALKED),
+    "irnet": (("image",), ("boundary", "displacement")),
+    "refine": (("image", "cam", "probabilities", "affinity", "boundary", "present"), _WALKED),
     "label": (("image", "present"), _WALKED),
     "segmenter": (("image",), _LABELS),
 }
 
 
+LIKENESS = {"affinity": "affinity", "irnet": "boundary"}
+"""Graphs that say which cells belong together, and the output of each that `refine` takes."""
+
+
 def graph_tensors(
-    name: str, layout: Layout, num_classes: int, num_pairs: int
+    name: str,
+    layout: Layout,
+    num_classes: int,
+    num_pairs: int,
+    *,
+    affinity_stage: str = "affinity",
+    outputs: Collection[str] | None = None,
 ) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
     """Inputs and outputs of a graph.
 
     Args:
-        name: cam, affinity, refine, label or segmenter.
+        name: cam, affinity, irnet, refine, label or segmenter.
         num_pairs: planes of the affinity: neighbours of a cell, each pair once.
+        affinity_stage: see `GraphSettings`.
+        outputs: that the graph has; None: all that it may have.
     """
     pixels = ["height", "width"]
     grid = pixels if name == "segmenter" else ["grid_height", "grid_width"]
@@ -35,6 +48,8 @@ def graph_tensors(
         "cam": (TensorProto.FLOAT, ["batch", num_classes, "cam_height", "cam_width"]),
         "probabilities": (TensorProto.FLOAT, ["batch", num_classes]),
         "affinity": (TensorProto.FLOAT, ["batch", num_pairs, *grid]),
+        "boundary": (TensorProto.FLOAT, ["batch", 1, *grid]),
+        "displacement": (TensorProto.FLOAT, ["batch", 2, *grid]),
         "present": (TensorProto.FLOAT, ["present_batch", num_classes]),
         "label": (TensorProto.UINT8, ["batch", *pixels]),
         "confidence": (TensorProto.FLOAT, ["batch", *pixels]),
@@ -42,11 +57,15 @@ def graph_tensors(
         "used_classes": (TensorProto.FLOAT, ["batch", num_classes]),
         "change": (TensorProto.FLOAT, ["batch", 1]),
     }
-    inputs, outputs = (
+    inputs, given = _TENSORS[name]
+    absent = {tensor for stage, tensor in LIKENESS.items() if stage != affinity_stage}
+    taken = [tensor for tensor in inputs if tensor not in absent]
+    given = [tensor for tensor in given if outputs is None or tensor in outputs]
+    taken_infos, given_infos = (
         [helper.make_tensor_value_info(tensor, *known[tensor]) for tensor in side]
-        for side in _TENSORS[name]
+        for side in (taken, given)
     )
-    return inputs, outputs
+    return taken_infos, given_infos
 
 
 def image_shape(layout: Layout) -> list[str | int]:

@@ -131,19 +131,21 @@ def pair_labels(label_map: Tensor, *, radius: int = 5, borders: Borders = "refer
         dtype=torch.int8,
         device=label_map.device,
     )
+    # Arithmetic on kinds, because masks take four times as long. FOREGROUND is 1: unlike labels
+    # make it 1 more, background in both cells 1 less; a cell to be ignored raises it to NONE.
+    background = (label_map == 0).to(torch.int8)
+    ignored = (label_map == IGNORE_INDEX).to(torch.int8).mul_(int(PairKind.NONE))
     for plane, offset in enumerate(pairs.offsets):
-        region = pairs.from_cells(offset, (height, width), borders)
-        if not is_empty(region):
-            partners = label_map[:, *shifted(region, offset)]
-            kinds[:, plane, *region] = _kinds(label_map[:, *region], partners)
-    return kinds
-
-
-def _kinds(first: Tensor, second: Tensor) -> Tensor:
-    kinds = torch.full_like(first, int(PairKind.NEGATIVE), dtype=torch.int8)
-    kinds[first == second] = int(PairKind.FOREGROUND)
-    kinds[(first == 0) & (second == 0)] = int(PairKind.BACKGROUND)
-    kinds[(first == IGNORE_INDEX) | (second == IGNORE_INDEX)] = int(PairKind.NONE)
+        here = pairs.from_cells(offset, (height, width), borders)
+        if is_empty(here):
+            continue
+        there = shifted(here, offset)
+        first = label_map[:, *here]
+        own = torch.empty(first.shape, dtype=torch.int8, device=label_map.device)
+        torch.ne(first, label_map[:, *there], out=own)
+        own.add_(int(PairKind.FOREGROUND)).sub_(background[:, *here] & background[:, *there])
+        nothing = ignored[:, *here] | ignored[:, *there]
+        torch.maximum(own, nothing, out=kinds[:, plane, *here])
     return kinds
 
 

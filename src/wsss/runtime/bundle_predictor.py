@@ -1,6 +1,6 @@
 """A bundle applied to images: the counterpart of `training/predictor.py` without training code."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,11 +14,14 @@ from .backends.contract import OpenGraph
 from .backends.triton_options import TritonOptions
 from .bundle import Bundle, check_again, open_bundle
 from .graph_inputs import label_inputs
+from .instances.instance_map import InstanceMap
 
 BundleKind = Literal["walk", "segmenter"]
 """walk: CAMs of the classes in the image after the random walk; segmenter: the trained network."""
 GRAPH_OF: dict[BundleKind, str] = {"walk": "label", "segmenter": "segmenter"}
 """The graph of each kind."""
+_APART = frozenset({"cam", "irnet", "refine"})
+"""Graphs that instances need: `label` tells neither CAMs nor boundaries."""
 _OUTPUTS = frozenset({"label", "confidence", "scores"})
 
 
@@ -122,16 +125,58 @@ class BundlePredictor:
             images: (B, H, W, 3) uint8 RGB.
             labels: of each image.
         """
-        found = self._run(images, labels, kind)
+        return self._labelled(self._run(images, labels, kind), len(images))
+
+    @property
+    def tells_instances(self) -> bool:
+        """Whether `predict_instances` can do its work: a bundle of IRNet with displacements."""
+        graphs = self.bundle.graphs
+        given = {spec.name for spec in graphs["irnet"].outputs} if "irnet" in graphs else set()
+        return graphs.keys() >= _APART and "displacement" in given
+
+    def predict_instances(
+        self, image: NDArray[np.uint8], labels: Sequence[int] | None = None
+    ) -> tuple[Labelled, InstanceMap]:
+        """As `predict` by `walk`, and the single objects; needs torch.
+
+        Raises:
+            ArtifactError: the bundle tells no instances.
+        """
+        if not self.tells_instances:
+            raise ArtifactError(
+                f"bundle '{self.bundle.folder}' tells no instances: export a run of method irnet "
+                "with irnet.displacement = true, with all its graphs"
+            )
+        from .bundle_instances import group
+
+        images = image[None]
+        inputs = label_inputs(
+            images,
+            [labels],
+            len(self.classes),
+            self.bundle.layout,
+            takes_classes=True,
+            thresholds=self._thresholds,
+        )
+        pixels = {"image": inputs["image"]}
+        cam, irnet = self.graph("cam").run(pixels), self.graph("irnet").run(pixels)
+        found = self.graph("refine").run(inputs | cam | {"boundary": irnet["boundary"]})
+        self._require_labels(found["label"], images)
+        (labelled,) = self._labelled(found, 1)
+        apart = {name: maps[0] for name, maps in irnet.items()}
+        size = (image.shape[0], image.shape[1])
+        return labelled, group(self.bundle, cam["cam"][0], apart, labelled.classes, size)
+
+    def _labelled(self, found: Mapping[str, NDArray[Any]], count: int) -> list[Labelled]:
         everything = tuple(range(len(self.classes)))
         used = found.get("used_classes")
         classes = (
-            [everything] * len(images)
+            [everything] * count
             if used is None
             else [tuple(int(i) for i in np.flatnonzero(row)) for row in used]
         )
         planes = (found["label"], found["confidence"], found["scores"])
-        changes = self._changes(found.get("change"), len(images))
+        changes = self._changes(found.get("change"), count)
         return [Labelled(*each) for each in zip(*planes, classes, changes, strict=True)]
 
     def label(

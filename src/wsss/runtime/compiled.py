@@ -20,6 +20,12 @@ def compiled(function: Function) -> Function:
     return cast(Function, compile_it(function))
 
 
+def compiled_exactly(function: Function) -> Function:
+    """`compiled` without fused multiply-add: the bits of torch's separate operations."""
+    compile_it: Any = njit(nogil=True, cache=True, error_model="numpy")
+    return cast(Function, compile_it(function))
+
+
 def compiled_sum(function: Function) -> Function:
     """`compiled`, where a sum may be split into vector lanes; still the same for every call."""
     options = {"contract", "reassoc", "nsz"}

@@ -69,6 +69,10 @@ def image_tensor(image: NDArray[np.uint8], device: torch.device | str = "cpu") -
 
 def reduce_by_mean(planes: Tensor, stride: int) -> Tensor:
     """Mean over stride x stride blocks of (B, C, H, W); the image is padded with zeros to fit."""
+    return F.avg_pool2d(pad_to_multiple(planes, stride), stride)
+
+
+def pad_to_multiple(planes: Tensor, stride: int) -> Tensor:
+    """(B, C, H, W) with zeros at the right and below, until the stride divides both sides."""
     height, width = planes.shape[-2:]
-    pad = (0, -width % stride, 0, -height % stride)
-    return F.avg_pool2d(F.pad(planes, pad), stride)
+    return F.pad(planes, (0, -width % stride, 0, -height % stride))

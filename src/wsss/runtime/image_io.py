@@ -169,6 +169,32 @@ def decode_label_map(
     data: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> NDArray[np.uint8]:
     """As `read_label_map`, for a file's content; `name` stands in errors."""
+    return label_indices(decode_png(data, name, max_pixels=max_pixels), name)
+
+
+@dataclass(frozen=True)
+class StoredPng:
+    """A PNG as it is stored, not as it looks.
+
+    Attributes:
+        pixels: (H, W) or (H, W, channels): indices of a palette, or values.
+        mode: Pillow's name for what they are.
+        bit_depth: of a stored value.
+        text: by keyword what its text chunks say.
+    """
+
+    pixels: NDArray[Any]
+    mode: str
+    bit_depth: int
+    text: Mapping[str, str]
+
+
+def decode_png(data: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> StoredPng:
+    """The content of a PNG file that holds labels; `name` stands in errors.
+
+    Raises:
+        DataError: not a PNG, damaged, or too many pixels.
+    """
     header = _check_header(io.BytesIO(data), len(data), name, max_pixels)
     if header.format != "PNG":
         raise DataError(f"label map {name!r} is {header.format}, expected PNG: convert it to PNG")
@@ -177,10 +203,29 @@ def decode_label_map(
         with _header_lock, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=("PNG",))
-        pixels = np.asarray(image)
+        assert isinstance(image, PngImagePlugin.PngImageFile)
+        return StoredPng(np.asarray(image), image.mode, data[24], dict(image.text))
     except Exception as error:
         raise _damaged(name) from error
-    return _label_indices(pixels, image.mode, data[24], name)
+
+
+def label_indices(stored: StoredPng, name: str) -> NDArray[np.uint8]:
+    """(H, W) uint8 indices of a label map; see `read_label_map`.
+
+    Raises:
+        DataError: a colour outside the VOC palette, or an index above 255.
+    """
+    pixels, mode = stored.pixels, stored.mode
+    if mode == "L" and stored.bit_depth < 8:
+        # Pillow stretches grey of 2 and 4 bits to 0..255; indices are the values as stored.
+        return np.asarray(pixels // (255 // (2**stored.bit_depth - 1)), np.uint8)
+    if mode in ("P", "L", "1") or (mode.startswith("I") and pixels.max() <= 255):
+        return np.asarray(pixels, np.uint8)
+    if mode == "RGB" or (mode == "RGBA" and (pixels[..., 3] == 255).all()):
+        return _indices_of_colours(pixels[..., :3], name)
+    raise DataError(
+        f"label map {name!r} has mode {mode}, expected indices 0..255 in a palette or grey PNG"
+    )
 
 
 def write_label_map(path: str | os.PathLike[str], labels: NDArray[np.uint8]) -> None:
@@ -218,16 +263,22 @@ def encode_label_map(
     return _encode_png(image, text, 6, zlib.Z_DEFAULT_STRATEGY)
 
 
-def encode_grey(values: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> bytes:
-    """Values as the bytes of an 8-bit grey PNG; see `encode_label_map`."""
+def encode_grey(
+    values: NDArray[np.uint8 | np.uint16], text: Mapping[str, str] | None = None
+) -> bytes:
+    """Values as the bytes of a grey PNG of 8 or 16 bits, by their type; see `encode_label_map`."""
     # Looking for runs alone gives the smallest files of smooth values, in a fifth of the time.
-    return _encode_png(_one_plane(values, "a grey picture"), text, 1, zlib.Z_RLE)
+    plane = _one_plane(values, "a grey picture", (np.uint8, np.uint16))
+    return _encode_png(plane, text, 1, zlib.Z_RLE)
 
 
-def _one_plane(values: NDArray[np.uint8], what: str) -> Image.Image:
-    if values.ndim != 2 or values.size == 0 or values.dtype != np.uint8:
+def _one_plane(
+    values: NDArray[Any], what: str, types: tuple[type[np.generic], ...] = (np.uint8,)
+) -> Image.Image:
+    if values.ndim != 2 or values.size == 0 or values.dtype not in types:
+        wanted = " or ".join(kind.__name__ for kind in types)
         raise ShapeError(
-            f"{what} is {values.dtype} {values.shape}, expected non-empty (H, W) of uint8"
+            f"{what} is {values.dtype} {values.shape}, expected non-empty (H, W) of {wanted}"
         )
     return Image.fromarray(values)
 
@@ -384,19 +435,6 @@ def _png_is_whole(data: bytes) -> bool:
             return True
         start = end
     return False
-
-
-def _label_indices(pixels: NDArray[Any], mode: str, bit_depth: int, name: str) -> NDArray[np.uint8]:
-    if mode == "L" and bit_depth < 8:
-        # Pillow stretches grey of 2 and 4 bits to 0..255; indices are the values as stored.
-        return np.asarray(pixels // (255 // (2**bit_depth - 1)), np.uint8)
-    if mode in ("P", "L", "1") or (mode.startswith("I") and pixels.max() <= 255):
-        return np.asarray(pixels, np.uint8)
-    if mode == "RGB" or (mode == "RGBA" and (pixels[..., 3] == 255).all()):
-        return _indices_of_colours(pixels[..., :3], name)
-    raise DataError(
-        f"label map {name!r} has mode {mode}, expected indices 0..255 in a palette or grey PNG"
-    )
 
 
 def _indices_of_colours(colours: NDArray[Any], name: str) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Sequence
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -12,8 +13,10 @@ from .palette import IGNORE_INDEX, voc_palette
 
 Picture = NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""
+Label = TypeVar("Label", np.uint8, np.uint16)
 
 _WHITE = np.array([255, 255, 255], np.uint8)
+_DOT = (230, 60, 30)
 _HATCHING = np.indices((6, 6)).sum(0) % 6 < 2
 
 
@@ -23,6 +26,7 @@ def draw_labels(
     *,
     palette: NDArray[np.uint8] | None = None,
     opacity: float = 0.6,
+    ids: NDArray[np.uint16] | None = None,
 ) -> Picture:
     """A photograph whose objects are grey tinted by class, with a white line around each.
 
@@ -31,14 +35,16 @@ def draw_labels(
         labels: (H, W) uint8; 0 stays as photographed, 255 (no statement) gets white hatching.
         palette: (256, 3) uint8 RGB by label value; None: that of VOC.
         opacity: share of the class colour, in [0, 1].
+        ids: (H, W) of instances, 0 for none, between which there are lines, too.
 
     Raises:
         ShapeError: sizes differ.
     """
-    if labels.shape != image.shape[:2]:
-        raise ShapeError(
-            f"labels are {labels.shape}, the image {image.shape[:2]}: they must be of one size"
-        )
+    for found in (labels,) if ids is None else (labels, ids):
+        if found.shape != image.shape[:2]:
+            raise ShapeError(
+                f"labels are {found.shape}, the image {image.shape[:2]}: they must be of one size"
+            )
     colours = voc_palette() if palette is None else palette
     drawn = image.copy()
     # Over its own colours a tint would no longer be the colour of the legend.
@@ -55,6 +61,8 @@ def draw_labels(
         hatching = np.tile(_HATCHING, tiles)[: labels.shape[0], : labels.shape[1]]
         drawn[(labels == IGNORE_INDEX) & hatching] = _WHITE
     drawn[outlines(labels)] = _WHITE
+    if ids is not None:
+        drawn[_lines(ids, ids != 0)] = _WHITE
     return drawn
 
 
@@ -64,8 +72,12 @@ def outlines(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     Of two neighbours that differ the object's pixel is taken, so that lines lie on the object;
     pixels without a statement (255) draw no line.
     """
+    return _lines(labels, (labels != 0) & (labels != IGNORE_INDEX))
+
+
+def _lines(labels: NDArray[np.uint8 | np.uint16], drawable: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """See `outlines`; drawable: (H, W), which pixels are of objects."""
     lines = np.zeros(labels.shape, bool)
-    drawable = (labels != 0) & (labels != IGNORE_INDEX)
     for first, second in (
         ((slice(None, -1), slice(None)), (slice(1, None), slice(None))),
         ((slice(None), slice(None, -1)), (slice(None), slice(1, None))),
@@ -98,6 +110,52 @@ def draw_heat(image: Picture, scores: NDArray[np.float32], *, opacity: float = 0
     return _mix(_grey(image), np.asarray(heat, np.uint8), share)
 
 
+def draw_directions(field: NDArray[np.float32], longest: float) -> Picture:
+    """Vectors as colours, (h, w, 3): the direction is the hue, the length the brightness.
+
+    Args:
+        field: (2, h, w), (dy, dx).
+        longest: length of the brightest colour, above 0; longer vectors have it too.
+
+    Raises:
+        ShapeError: `field` is not (2, h, w).
+    """
+    if field.ndim != 3 or len(field) != 2 or 0 in field.shape[1:]:
+        raise ShapeError(f"a field of vectors is {field.shape}, expected (2, h, w)")
+    dy, dx = field.astype(np.float32)
+    hue = np.degrees(np.arctan2(dy, dx)) % 360
+    brightness = (np.hypot(dy, dx) / longest).clip(max=1)
+    colours = np.stack([hue, np.ones_like(hue), brightness], -1).astype(np.float32)
+    return np.rint(cv2.cvtColor(colours, cv2.COLOR_HSV2RGB) * 255).astype(np.uint8)
+
+
+def direction_wheel(side: int) -> Picture:
+    """The key to `draw_directions`: a disc whose points have the colours of their own places."""
+    steps = np.linspace(-1, 1, side, dtype=np.float32)
+    dy, dx = np.meshgrid(steps, steps, indexing="ij")
+    wheel = draw_directions(np.stack([dy, dx]), 1)
+    wheel[np.hypot(dy, dx) > 1] = _WHITE
+    return wheel
+
+
+def draw_dots(
+    image: Picture, centres: NDArray[np.floating], radii: NDArray[np.floating]
+) -> Picture:
+    """Discs with a white rim on a grey photograph, the smallest on top.
+
+    Args:
+        centres: (n, 2) row and column in pixels.
+        radii: (n,) in pixels, without the rim.
+    """
+    drawn = _grey(image)
+    for index in np.argsort(-radii, kind="stable").tolist():
+        row, column = (round(float(place)) for place in centres[index])
+        radius = round(float(radii[index]))
+        cv2.circle(drawn, (column, row), radius + 1, (255, 255, 255), -1, cv2.LINE_AA)
+        cv2.circle(drawn, (column, row), radius, _DOT, -1, cv2.LINE_AA)
+    return drawn
+
+
 def shrink(picture: Picture, longest: int) -> Picture:
     """The picture with its longer side at most `longest` pixels; never enlarged."""
     height, width = _shrunk_size((picture.shape[0], picture.shape[1]), longest)
@@ -107,13 +165,14 @@ def shrink(picture: Picture, longest: int) -> Picture:
     return np.asarray(small, np.uint8)
 
 
-def shrink_labels(labels: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
+def shrink_labels(labels: NDArray[Label], longest: int) -> NDArray[Label]:
     """A label map at the size that `shrink` gives its image; labels are picked, never mixed."""
     height, width = _shrunk_size((labels.shape[0], labels.shape[1]), longest)
     rows = (np.arange(height) * labels.shape[0] + labels.shape[0] // 2) // height
     columns = (np.arange(width) * labels.shape[1] + labels.shape[1] // 2) // width
-    picked = labels[rows.clip(max=labels.shape[0] - 1)]
-    return np.asarray(picked[:, columns.clip(max=labels.shape[1] - 1)])
+    rows, columns = rows.clip(max=labels.shape[0] - 1), columns.clip(max=labels.shape[1] - 1)
+    picked: NDArray[Label] = labels[rows[:, None], columns]
+    return picked
 
 
 def contact_sheet(

@@ -1,6 +1,7 @@
-"""From CAMs and AffinityNet features to a pseudo label: background, random walk, argmax.
+"""From CAMs and affinities to a pseudo label: background, random walk, argmax.
 
-Source: AffinityNet (Ahn and Kwak, CVPR 2018), its released inference code.
+Source: AffinityNet (Ahn and Kwak, CVPR 2018) and IRNet (Ahn, Cho, Kwak, CVPR 2019), their released
+inference code.
 """
 
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .affinity import Borders, affinity_from_features
 from .dense_crf import CrfSettings, DenseCrf, unary_from_scores
 from .geometry import Align, reduce_by_mean, resize, to_full_size
+from .pairs import Borders
 from .propagation import propagate
 from .score_maps import ScoreMaps
 from .seeds import BackgroundRule, background_score, full_size_scores
@@ -20,7 +21,12 @@ from .seeds import BackgroundRule, background_score, full_size_scores
 
 @dataclass(frozen=True)
 class WalkSettings:
-    """Random walk and background rule; see the recipe section `walk` for meanings and ranges."""
+    """Random walk and background rule; see the recipe section `walk` for meanings and ranges.
+
+    Attributes:
+        maps_on_grid: CAMs lie on the grid of the walk already, and go into it as they are; only
+            under the constant rule.
+    """
 
     beta: float
     steps: int
@@ -31,34 +37,47 @@ class WalkSettings:
     alpha: float
     threshold: float
     align: Align
+    maps_on_grid: bool = False
 
 
-def walk_scores(maps: ScoreMaps, features: Tensor, settings: WalkSettings) -> ScoreMaps:
-    """Propagate CAMs along affinities of features.
+def walk_scores(
+    maps: ScoreMaps, affinity: Tensor, settings: WalkSettings, damping: Tensor | None = None
+) -> ScoreMaps:
+    """Propagate CAMs along affinities.
 
     Args:
         maps: normalised CAMs of the classes in the image.
-        features: (1, C, h, w) of AffinityNet; the walk runs on their grid.
+        affinity: (1, K, h, w), the exponent applied; the walk runs on their grid.
+        damping: (1, 1, h, w) that CAMs are multiplied by before the walk, or None. IRNet: 1 minus
+            the boundary.
 
     Returns:
         Walked maps on that grid. Under the power rule the background walks along and is part of
         the result; under the constant rule scores are divided by their greatest value.
     """
-    grid = (features.shape[-2], features.shape[-1])
+    grid = (affinity.shape[-2], affinity.shape[-1])
     if not len(maps.classes):
         return ScoreMaps(maps.classes, np.zeros((0, *grid), np.float32), maps.size)
-    planes = scores_on_grid(maps, grid, settings).to(features.device)
-    affinity = affinity_from_features(
-        features, radius=settings.radius, beta=settings.beta, borders=settings.borders
-    )
+    planes = scores_on_grid(maps, grid, settings).to(affinity.device)
+    return _maps_on_grid(walk_planes(planes, affinity, settings, damping), maps, settings)
+
+
+def walk_planes(
+    planes: Tensor, affinity: Tensor, settings: WalkSettings, damping: Tensor | None = None
+) -> Tensor:
+    """(n, h, w) scores >= 0, n may be 0 -> walked, >= 0, not normalised; zeros stay zeros.
+
+    Args:
+        affinity, damping: see `walk_scores`.
+    """
     walked = propagate(
-        planes[None],
+        planes[None] if damping is None else planes[None] * damping,
         affinity,
         radius=settings.radius,
         steps=settings.steps,
         tolerance=settings.tolerance,
-    )[0].clamp_(min=0)
-    return _maps_on_grid(walked, maps, settings)
+    )
+    return walked[0].clamp_(min=0)
 
 
 def walk_change(maps: ScoreMaps, walked: ScoreMaps, settings: WalkSettings) -> float:
@@ -106,6 +125,8 @@ def scores_on_grid(maps: ScoreMaps, grid: tuple[int, int], settings: WalkSetting
     if settings.align == "corners":
         scores = resize(torch.from_numpy(maps.scores)[None], grid, "corners")[0]
         return _with_background(scores, settings)
+    if settings.maps_on_grid:
+        return torch.from_numpy(maps.scores)
     full = _with_background(full_size_scores(maps, "reference"), settings)
     stride = -(-maps.size[0] // grid[0])
     reduced = reduce_by_mean(full[None], stride)

@@ -1,13 +1,15 @@
-"""The whole method on a small generated image set, from nothing to a report in minutes."""
+"""A whole method on a small generated image set, from nothing to a report in minutes."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArtifactError
+from ..errors import ArtifactError, ConfigError
 from ..runtime.progress import SILENT, Progress
 from .data.readers import read_image_set
-from .demo_set.scenes import write_demo_scenes
+from .demo_set.files import SceneMaker, write_demo_scenes
+from .demo_set.scenes import draw_scene
+from .demo_set.touching import draw_touching_scene
 from .pipeline import train
 from .recipe import load_recipe
 from .report.run import write_run_report
@@ -17,11 +19,36 @@ VAL_IMAGES = 60
 
 
 @dataclass(frozen=True)
-class DemoResult:
-    """What the demo measured (mIoU in per cent) and where everything lies.
+class Demo:
+    """What a method is shown on.
 
-    CAMs and labels are measured on the training images, with their image-level labels; the
-    segmenter on validation images, without.
+    Attributes:
+        recipe: name of a shipped recipe.
+        draw: makes the scenes.
+    """
+
+    recipe: str
+    draw: SceneMaker
+
+
+DEMOS = {
+    "affinitynet": Demo("demo", draw_scene),
+    "irnet": Demo("demo_irnet", draw_touching_scene),
+}
+"""By method."""
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo measured (mIoU and AP50 in per cent) and where everything lies.
+
+    CAMs, labels and instances are measured on the training images, with their image-level labels;
+    the segmenter on validation images, without.
+
+    Attributes:
+        instance_ap50: of the method's instances; None where it makes none.
+        boundary_instance_ap50: of connected parts of CAMs that walked within boundaries.
+        cam_instance_ap50: of connected parts of the CAMs.
     """
 
     cam_miou: float
@@ -31,40 +58,47 @@ class DemoResult:
     data: str
     run: str
     report: str
+    instance_ap50: float | None = None
+    boundary_instance_ap50: float | None = None
+    cam_instance_ap50: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-compatible."""
-        return asdict(self)
+        """JSON-compatible; what the method does not make is left out."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def run_demo(
     out: Path,
     *,
+    method: str = "affinitynet",
     seed: int = 0,
     device: str = "auto",
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> DemoResult:
-    """Draw an image set, train the recipe `demo` on it from scratch, measure, report.
+    """Draw an image set, train the method's recipe on it from scratch, measure, report.
 
     Args:
         out: gets `data/` and `run/`; an interrupted demo continues there.
+        method: one of `DEMOS`.
         seed: of scenes and training.
 
     Raises:
+        ConfigError: no such method.
         ArtifactError: `out` holds something else.
     """
+    demo = DEMOS.get(method)
+    if demo is None:
+        raise ConfigError(f"no demo of method '{method}': choose one of {', '.join(DEMOS)}")
     data, run = out / "data", out / "run"
-    if out.exists() and not out.is_dir():
-        raise ArtifactError(f"'{out}' is a file: give --out a folder")
-    if out.is_dir() and any(item.name not in ("data", "run") for item in out.iterdir()):
-        raise ArtifactError(f"'{out}' is not empty and holds no demo: choose another --out")
+    _require_demo(out, run, method, overwrite)
     progress.note(f"drawing {TRAIN_IMAGES + VAL_IMAGES} scenes")
-    write_demo_scenes(data, train=TRAIN_IMAGES, val=VAL_IMAGES, seed=seed)
+    write_demo_scenes(data, train=TRAIN_IMAGES, val=VAL_IMAGES, seed=seed, draw=demo.draw)
     images = read_image_set(data)
-    recipe = load_recipe("demo", [f"seed={seed}"])
+    recipe = load_recipe(demo.recipe, [f"seed={seed}"])
     result = train(recipe, images, run, device=device, overwrite=overwrite, progress=progress)
     report = write_run_report(run, images, progress=progress)
+    instances = result.figures.get("instances", {})
     return DemoResult(
         cam_miou=result.figures["cam"]["miou"],
         walk_miou=result.figures["labels"]["walk_miou"],
@@ -73,4 +107,21 @@ def run_demo(
         data=str(data),
         run=str(run),
         report=str(report),
+        instance_ap50=instances.get("ap50"),
+        boundary_instance_ap50=instances.get("boundary_ap50"),
+        cam_instance_ap50=instances.get("cam_ap50"),
     )
+
+
+def _require_demo(out: Path, run: Path, method: str, overwrite: bool) -> None:
+    """The place is free, or holds a demo of the method; scenes of another one would be lost."""
+    if out.exists() and not out.is_dir():
+        raise ArtifactError(f"'{out}' is a file: give --out a folder")
+    if out.is_dir() and any(item.name not in ("data", "run") for item in out.iterdir()):
+        raise ArtifactError(f"'{out}' is not empty and holds no demo: choose another --out")
+    if (run / "recipe.toml").is_file() and not overwrite:
+        found = load_recipe(run / "recipe.toml").method
+        if found != method:
+            raise ArtifactError(
+                f"'{out}' holds a demo of {found}: choose another --out, or --overwrite it"
+            )

@@ -115,7 +115,7 @@ class EvalReport:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-compatible; classes that do not occur are null."""
-        return {key: _without_nan(value) for key, value in asdict(self).items()}
+        return {key: without_nan(value) for key, value in asdict(self).items()}
 
 
 def evaluate(
@@ -239,12 +239,12 @@ class _Tally:
             images=self.images[""],
             image_labels_used=predictions.image_labels_used,
             background=rule if self.swept else "in the predictions",
-            miou=_percent(whole.miou()),
-            iou={name: _percent(v) for name, v in zip(names, whole.iou().tolist(), strict=True)},
+            miou=percent(whole.miou()),
+            iou={name: percent(v) for name, v in zip(names, whole.iou().tolist(), strict=True)},
             sources={
                 group: {
                     "images": self.images[group],
-                    "miou": _percent(self.matrices[group][chosen].miou()),
+                    "miou": percent(self.matrices[group][chosen].miou()),
                 }
                 for group in groups
             },
@@ -253,8 +253,8 @@ class _Tally:
 
     def _sweep_rows(self, groups: list[str]) -> list[dict[str, float]]:
         return [
-            {"threshold": value, "miou": _percent(self.matrices[""][index].miou())}
-            | {f"miou/{g}": _percent(self.matrices[g][index].miou()) for g in groups}
+            {"threshold": value, "miou": percent(self.matrices[""][index].miou())}
+            | {f"miou/{g}": percent(self.matrices[g][index].miou()) for g in groups}
             for index, value in enumerate(self.thresholds)
         ]
 
@@ -316,13 +316,15 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Itera
             yield future.result()
 
 
-def _percent(value: float) -> float:
+def percent(value: float) -> float:
+    """A share as reports print it."""
     return round(100 * value, 3)
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """The same with None for NaN, which JSON lacks, at any depth."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and np.isnan(value) else value

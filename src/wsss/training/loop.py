@@ -32,7 +32,7 @@ from .checkpoint import (
 from .metrics import MetricsWriter
 from .models.dropout import set_dropout_context
 from .models.parameters import parameter_groups
-from .recipe import TrainSettings
+from .sections import TrainSettings
 
 Batch = dict[str, Tensor]
 Sample = Mapping[str, NDArray[np.generic]]
@@ -155,14 +155,16 @@ def poly_factor(step: int, total: int, power: float) -> float:
 def build_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     """Optimiser with the four groups of the Ahn repositories.
 
-    Pretrained weights learn at the base rate, biases at twice that and without decay, new layers
-    at `new_layer_factor` times these.
+    Pretrained weights learn at the base rate, new layers at `new_layer_factor` times that; biases
+    as weights, or at twice their rate and without decay.
     """
+    decay = settings.weight_decay
+    times, bias_decay = (2.0, 0.0) if settings.biases == "doubled" else (1.0, decay)
     factors = {
-        "pretrained_weights": (1.0, settings.weight_decay),
-        "pretrained_biases": (2.0, 0.0),
-        "new_weights": (settings.new_layer_factor, settings.weight_decay),
-        "new_biases": (2 * settings.new_layer_factor, 0.0),
+        "pretrained_weights": (1.0, decay),
+        "pretrained_biases": (times, bias_decay),
+        "new_weights": (settings.new_layer_factor, decay),
+        "new_biases": (times * settings.new_layer_factor, bias_decay),
     }
     groups = [
         {"params": parameters, "lr": settings.learning_rate * factor, "weight_decay": decay}

@@ -1,4 +1,4 @@
-"""Losses of the classifier, AffinityNet and the segmenter.
+"""Losses of the classifier and the segmenter; those of AffinityNet and IRNet are `pair_losses`.
 
 Losses that divide by a number of pairs or pixels come in two halves, sums and counts, so that
 several processes can add their counts before dividing: the figure, and the effective batch, are
@@ -11,13 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import DataError, ShapeError
-from ..runtime.pairs import PairKind
 from ..runtime.palette import IGNORE_INDEX
-
-_KINDS = (PairKind.BACKGROUND, PairKind.FOREGROUND, PairKind.NEGATIVE)
-_KIND_WEIGHTS = (0.25, 0.25, 0.5)
-_GUARD = 1e-5
-"""Keeps logarithms finite and empty kinds at 0; the value of the published code."""
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -40,49 +34,8 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
         raise DataError(
             "`labels` hold a value other than 0 and 1: unknown labels are not supported"
         )
-    logits = _at_least_float32(logits)
+    logits = at_least_float32(logits)
     return functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-
-
-def affinity_loss_sums(affinity: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed losses and numbers of the pairs of each kind: background, foreground, negative.
-
-    Args:
-        affinity: (B, K, h, w) in [0, 1], `exp(-pair_distances(...))`.
-        kinds: (B, K, h, w) of `PairKind`, from `pair_labels` with the same radius and borders.
-
-    Returns:
-        (3,) sums with gradient, (3,) counts without, both of the affinity's dtype (>= float32).
-
-    Raises:
-        ShapeError: the shapes differ.
-    """
-    if affinity.shape != kinds.shape:
-        raise ShapeError(
-            f"`affinity` is {tuple(affinity.shape)} and `kinds` {tuple(kinds.shape)},"
-            " expected the same shape: use one radius and one grid for both"
-        )
-    affinity = _at_least_float32(affinity)
-    attracting, repelling = affinity + _GUARD, 1 + _GUARD - affinity
-    sums, counts = [], []
-    for kind in _KINDS:
-        chosen = kinds == int(kind)
-        likelihood = repelling if kind == PairKind.NEGATIVE else attracting
-        sums.append(-likelihood[chosen].log().sum())
-        counts.append(chosen.sum())
-    return torch.stack(sums), torch.stack(counts).to(affinity.dtype)
-
-
-def affinity_loss(sums: Tensor, counts: Tensor) -> Tensor:
-    """L_bg / 4 + L_fg / 4 + L_neg / 2, each the mean over its pairs; a kind without pairs adds 0.
-
-    Args:
-        sums: (3,) of `affinity_loss_sums`.
-        counts: (3,) likewise, added over all processes.
-
-    Source: AffinityNet (Ahn, Kwak, CVPR 2018), weights of its published code.
-    """
-    return (sums / (counts + _GUARD) * sums.new_tensor(_KIND_WEIGHTS)).sum()
 
 
 def segmentation_loss_sums(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,7 +65,7 @@ def segmentation_loss_sums(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tens
             f"`labels` hold {int(targets[wrong][0])}, expected 0 to {num_planes - 1}"
             f" or {IGNORE_INDEX} for ignore"
         )
-    logits = _at_least_float32(logits)
+    logits = at_least_float32(logits)
     each = functional.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="none")
     kept = targets[labelled]
     sums = logits.new_zeros(num_planes).index_add(0, kept, each[labelled])
@@ -133,6 +86,6 @@ def segmentation_loss(sums: Tensor, counts: Tensor, balance: float = 0.0) -> Ten
     return (weights * sums).sum() / (weights * counts).sum().clamp(min=torch.finfo(sums.dtype).tiny)
 
 
-def _at_least_float32(values: Tensor) -> Tensor:
-    # The guards vanish in half precision.
+def at_least_float32(values: Tensor) -> Tensor:
+    """Values in the precision of losses: the small numbers in them vanish in half precision."""
     return values if values.dtype == torch.float64 else values.float()

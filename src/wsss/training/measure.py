@@ -10,6 +10,8 @@ from ..runtime.geometry import Align
 from ..runtime.progress import SILENT, Progress
 from .data.image_set import ImageSet
 from .evaluation import EvalReport, FolderPredictions, Predictions, evaluate
+from .instance_evaluation import InstanceReport, evaluate_instances
+from .instance_predictions import open_instance_predictions
 from .predictor import PredictionKind, RunPredictions, RunPredictor
 from .recipe import Recipe, load_recipe
 from .run import read_stage
@@ -72,6 +74,33 @@ def measure(
         align=cast(Align, align or (recipe.cam.align if recipe else "reference")),
         progress=progress,
     )
+
+
+def measure_instances(
+    path: str | Path,
+    images: ImageSet,
+    *,
+    split: str | None = None,
+    progress: Progress = SILENT,
+) -> InstanceReport:
+    """Measure predicted instances by average precision.
+
+    Args:
+        path: see `open_instance_predictions`.
+        split: list of the image set; default: all images.
+
+    Raises:
+        ArtifactError, ConfigError, DataError: see `evaluate_instances`.
+    """
+    path = Path(path)
+    if (path / "recipe.toml").is_file():
+        raise ConfigError(
+            f"'{path}' is a run: `wsss label --instances` by it, or by its bundle, and give the "
+            "folder of that job"
+        )
+    predictions = open_instance_predictions(path, images)
+    chosen = images.select(split)
+    return evaluate_instances(predictions, chosen, split or "all", progress=progress)
 
 
 def _labels_used(path: Path) -> bool | None:

@@ -1,4 +1,4 @@
-"""Building the three networks of a run, and opening them again from their checkpoints."""
+"""Building the networks of a run, and opening them again from their checkpoints."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,16 +12,21 @@ from ..errors import ArtifactError, ConfigError
 from ..runtime.geometry import Align
 from ..runtime.graph_tensors import quoted, told
 from .checkpoint import load_checkpoint, load_into, save_checkpoint
+from .models.affinity_network import AffinityNetwork
 from .models.affinitynet import AffinityNet
 from .models.backbone import Backbone, Normalisation
 from .models.build import build_backbone
 from .models.classifier import CamClassifier
 from .models.foreign_weights import load_backbone_weights
+from .models.irnet import IRNet
 from .models.segmenter import Segmenter
-from .recipe import Recipe
+from .recipe import AffinityNetRecipe, IRNetRecipe, Recipe
 
-Network = CamClassifier | AffinityNet | Segmenter
+Network = CamClassifier | AffinityNetwork | Segmenter
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
+
+WITH_DISPLACEMENT = "displacement"
+"""Head of an IRNet that has this branch; else ''."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,9 @@ class Architecture:
             return CamClassifier(backbone, self.num_classes)
         if self.kind == "affinitynet":
             return AffinityNet(backbone, align_corners=self.align == "corners")
+        if self.kind == "irnet":
+            displacement = self.head == WITH_DISPLACEMENT
+            return IRNet(backbone, self.align == "corners", displacement=displacement)
         if self.kind == "segmenter":
             return Segmenter(backbone, self.num_classes, head=self.head)
         raise ArtifactError(f"unknown kind of network '{self.kind}'")
@@ -55,10 +63,18 @@ def classifier_architecture(recipe: Recipe, num_classes: int) -> Architecture:
     )
 
 
-def affinitynet_architecture(recipe: Recipe) -> Architecture:
-    """The AffinityNet of a recipe."""
-    stride = recipe.affinity.output_stride or recipe.backbone.output_stride
-    return Architecture("affinitynet", recipe.backbone.name, stride, 0, "", recipe.cam.align)
+def affinity_architecture(recipe: Recipe) -> Architecture:
+    """The network of a recipe that gives the affinities of the walk: AffinityNet or IRNet."""
+    if isinstance(recipe, IRNetRecipe):
+        kind, section = "irnet", recipe.irnet
+        head = WITH_DISPLACEMENT if section.displacement else ""
+        stride = section.output_stride
+    elif isinstance(recipe, AffinityNetRecipe):
+        kind, head, stride = "affinitynet", "", recipe.affinity.output_stride
+    else:
+        raise ConfigError(f"method '{recipe.method}' has no network of affinities")
+    stride = stride or recipe.backbone.output_stride
+    return Architecture(kind, recipe.backbone.name, stride, 0, head, recipe.cam.align)
 
 
 def segmenter_architecture(recipe: Recipe, num_classes: int) -> Architecture:

@@ -11,11 +11,11 @@ from ..errors import ConfigError, DataError
 from ..runtime.files import file_digest
 from ..runtime.image_io import image_size
 from ..runtime.progress import SILENT, Progress
-from . import affinitynet, distributed
+from . import affinitynet, distributed, irnet
 from .data.image_set import ImageSet
 from .devices import choose_device
 from .models.foreign_weights import check_weights_file
-from .networks import affinitynet_architecture, classifier_architecture, segmenter_architecture
+from .networks import affinity_architecture, classifier_architecture, segmenter_architecture
 from .recipe import Recipe
 from .run import (
     STAGE_FORMAT,
@@ -27,7 +27,10 @@ from .run import (
     stage_settings,
 )
 
-METHODS: dict[str, tuple[Stage, ...]] = {"affinitynet": affinitynet.STAGES}
+METHODS: dict[str, tuple[Stage, ...]] = {
+    "affinitynet": affinitynet.STAGES,
+    "irnet": irnet.STAGES,
+}
 
 
 @dataclass(frozen=True)
@@ -122,15 +125,10 @@ def check(run: Run, stages: Sequence[str]) -> None:
     if not train_set.classes:
         raise DataError(f"image set '{train_set.root}' has no classes")
     _check_start(run, stages)
-    learning = {
-        "cam": recipe.cam.train,
-        "affinity": recipe.affinity.train,
-        "segmenter": recipe.segmenter.train,
-    }
-    for name, settings in learning.items():
+    for name, section in recipe.trainings().items():
         if name not in stages or (name == "cam" and run.cams_path is not None):
             continue
-        batch_size = settings.batch_size
+        batch_size = section.train.batch_size
         distributed.own_rows(batch_size)
         if batch_size > len(train_set.samples):
             raise ConfigError(
@@ -162,9 +160,8 @@ def _check_start(run: Run, stages: Sequence[str]) -> None:
         check_weights_file(run.weights_path)
     _check_given(run, run.cams_path, "--cams", ".npz")
     _check_given(run, run.seeds_path, "--seeds", ".png")
-    starts = {"affinity": recipe.affinity.start, "segmenter": recipe.segmenter.start}
-    for name, start in starts.items():
-        if run.cams_path is not None and start == "classifier" and name in stages:
+    for name in stages:
+        if run.cams_path is not None and _start(recipe, name) == "classifier":
             raise ConfigError(
                 f"{name}.start is 'classifier', but --cams leaves the classifier untrained: set "
                 f"{name}.start=weights"
@@ -172,7 +169,7 @@ def _check_start(run: Run, stages: Sequence[str]) -> None:
     num_classes = len(run.images.classes)
     architectures = (
         classifier_architecture(recipe, num_classes),
-        affinitynet_architecture(recipe),
+        affinity_architecture(recipe),
         segmenter_architecture(recipe, num_classes),
     )
     with torch.device("meta"):
@@ -227,12 +224,14 @@ def _files(run: Run, stage: Stage) -> dict[str, str]:
 
 def _starts_from_weights(run: Run, stage: str) -> bool:
     """Whether a stage's network starts from foreign weights; none is trained by other stages."""
-    recipe = run.recipe
-    return {
-        "cam": run.cams_path is None,
-        "affinity": recipe.affinity.start == "weights",
-        "segmenter": recipe.segmenter.start == "weights",
-    }.get(stage, False)
+    if stage == "cam":
+        return run.cams_path is None
+    return _start(run.recipe, stage) == "weights"
+
+
+def _start(recipe: Recipe, stage: str) -> str | None:
+    """Where the network of a later stage starts; None for stages that train none."""
+    return getattr(recipe.trainings().get(stage), "start", None)
 
 
 def _kept_stages(all_stages: tuple[Stage, ...], todo: list[Stage]) -> list[Stage]:

@@ -10,22 +10,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import ArtifactError, DataError
+from ..errors import ArtifactError, ConfigError, DataError
 from ..runtime.cam import normalise_cam
 from ..runtime.graph_inputs import AnyOf
 from ..runtime.image_io import read_image
+from ..runtime.instances.instance_map import InstanceMap
 from ..runtime.pseudo_labels import label_from_scores, walk_change
 from ..runtime.score_maps import ScoreMaps
 from .data.image_set import Sample
 from .devices import choose_device
 from .evaluation import Prediction
+from .models.affinity_network import AffinityNetwork
 from .models.affinitynet import AffinityNet
 from .models.classifier import CamClassifier
+from .models.irnet import IRNet
 from .models.segmenter import Segmenter
 from .networks import AnyNetwork, Network, open_as
-from .recipe import NO_CRF, load_recipe
+from .recipe import IRNetRecipe, load_recipe
+from .sections import NO_CRF
 from .stages.cam import class_probabilities, image_activation
-from .stages.labels import affinity_features, walk_settings, walked_scores
+from .stages.instances import image_instances
+from .stages.labels import (
+    Affinities,
+    affinity_features,
+    image_affinity,
+    walk_settings,
+    walked_scores,
+)
 from .stages.segmenter import segment_image
 
 PredictionKind = Literal["cam", "walk", "labels", "segmenter"]
@@ -34,7 +45,8 @@ PredictionKind = Literal["cam", "walk", "labels", "segmenter"]
 
 NETWORKS: dict[str, type[Network]] = {
     "cam": CamClassifier,
-    "affinity": AffinityNet,
+    "affinity": AffinityNetwork,
+    "irnet": AffinityNetwork,
     "segmenter": Segmenter,
 }
 """Stages that leave a trained network, and its kind."""
@@ -120,9 +132,18 @@ class RunPredictor:
         maps = self._cams(image, labels)
         return maps if kind == "cam" else self._walked(image, maps)
 
+    def affinity_network(self) -> AffinityNetwork:
+        """The network that gives the affinities of the walk."""
+        return self.network(self.recipe.affinity_stage, AffinityNetwork)
+
+    @torch.no_grad()
+    def affinities(self, image: NDArray[np.uint8]) -> Affinities:
+        """Along which the scores of an image walk."""
+        return image_affinity(self.affinity_network(), image, self.recipe, self.device)
+
     @torch.no_grad()
     def affinity_features(self, image: NDArray[np.uint8]) -> Tensor:
-        """(1, C, h, w) features that affinities are made of."""
+        """(1, C, h, w) features that AffinityNet's affinities are made of."""
         network = self.network("affinity", AffinityNet)
         return affinity_features(network, image, self.recipe, self.device)
 
@@ -200,8 +221,38 @@ class RunPredictor:
         return normalise_cam(activation, labels, (image.shape[0], image.shape[1]))
 
     def _walked(self, image: NDArray[np.uint8], maps: ScoreMaps) -> ScoreMaps:
-        affinity = self.network("affinity", AffinityNet)
-        return walked_scores(affinity, image, maps, self.recipe, self.device)
+        return walked_scores(self.affinity_network(), image, maps, self.recipe, self.device)
+
+    @torch.no_grad()
+    def instances(
+        self, image: NDArray[np.uint8], labels: Sequence[int] | None = None
+    ) -> InstanceMap:
+        """The single objects in an image, of its size.
+
+        Args:
+            image, labels: see `score_maps`.
+
+        Raises:
+            ConfigError: the run's method or recipe has no instances.
+            ArtifactError: its networks are not trained yet.
+        """
+        recipe = self.require_instances()
+        network = self.network("irnet", IRNet)
+        maps = self.score_maps(image, labels, "cam")
+        return image_instances(network, image, maps, recipe, self.device)
+
+    def require_instances(self) -> IRNetRecipe:
+        """The recipe, if its method tells single objects.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        if not isinstance(self.recipe, IRNetRecipe) or not self.recipe.irnet.displacement:
+            raise ConfigError(
+                f"run '{self.folder}' has no instances: train a recipe of method irnet with "
+                "irnet.displacement = true"
+            )
+        return self.recipe
 
     def network(self, stage: str, kind: type[AnyNetwork]) -> AnyNetwork:
         """A trained network, opened when it is first asked for.

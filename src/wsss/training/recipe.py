@@ -1,8 +1,7 @@
 """Recipes: every hyper-parameter of every stage, checked as a whole before any work starts.
 
 A recipe is a TOML file; the sections are the stages in the order of the method. Shipped recipes
-live in `wsss/recipes` and are taken by name. Defaults are the published settings of AffinityNet
-(Ahn and Kwak, CVPR 2018, and its released code).
+live in `wsss/recipes` and are taken by name.
 """
 
 import json
@@ -11,274 +10,34 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from ..errors import ConfigError
-from ..runtime.dense_crf import CrfSettings
 from ..runtime.faults import fault_text
+from .sections import (
+    AffinitySection,
+    BackboneSection,
+    CamSection,
+    DataSection,
+    InstancesSection,
+    IRNetSection,
+    IRNetSeedsSection,
+    IRNetWalkSection,
+    Section,
+    SeedsSection,
+    SegmenterSection,
+    WalkSection,
+)
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Scales = Annotated[tuple[Annotated[float, Field(ge=0.1, le=4)], ...], Field(min_length=1)]
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are faults, values never change after loading."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class CrfSection(Section):
-    """Dense CRF with a smoothness and an appearance kernel."""
-
-    iterations: Annotated[int, Field(ge=0, le=100)] = 10
-    """0 switches the CRF off."""
-    gaussian_sxy: Positive = 3.0
-    """Reach of the smoothness kernel in pixels."""
-    gaussian_compat: NonNegative = 3.0
-    """Weight of the smoothness kernel."""
-    bilateral_sxy: Positive = 80.0
-    """Reach of the appearance kernel in pixels."""
-    bilateral_srgb: Positive = 13.0
-    """Reach of the appearance kernel in colour steps of 0..255."""
-    bilateral_compat: NonNegative = 10.0
-    """Weight of the appearance kernel."""
-
-    def settings(self) -> CrfSettings | None:
-        """What the runtime takes; None where the CRF is off."""
-        return CrfSettings(**self.model_dump()) if self.iterations else None
-
-
-NO_CRF = CrfSection(iterations=0)
-
-
-class BackboneSection(Section):
-    """The network that all stages start from."""
-
-    name: Literal["resnet38", "vgg16", "resnet50", "resnet101", "mobilenetv2", "small"]
-    """Architecture; `small` is for training from scratch on small images."""
-    output_stride: Literal[8, 16, 32] = 8
-    """Pixels per cell of the last feature map."""
-    from_scratch: bool = False
-    """Start from random weights (`small` only); otherwise `--weights` is required."""
-
-    @model_validator(mode="after")
-    def _scratch_is_possible(self) -> "BackboneSection":
-        if self.from_scratch and self.name != "small":
-            raise ValueError(
-                f"`from_scratch` is true, but `{self.name}` keeps layers of its ImageNet weights "
-                "frozen: give --weights, or take the backbone `small`"
-            )
-        return self
-
-
-class DataSection(Section):
-    """Which lists of the image set are used."""
-
-    train_split: str = "train"
-    """List that every stage learns from and that gets pseudo labels."""
-    val_split: str = "val"
-    """List that measures the classifier and the segmenter; never learnt from."""
-    figures_split: str = "train"
-    """List on which CAMs, seeds and pseudo labels are measured, where it has masks."""
-
-
-class Augmentation(Section):
-    """Random changes of one training image; the order is resize, flip, jitter, crop."""
-
-    crop_size: Annotated[int, Field(ge=32, le=2048)] = 448
-    """Side of the square crop in pixels; smaller images are padded with the mean colour."""
-    long_side: tuple[int, int] | None = None
-    """Longer side drawn uniformly from this range in pixels."""
-    scale: tuple[Positive, Positive] | None = None
-    """Or: the image is scaled by a factor drawn uniformly from this range."""
-    flip: bool = True
-    """Mirror every second image."""
-    jitter: tuple[Fraction, Fraction, Fraction, Annotated[float, Field(ge=0, le=0.5)]] = (
-        0.3,
-        0.3,
-        0.3,
-        0.1,
-    )
-    """Strength of brightness, contrast, saturation and hue changes."""
-
-    @model_validator(mode="after")
-    def _ranges_make_sense(self) -> "Augmentation":
-        if self.long_side and self.scale:
-            raise ValueError("`long_side` and `scale` exclude each other")
-        for name in ("long_side", "scale"):
-            bounds = getattr(self, name)
-            if bounds and bounds[0] > bounds[1]:
-                raise ValueError(f"`{name}` is {list(bounds)}, must go from small to large")
-        return self
-
-
-class TrainSettings(Section):
-    """One training: schedule, optimiser and augmentation."""
-
-    epochs: Count
-    """Passes over the training list; the last incomplete batch of each is dropped."""
-    batch_size: Count
-    """Images of one optimiser step, over all processes together."""
-    learning_rate: Positive
-    """Of pretrained weights; new layers and biases get multiples of it."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """0 by default: the released code passes its momentum by position and so uses none."""
-    weight_decay: NonNegative = 5e-4
-    """Of weights; biases have none."""
-    new_layer_factor: Positive = 10.0
-    """Learning rate of new layers as a multiple of `learning_rate`."""
-    poly_power: Positive = 0.9
-    """Rates shrink by (1 - step / steps) ** poly_power."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """sgd as published, or adamw."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 autocast on a GPU, float32 on a CPU."""
-    frozen: tuple[str, ...] | None = None
-    """Name prefixes of backbone layers that do not learn; default: those of the paper."""
-    augmentation: Augmentation = Augmentation()
-
-
-class HeadWarmup(Section):
-    """Train the classification head alone on frozen features before the network as a whole.
-
-    On a few hundred images this decides whether fine-tuning works at all.
-    """
-
-    epochs: Annotated[int, Field(ge=0)] = 0
-    """Full-batch steps; 0 leaves the warm-up out."""
-    learning_rate: Positive = 1e-3
-    """Of AdamW."""
-    weight_decay: NonNegative = 1e-4
-    """Of AdamW."""
-    image_sizes: tuple[Annotated[int, Field(ge=32, le=1024)], ...] = (321,)
-    """Features are computed once for every image and its mirror, resized to these squares."""
-
-
-class CamSection(Section):
-    """Classifier training and multi-scale class activation maps."""
-
-    warmup: HeadWarmup = HeadWarmup()
-    train: TrainSettings
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Share of feature channels that a training step hides from the head."""
-    skip_training: bool = False
-    """Keep the classifier as the warm-up left it."""
-    scales: Scales = (1.0, 0.5, 1.5, 2.0)
-    """Image scales whose maps are summed."""
-    flip: bool = True
-    """Add the maps of the mirrored image at every scale."""
-    map_stride: Literal[1, 4, 8] = 4
-    """Pixels per cell of the stored maps."""
-    align: Literal["reference", "corners"] = "reference"
-    """How grid cells lie on pixels: stretched as in the released code, or cell i at pixel
-    i * stride, which is where zero-padded convolutions put it."""
-    threshold: Fraction = 0.2
-    """Background constant used when CAMs alone are measured or drawn."""
-
-
-class SeedsSection(Section):
-    """Confident foreground and background; what lies between is ignored."""
-
-    rule: Literal["power", "constant"] = "power"
-    """power: background (1 - max CAM) ** alpha; constant: a plane of one value."""
-    foreground: Positive = 4.0
-    """alpha_low (power) or threshold (constant) of the confident foreground labelling."""
-    background: Positive = 32.0
-    """alpha_high (power) or threshold (constant) of the confident background labelling."""
-    unary: Literal["scores", "labels"] = "scores"
-    """What the dense CRF starts from: the score maps, or their argmax with `certainty`."""
-    certainty: Annotated[float, Field(gt=0, lt=1)] = 0.7
-    """Probability of the given label, where the unary comes from labels."""
-    crf: CrfSection = CrfSection()
-
-    @model_validator(mode="after")
-    def _background_is_stricter(self) -> "SeedsSection":
-        if self.rule == "power" and self.foreground > self.background:
-            raise ValueError(
-                f"`foreground` is {self.foreground:g}, must be at most `background` "
-                f"({self.background:g}) under the power rule"
-            )
-        if self.rule == "constant" and not self.background <= self.foreground <= 1:
-            raise ValueError(
-                f"`background` is {self.background:g} and `foreground` {self.foreground:g}, "
-                "must satisfy background <= foreground <= 1 under the constant rule"
-            )
-        return self
-
-
-class AffinitySection(Section):
-    """AffinityNet training on pairs of grid cells."""
-
-    train: TrainSettings
-    radius: Annotated[int, Field(ge=2, le=16)] = 5
-    """Pairs lie less than this many grid cells apart."""
-    output_stride: Literal[8, 16, 32] | None = None
-    """Backbone stride of this stage; default: that of the backbone section."""
-    borders: Literal["reference", "full"] = "reference"
-    """reference: cells near three borders have no pairs of their own, as in the code."""
-    start: Literal["weights", "classifier"] = "weights"
-    """Backbone starts from the foreign weights or from the trained classifier."""
-
-
-class WalkSection(Section):
-    """Random walk on the CAMs and the pseudo labels made from it."""
-
-    beta: Annotated[float, Field(ge=1, le=256)] = 8.0
-    """Exponent of affinities; larger keeps the walk closer to home."""
-    steps: Annotated[int, Field(ge=0, le=65536)] = 256
-    """Steps of the walk; the published code squares the matrix 8 times."""
-    radius: Annotated[int, Field(ge=2, le=16)] = 5
-    """Partners lie less than this many grid cells apart."""
-    borders: Literal["reference", "full"] = "reference"
-    """Which pairs take part, as in the affinity section."""
-    tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-4
-    """Largest error of a walked score against the exact walk."""
-    background: Literal["power", "constant"] = "power"
-    """power: (1 - max CAM) ** alpha walks along; constant: competes after the walk."""
-    alpha: Positive = 16.0
-    """Exponent of the power rule."""
-    threshold: Fraction = 0.25
-    """Background constant after the walk, each image's walked scores divided by their maximum."""
-    scales: Scales = (1.0,)
-    """Image scales whose features are averaged before affinities are taken."""
-    crf: CrfSection = NO_CRF
-    """Dense CRF on the walked scores before they become labels."""
-
-
-class SegmenterSection(Section):
-    """The network that is trained on the pseudo labels."""
-
-    train: TrainSettings
-    head: Literal["largefov", "resnet38", "linear"] = "largefov"
-    """DeepLab-LargeFOV, the two dilated layers of the ResNet38 segmenter, or one 1x1 layer."""
-    output_stride: Literal[8, 16, 32] | None = None
-    """Backbone stride of this stage; default: that of the backbone section."""
-    start: Literal["weights", "classifier"] = "weights"
-    """Backbone (and class planes of a linear head) start from weights or the trained classifier."""
-    balance: Fraction = 0.0
-    """How far the loss evens out labels of a batch: 0 all pixels weigh alike, as published; 1 all
-    labels weigh alike, however few their pixels; between them pixels weigh count ** -balance."""
-    label_stride: Literal[1, 2, 4, 8, 16] = 8
-    """Pixels per cell at which logits meet labels in the loss."""
-    scales: Scales = (1.0,)
-    """Test scales; logits are averaged."""
-    flip: bool = True
-    """Average with the logits of the mirrored image."""
-    crf: CrfSection = NO_CRF
-    """Dense CRF on the test-time scores."""
+Training = CamSection | AffinitySection | IRNetSection | SegmenterSection
 
 
 class Recipe(Section):
-    """A whole AffinityNet run; see `docs/recipes.md` for every key."""
+    """What the recipes of all methods have; see `docs/recipes.md` for every key."""
 
-    method: Literal["affinitynet"]
+    method: str
     """The system to train."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
     """What runs and messages call it."""
@@ -288,9 +47,42 @@ class Recipe(Section):
     backbone: BackboneSection
     cam: CamSection
     seeds: SeedsSection = SeedsSection()
-    affinity: AffinitySection
     walk: WalkSection = WalkSection()
     segmenter: SegmenterSection
+
+    affinity_stage: ClassVar[str]
+    """Stage whose network gives the affinities of the walk."""
+
+    def trainings(self) -> dict[str, Training]:
+        """By stage: sections of those that train a network."""
+        sections = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: found for name, found in sections.items() if hasattr(found, "train")}
+
+
+class AffinityNetRecipe(Recipe):
+    """A whole AffinityNet run."""
+
+    method: Literal["affinitynet"]
+    affinity: AffinitySection
+
+    affinity_stage = "affinity"
+
+
+class IRNetRecipe(Recipe):
+    """A whole IRNet run."""
+
+    method: Literal["irnet"]
+    seeds: IRNetSeedsSection = IRNetSeedsSection()
+    irnet: IRNetSection
+    walk: IRNetWalkSection = IRNetWalkSection()
+    instances: InstancesSection = InstancesSection()
+
+    affinity_stage = "irnet"
+
+
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+RECIPES: dict[str, type[Recipe]] = {"affinitynet": AffinityNetRecipe, "irnet": IRNetRecipe}
+"""By method."""
 
 
 def shipped_recipes() -> list[str]:
@@ -321,11 +113,17 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 def parse_recipe(values: dict[str, Any], label: str) -> Recipe:
     """Check parsed values; raises ConfigError with every fault, see `load_recipe`."""
-    faults = list(_crop_faults(values))
+    method = values.get("method")
+    kind = RECIPES.get(method) if isinstance(method, str) else None
+    if kind is None:
+        found = "missing" if method is None else repr(method)
+        methods = " or ".join(repr(name) for name in RECIPES)
+        raise ConfigError(f"recipe '{label}': method is {found}, must be {methods}")
+    faults = [*_crop_faults(values), *_start_faults(values)]
     try:
-        recipe = Recipe.model_validate(values)
+        recipe = kind.model_validate(values)
     except ValidationError as error:
-        faults = [*_describe_faults(error), *faults]
+        faults = [*_describe_faults(error, kind), *faults]
     if faults:
         raise ConfigError(f"recipe '{label}': {'; '.join(faults)}")
     return recipe
@@ -384,7 +182,7 @@ def _crop_faults(values: dict[str, Any]) -> Iterable[str]:
     if _value(values, "cam", "align") != "corners":
         return
     shared = _value(values, "backbone", "output_stride") or 8
-    for name in ("cam", "affinity", "segmenter"):
+    for name in (name for name, value in values.items() if _value(value, "train") is not None):
         stride = (name != "cam" and _value(values, name, "output_stride")) or shared
         size = _value(values, name, "train", "augmentation", "crop_size") or 448
         if isinstance(size, int) and stride in (8, 16, 32) and (size - 1) % stride:
@@ -394,6 +192,17 @@ def _crop_faults(values: dict[str, Any]) -> Iterable[str]:
             )
 
 
+def _start_faults(values: dict[str, Any]) -> Iterable[str]:
+    """A frozen backbone that nothing has trained; on the unchecked values, as above."""
+    start = _value(values, "irnet", "start") or "weights"
+    from_scratch = _value(values, "backbone", "from_scratch") is True
+    if values["method"] == "irnet" and from_scratch and start == "weights":
+        yield (
+            "irnet.start is 'weights', but the backbone starts from scratch and IRNet does not "
+            "train it: set irnet.start=classifier"
+        )
+
+
 def _value(values: Any, *keys: str) -> Any:
     """Value at a path of keys; None where there is none."""
     for key in keys:
@@ -401,20 +210,20 @@ def _value(values: Any, *keys: str) -> Any:
     return values
 
 
-def _describe_faults(error: ValidationError) -> Iterable[str]:
+def _describe_faults(error: ValidationError, kind: type[Recipe]) -> Iterable[str]:
     for fault in error.errors():
         place = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
-            yield f"{place} is no key of this recipe{_suggestion(fault['loc'])}"
+            yield f"{place} is no key of this recipe{_suggestion(fault['loc'], kind)}"
         elif fault["type"] == "missing":
             yield f"{place} is missing"
         else:
             yield fault_text(place, fault)
 
 
-def _suggestion(place: tuple[int | str, ...]) -> str:
+def _suggestion(place: tuple[int | str, ...], kind: type[Recipe]) -> str:
     """The key that was probably meant, if one of that section reads alike."""
-    section: Any = Recipe
+    section: Any = kind
     for part in place[:-1]:  # only sections refuse a key
         section = section.model_fields[part].annotation
     close = get_close_matches(str(place[-1]), section.model_fields, 1)

@@ -18,7 +18,7 @@ from ..runtime.files import atomic_write_bytes, make_folder
 from ..runtime.progress import Progress
 from . import distributed
 from .data.image_set import ImageSet, Sample
-from .recipe import Recipe, dump_recipe
+from .recipe import AnyRecipe, Recipe, dump_recipe
 
 STAGE_FORMAT = 2
 """Raised when a stage of the same settings would now give another result."""
@@ -49,6 +49,12 @@ class Run:
     def weights(self, stage: str) -> Path:
         """Where a stage's trained network lies."""
         return self.folder / stage / "weights.safetensors"
+
+    def recipe_of(self, kind: type[AnyRecipe]) -> AnyRecipe:
+        """The recipe, for a stage that only some methods have."""
+        if not isinstance(self.recipe, kind):
+            raise TypeError(f"a {type(self.recipe).__name__} is no {kind.__name__}")
+        return self.recipe
 
     @property
     def train_set(self) -> ImageSet:

@@ -34,9 +34,14 @@ class RunModel:
 
     thresholds: tuple[float, ...] | None = None
     on_gpu: bool = False
+    instances: bool = False
     in_flight: int = 1
-    offers: frozenset[Need] = frozenset()
     workers: int = 0
+
+    @property
+    def offers(self) -> frozenset[Need]:
+        """See `Model`."""
+        return frozenset({"instances"}) if self.instances else frozenset()
 
     def identity(self) -> Mapping[str, Any]:
         """See `Model`."""
@@ -49,24 +54,28 @@ class RunModel:
         predictor = RunPredictor(self.folder, self.device)
         if self.thresholds is not None:
             predictor.thresholds = np.asarray(self.thresholds)
-        return OpenRun(predictor, self.kind, self.crf)
+        return OpenRun(predictor, self.kind, self.crf, self.instances)
 
 
 class OpenRun:
     """See `wsss.runtime.bulk.model.OpenModel`."""
 
-    def __init__(self, predictor: RunPredictor, kind: PredictionKind, crf: bool | None) -> None:
+    def __init__(
+        self, predictor: RunPredictor, kind: PredictionKind, crf: bool | None, instances: bool
+    ) -> None:
         self._predictor, self._kind, self._crf = predictor, kind, crf
+        self._instances = instances
 
     def label(
         self, images: Sequence[NDArray[np.uint8]], labels: Sequence[Sequence[int] | None]
     ) -> list[Answer]:
         """See `OpenModel`."""
-        found = [
-            self._predictor.predict(image, classes, self._kind, crf=self._crf)
-            for image, classes in zip(images, labels, strict=True)
-        ]
-        return [Answer(each.label, change=each.change) for each in found]
+        return [self._answer(*each) for each in zip(images, labels, strict=True)]
+
+    def _answer(self, image: NDArray[np.uint8], classes: Sequence[int] | None) -> Answer:
+        found = self._predictor.predict(image, classes, self._kind, crf=self._crf)
+        objects = self._predictor.instances(image, classes) if self._instances else None
+        return Answer(found.label, change=found.change, instances=objects)
 
     def close(self) -> None:
         """See `OpenModel`."""
@@ -80,6 +89,7 @@ def run_model(
     has_labels: bool = False,
     device: str = "auto",
     threshold: str | None = None,
+    instances: bool = False,
 ) -> RunModel:
     """A run that was looked at, so that what is wrong with it shows before any work.
 
@@ -88,6 +98,7 @@ def run_model(
         crf: with or without the recipe's dense CRF; default: see `RunPredictor.label`.
         has_labels: whether the job has image-level labels.
         threshold: see `read_thresholds`.
+        instances: tell single objects as well; behind the walk alone.
 
     Raises:
         ConfigError, ArtifactError: see `RunPredictor`.
@@ -99,11 +110,16 @@ def run_model(
     if chosen == "segmenter" and has_labels:
         raise ConfigError("--by segmenter takes no image-level labels: leave --labels out")
     predictor = RunPredictor(folder, device)
+    if instances:
+        predictor.require_instances()
+        if chosen != "walk":
+            raise ConfigError(f"--instances come of the walk: choose --by walk, not {chosen}")
     thresholds = None
     if threshold is not None:
         require_classifier(chosen != "segmenter" and not has_labels)
         thresholds = read_thresholds(threshold, predictor.classes)
-    networks = (chosen,) if chosen in ("segmenter", "cam") else ("cam", "affinity")
+    walking = ("cam", predictor.recipe.affinity_stage)
+    networks = (chosen,) if chosen in ("segmenter", "cam") else walking
     weights = [predictor.weights_path(name) for name in networks]
     details = {
         "run": {path.parent.name: file_digest(path) for path in weights},
@@ -112,7 +128,17 @@ def run_model(
         "thresholds": thresholds,
         "recipe": predictor.recipe.model_dump(mode="json", include={"cam", "walk", "segmenter"}),
     }
+    if instances:
+        details["instances"] = predictor.recipe.model_dump(mode="json")["instances"]
     on_gpu = predictor.device.type == "cuda"
     return RunModel(
-        folder.resolve(), predictor.classes, chosen, crf, device, details, thresholds, on_gpu
+        folder.resolve(),
+        predictor.classes,
+        chosen,
+        crf,
+        device,
+        details,
+        thresholds,
+        on_gpu,
+        instances,
     )

@@ -86,7 +86,13 @@ def mobilenet_norms():
 class TestResNet38(DilationContract):
     name = "resnet38"
     strides = (8, 16)
-    taps = (("conv4", 512, 8), ("conv5", 1024, 16), ("conv6", 4096, 16))
+    taps = (
+        ("conv2", 128, 2),
+        ("conv3", 256, 4),
+        ("conv4", 512, 8),
+        ("conv5", 1024, 16),
+        ("conv6", 4096, 16),
+    )
     frozen_example = "b2_2.conv_branch2a.weight"
     normalisation = IMAGENET
     num_stored = count_resnet38()
@@ -95,7 +101,13 @@ class TestResNet38(DilationContract):
 class TestVgg16(DilationContract):
     name = "vgg16"
     strides = (8, 16)
-    taps = (("conv4_3", 512, 8), ("conv5_3", 512, 16), ("fc7", 1024, 16))
+    taps = (
+        ("conv2_2", 128, 2),
+        ("conv3_3", 256, 4),
+        ("conv4_3", 512, 8),
+        ("conv5_3", 512, 16),
+        ("fc7", 1024, 16),
+    )
     frozen_example = "conv2_2.bias"
     normalisation = CAFFE_BGR
     num_stored = count_vgg16()
@@ -104,7 +116,13 @@ class TestVgg16(DilationContract):
 class TestResNet50(DilationContract):
     name = "resnet50"
     strides = (16, 8, 32)
-    taps = (("layer1", 256, 4), ("layer2", 512, 8), ("layer3", 1024, 16), ("layer4", 2048, 32))
+    taps = (
+        ("stem", 64, 4),
+        ("layer1", 256, 4),
+        ("layer2", 512, 8),
+        ("layer3", 1024, 16),
+        ("layer4", 2048, 32),
+    )
     frozen_example = "layer2.3.conv3.weight"
     normalisation = IMAGENET
     # Published sizes of the classification networks, less their last layer.
@@ -120,6 +138,7 @@ class TestMobileNetV2(DilationContract):
     name = "mobilenetv2"
     strides = (16, 8, 32)
     taps = (
+        ("stride2", 16, 2),
         ("stride4", 24, 4),
         ("stride8", 32, 8),
         ("stride16", 96, 16),
@@ -134,7 +153,13 @@ class TestMobileNetV2(DilationContract):
 class TestSmall(BackboneContract):
     name = "small"
     strides = (8, 16, 32)
-    taps = (("stride4", 32, 4), ("stride8", 64, 8), ("final", 96, 32))
+    taps = (
+        ("stem", 24, 2),
+        ("stride4", 32, 4),
+        ("stride8", 64, 8),
+        ("middle", 96, 16),
+        ("final", 96, 32),
+    )
     normalisation = IMAGENET
     num_stored = count_small()
 
@@ -152,7 +177,8 @@ def test_published_grid_at_448(name):
     with torch.device("meta"):
         backbone = build_backbone(name)
     maps = backbone(torch.empty(1, 3, 448, 448, device="meta"))
-    assert {tuple(features.shape[2:]) for features in maps.values()} == {(56, 56)}
+    grids = {tuple(maps[tap].shape[2:]) for tap in backbone.affinity_taps}
+    assert grids == {(56, 56)}
 
 
 def test_unknown_name():

@@ -59,8 +59,8 @@ def test_networks_build_without_memory_and_have_their_grids(backbone):
 
 
 def test_unknown_kinds_and_heads_are_refused():
-    with pytest.raises(ArtifactError, match="unknown kind of network 'irnet'"):
-        architecture("irnet").build()
+    with pytest.raises(ArtifactError, match="unknown kind of network 'other'"):
+        architecture("other").build()
     with pytest.raises(ConfigError, match="unknown segmenter head 'aspp': choose one of largefov"):
         architecture("segmenter", head="aspp").build()
 

@@ -42,7 +42,7 @@ from ...training.bench.label import (
 from ...training.predictor import RunPredictor
 from ..bundle import write_graphs
 from ..precision import LEAST_AGREEMENT, Precision, lower
-from ..source import GRAPHS, open_source
+from ..source import graphs_of, open_source
 from .cam import bfloat16_note
 from .onnx_forms import FORMS, GRAPH, divided, opened
 
@@ -128,7 +128,8 @@ def bench_label(
     if is_bundle(model):
         return _bench_bundle(model, data, machine, count, rounds, device, progress)
     predictor = RunPredictor(model, device.type)
-    ways = [way for way, graph in GRAPH_OF.items() if all(map(predictor.has, GRAPHS[graph]))]
+    networks = graphs_of(predictor.recipe)
+    ways = [way for way, graph in GRAPH_OF.items() if all(map(predictor.has, networks[graph]))]
     if not ways:
         raise ArtifactError(
             f"run '{model}' has neither an affinity network nor a segmenter: finish `wsss train`"

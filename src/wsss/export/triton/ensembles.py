@@ -1,5 +1,7 @@
 """Ensembles: `label_ensemble` runs CAM, affinity and walk, `label_encoded` decodes first.
 
+With IRNet its boundaries stand where affinities are drawn.
+
     image ---> cam ---> probabilities ---> relay ---> image ---> affinity ---> refine ---> label,
                  +--> cam --> refine         ^  +--> present --> refine        confidence, scores,
                                           present                              used_classes, change
@@ -20,18 +22,22 @@ from onnx import TensorProto, helper
 from ...runtime.backends.contract import TensorSpec
 from ...runtime.bundle import Bundle
 from ...runtime.walks.graph_builder import IR_VERSION, OPSET
-from ..tensors import unknown_classes
+from ..tensors import LIKENESS, unknown_classes
 from .configs import DECODE, ENCODED, FILLED, RELAY, RELAYED, add_identity, image_spec
 from .messages import add_tensor, model_config_pb2
 from .options import RepositoryOptions
 
 ENSEMBLE, ENCODED_ENSEMBLE = "label_ensemble", "label_encoded"
-_PARTS = ("cam", "affinity", "refine")
 
 
 def has_ensemble(bundle: Bundle) -> bool:
     """Whether the bundle has the graphs of `label_ensemble`."""
-    return all(name in bundle.graphs for name in _PARTS)
+    return {"cam", "refine"} <= bundle.graphs.keys() and likeness_graph(bundle) is not None
+
+
+def likeness_graph(bundle: Bundle) -> str | None:
+    """The graph that says which cells belong together; None: the bundle has none."""
+    return next((name for name in LIKENESS if name in bundle.graphs), None)
 
 
 def ensemble_config(bundle: Bundle, options: RepositoryOptions, digests: Mapping[int, str]) -> Any:
@@ -48,7 +54,9 @@ def ensemble_config(bundle: Bundle, options: RepositoryOptions, digests: Mapping
     version = max(digests)
     _add_step(config, "cam", version, ["image"], ["cam", "probabilities"])
     _add_step(config, RELAY, version, ["image", "probabilities", "present"], [RELAYED, FILLED])
-    _add_step(config, "affinity", version, {"image": RELAYED}, ["affinity"])
+    likeness = likeness_graph(bundle)
+    assert likeness is not None  # see `has_ensemble`
+    _add_step(config, likeness, version, {"image": RELAYED}, [LIKENESS[likeness]])
     inputs = {spec.name: spec.name for spec in bundle.graphs["refine"].inputs}
     _add_step(config, "refine", version, inputs | {"present": FILLED}, outputs)
     return _finished(config, bundle, digests)

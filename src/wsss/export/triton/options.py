@@ -9,7 +9,7 @@ from ...runtime.bundle import Bundle
 
 ServingBackend = Literal["onnxruntime", "tensorrt"]
 ServingDevice = Literal["cpu", "gpu"]
-SERVED_GRAPHS = ("cam", "affinity", "refine", "segmenter", "label")
+SERVED_GRAPHS = ("cam", "affinity", "irnet", "refine", "segmenter", "label")
 MAX_SIDE = 8192
 
 

@@ -12,10 +12,12 @@ from ...runtime.backends.contract import TensorSpec
 from ...runtime.bundle import Bundle, GraphEntry
 from ...runtime.palette import voc_palette
 from ..tensors import graph_tensors
-from .options import SERVED_GRAPHS, RepositoryOptions
+from .options import RepositoryOptions
 from .repository import render_configs, write_configs
 
 CLASSES = ("disc", "bar", "ring")
+GRAPHS = ("cam", "affinity", "refine", "segmenter", "label")
+"""Of a bundle of AffinityNet; one of IRNet has `irnet` in place of `affinity`."""
 NUM_PAIRS = 34
 """Neighbours within the walk radius of 5 that the recipes have, each pair once."""
 OPTIONS = RepositoryOptions(decode=True)
@@ -57,7 +59,7 @@ def demo_bundle() -> Bundle:
         normalisation={},
         settings={},
         sizes={"batch": (1, 1, 8), "height": (64, 375, 1024), "width": (64, 500, 1024)},
-        graphs={name: graph_entry(name, "nhwc", count, NUM_PAIRS) for name in SERVED_GRAPHS},
+        graphs={name: graph_entry(name, "nhwc", count, NUM_PAIRS) for name in GRAPHS},
         engines=(),
         parity={},
         digest="0" * 64,

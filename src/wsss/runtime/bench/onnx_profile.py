@@ -30,6 +30,7 @@ _NETWORKS = {
     "cam": CAM_NETWORK,
     "classifier": CLASSIFIER,
     "affinity": AFFINITY_NETWORK,
+    "irnet": AFFINITY_NETWORK,
     "segmenter": SEGMENTER,
 }
 _PREFIXES = (
@@ -37,6 +38,8 @@ _PREFIXES = (
     ("cam/", MERGE),
     ("classifier/", RESIZE),
     ("affinity/pairs/", AFFINITY),
+    ("affinity/paths/", AFFINITY),
+    ("irnet/", RESIZE),
     ("affinity/", RESIZE),
     ("refine/walk/", WALK),
     ("refine/", LABEL),

@@ -1,4 +1,4 @@
-"""Baselines: walk and affinities as the released codes compute them, and the published CRF.
+"""Baselines: walk, affinities and instances as the released codes compute them; the published CRF.
 
 Written anew from their description: AffinityNet (Ahn and Kwak, CVPR 2018) and IRNet (Ahn, Cho and
 Kwak, CVPR 2019). Kept as slow as they are; nothing but the benchmark uses them.
@@ -6,6 +6,7 @@ Kwak, CVPR 2019). Kept as slow as they are; nothing but the benchmark uses them.
 
 import math
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ...errors import MissingDependencyError
 from ..dense_crf import CrfSettings
+from ..geometry import Align, to_full_size
 from ..pairs import PairOffsets, is_empty, shifted
 
 
@@ -98,6 +100,45 @@ def _dense(rows: Tensor, columns: Tensor, values: Tensor, side: int) -> Tensor:
     sparse = torch.sparse_coo_tensor(place, values, (side, side), check_invariants=False)
     dense = sparse.to_dense()
     return dense + dense.t()
+
+
+def follow_displacement(displacement: NDArray[np.float32], steps: int) -> NDArray[np.int64]:
+    """(2, h, w) field -> (2, h, w) centroids: every cell moved for all steps."""
+    height, width = displacement.shape[1:]
+    y, x = (grid.astype(np.float32) for grid in np.indices((height, width)))
+    for _ in range(steps):
+        top, bottom = np.floor(y).astype(np.int64), np.ceil(y).astype(np.int64)
+        left, right = np.floor(x).astype(np.int64), np.ceil(x).astype(np.int64)
+        down, across = y - top, x - left
+        move_y, move_x = (
+            plane[bottom, right] * down * across
+            + plane[bottom, left] * down * (1 - across)
+            + plane[top, right] * (1 - down) * across
+            + plane[top, left] * (1 - down) * (1 - across)
+            for plane in displacement
+        )
+        y = np.clip(y + move_y, 0, height - 1).astype(np.float32)
+        x = np.clip(x + move_x, 0, width - 1).astype(np.float32)
+    return np.stack([np.round(y), np.round(x)]).astype(np.int64)
+
+
+def instance_masks(
+    planes: Tensor, size: tuple[int, int], align: Align, threshold: float, min_area: float
+) -> list[tuple[NDArray[np.bool_], float]]:
+    """(P, h, w) walked planes -> mask and score of each instance, all planes at full size."""
+    full = to_full_size(planes, size, align)
+    full /= full.max()
+    background = torch.full((1, *size), threshold)
+    winners = torch.cat([background, full]).argmax(0).numpy()
+    found = []
+    for number, plane in enumerate(full.numpy(), start=1):
+        won = (winners == number).view(np.uint8)
+        count, segments = cv2.connectedComponents(won, connectivity=4)
+        for segment in range(1, count):
+            mask = segments == segment
+            is_fragment = mask.sum() < min_area * mask.size
+            found.append((mask, 0.0 if is_fragment else float((plane * mask).max())))
+    return found
 
 
 def package_crf(image: NDArray[np.uint8], unary: Tensor, settings: CrfSettings) -> Tensor:

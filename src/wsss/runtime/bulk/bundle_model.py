@@ -1,7 +1,7 @@
 """A bundle as the model of a job: neither torch nor training code is needed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -29,6 +29,7 @@ class BundleModel:
             another one, or without.
         on_gpu: see `Model`.
         thresholds: of the classifier, where no image-level labels are given; None: the run's.
+        instances: tell single objects as well.
         server: of the backend triton; several images are then under way at once.
     """
 
@@ -43,6 +44,7 @@ class BundleModel:
     on_gpu: bool
     server: TritonOptions | None = None
     thresholds: tuple[float, ...] | None = None
+    instances: bool = False
 
     @property
     def in_flight(self) -> int:
@@ -57,7 +59,9 @@ class BundleModel:
     @property
     def offers(self) -> frozenset[Need]:
         """See `Model`; what the network says of its own labels says nothing of those of the CRF."""
-        return frozenset() if self.crf else _ALL
+        if self.crf:
+            return frozenset()
+        return _ALL | {"instances"} if self.instances else _ALL
 
     def identity(self) -> Mapping[str, Any]:
         """See `Model`."""
@@ -67,6 +71,7 @@ class BundleModel:
             "crf": self.crf,
             "backend": self.computes,
             "thresholds": self.thresholds,
+            "instances": self.instances,
         }
 
     def open(self, threads: int | None) -> "OpenBundle":
@@ -83,14 +88,17 @@ class BundleModel:
                 f"'{self.folder}' was exchanged while it labels: put the bundle back, or begin the "
                 "job again"
             )
-        return OpenBundle(predictor, self.kind, self.crf)
+        return OpenBundle(predictor, self.kind, self.crf, self.instances)
 
 
 class OpenBundle:
     """See `OpenModel`."""
 
-    def __init__(self, predictor: BundlePredictor, kind: BundleKind, crf: bool) -> None:
+    def __init__(
+        self, predictor: BundlePredictor, kind: BundleKind, crf: bool, instances: bool
+    ) -> None:
         self._predictor, self._kind, self._crf = predictor, kind, crf
+        self._instances = instances
 
     def label(
         self, images: Sequence[NDArray[np.uint8]], labels: Sequence[Sequence[int] | None]
@@ -100,6 +108,12 @@ class OpenBundle:
             return [
                 self._refined(image, classes) for image, classes in zip(images, labels, strict=True)
             ]
+        if self._instances:
+            apart = (
+                self._predictor.predict_instances(*each)
+                for each in zip(images, labels, strict=True)
+            )
+            return [replace(self._answer(each), instances=objects) for each, objects in apart]
         found = self._predictor.predict_batch(np.stack(images), labels, self._kind)
         return [self._answer(each) for each in found]
 
@@ -127,6 +141,7 @@ def bundle_model(
     device: Device = "auto",
     server: TritonOptions | None = None,
     threshold: str | None = None,
+    instances: bool = False,
 ) -> BundleModel:
     """A bundle that was opened once, so that what is wrong with it shows before any work.
 
@@ -135,6 +150,7 @@ def bundle_model(
             walk with image labels, else segmenter.
         has_labels: whether the job has image-level labels.
         threshold: see `read_thresholds`.
+        instances: tell single objects as well.
 
     Raises:
         ConfigError, ArtifactError, MissingDependencyError, ServerError: see `BundlePredictor`.
@@ -145,6 +161,8 @@ def bundle_model(
         chosen = _kind("walk" if kind == "labels" else kind, predictor, has_labels)
         if chosen == "segmenter" and has_labels:
             raise ConfigError("--by segmenter takes no image-level labels: leave --labels out")
+        if instances:
+            _require_instances(predictor, chosen, crf)
         thresholds = None
         if threshold is not None:
             require_classifier(chosen == "walk" and not has_labels)
@@ -166,9 +184,22 @@ def bundle_model(
             described.device != "cpu" and server is None,
             server,
             thresholds,
+            instances,
         )
     finally:
         predictor.close()
+
+
+def _require_instances(predictor: BundlePredictor, kind: BundleKind, crf: bool) -> None:
+    if not predictor.tells_instances:
+        raise ConfigError(
+            f"--instances needs a bundle or run of method irnet, '{predictor.bundle.folder}' is of "
+            f"{predictor.bundle.method}: label by another one"
+        )
+    if kind != "walk" or crf:
+        raise ConfigError(
+            "--instances come of the walk, without the dense CRF: add --by walk, leave --crf out"
+        )
 
 
 def _kind(name: str | None, predictor: BundlePredictor, has_labels: bool) -> BundleKind:

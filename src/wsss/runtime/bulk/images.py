@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..instances.instance_map import InstanceMap
+
 
 @dataclass(frozen=True)
 class ImageRef:
@@ -40,6 +42,7 @@ class LabelledImage:
         label: (H, W) uint8: 0 background, class index + 1, 255 no statement.
         confidence: (H, W) float32 in [0, 1]; None if no writer needs it.
         scores: (C + 1, h, w) float32, plane 0 the background; None if no writer needs it.
+        instances: none of them has a pixel of 255 in `label`; None where the model has none.
     """
 
     ref: ImageRef
@@ -48,3 +51,4 @@ class LabelledImage:
     label: NDArray[np.uint8]
     confidence: NDArray[np.float32] | None = None
     scores: NDArray[np.float32] | None = None
+    instances: InstanceMap | None = None

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import ShapeError
+from ..instances.instance_map import InstanceMap
 from .writers.contract import Need
 
 
@@ -21,6 +23,10 @@ class Answer:
         change: share of the cells of the walk's grid whose label the walk changed, before any CRF;
             None where nothing walks, or the model does not tell. See `pseudo_labels.walk_change`.
         align: how the grid of the scores lies on the pixels; see `geometry.Align`.
+        instances: of the size of the label; None where the model has none.
+
+    Raises:
+        ShapeError: the instances have another size.
     """
 
     label: NDArray[np.uint8]
@@ -28,6 +34,14 @@ class Answer:
     scores: NDArray[np.float32] | None = None
     change: float | None = None
     align: str = "reference"
+    instances: InstanceMap | None = None
+
+    def __post_init__(self) -> None:
+        if self.instances is not None and self.instances.ids.shape != self.label.shape:
+            raise ShapeError(
+                f"instances are {self.instances.ids.shape}, their label map {self.label.shape}: "
+                "expected one size"
+            )
 
 
 class OpenModel(Protocol):

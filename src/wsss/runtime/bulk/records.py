@@ -37,6 +37,7 @@ class ImageRecord:
         confidence: mean over the image.
         change: share of the cells of the walk's grid whose label the walk changed; None if unknown.
         missing: classes that were given for the image and got no pixel.
+        instances: number of them, fragments left out; None where the model told none.
     """
 
     index: int
@@ -50,6 +51,7 @@ class ImageRecord:
     confidence: float | None = None
     change: float | None = None
     missing: tuple[int, ...] = ()
+    instances: int | None = None
 
     @property
     def is_ok(self) -> bool:
@@ -200,6 +202,7 @@ def _image(line: Any) -> ImageRecord:
         confidence=_share(line["confidence"]),
         change=_share(line["change"]),
         missing=tuple(map(_count, line["missing"])),
+        instances=None if line.get("instances") is None else _count(line["instances"]),
     )
 
 

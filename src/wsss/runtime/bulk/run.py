@@ -219,6 +219,11 @@ def require_offers(model: Model, settings: Settings) -> None:
         needs["--min-confidence"] = frozenset({"confidence"})
     for option, wanted in needs.items():
         missing = sorted(wanted - model.offers)
+        if "instances" in missing:
+            raise ConfigError(
+                f"{option} needs instances, which bundles and runs of the method irnet tell: label "
+                "by one of these"
+            )
         if missing:
             raise ConfigError(
                 f"{option} needs the {' and '.join(missing)} of each pixel, which runs and the "

@@ -7,7 +7,8 @@ and the scores of two bands as high as the overlap, (C + 1) x 256 x W x 4 bytes 
 
 What a tile cannot know: a class named for the image may be absent from it, so its classifier
 decides which of the named ones are there (`AnyOf`); and class activation maps are divided by their
-maximum in the tile, not in the image.
+maximum in the tile, not in the image. Nor which instances of two tiles are one object: a model that
+tells instances takes no tiled image.
 """
 
 import math
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import DataError
 from ..graph_inputs import AnyOf
 from .model import Answer, OpenModel
 from .seams import CoarseScores, Seam, Tile
@@ -60,6 +62,12 @@ class TiledModel:
                 right = whole.seam(rows.core(y), columns.overlap(x))
                 pixels = np.ascontiguousarray(image[rows.tile(y), columns.tile(x)])
                 (answer,) = self._model.label([pixels], [labels])
+                if answer.instances is not None:
+                    raise DataError(
+                        f"an image of {height} x {width} is labelled in tiles, across which no "
+                        f"instances are told: give --tile-pixels {height * width} or more, or "
+                        "label without instances"
+                    )
                 tile = Tile(
                     rows.tile(y), columns.tile(x), rows.window(y), columns.window(x), answer
                 )

@@ -323,11 +323,14 @@ class _Work:
         """
         if not _is_finite(answer):
             raise DataError("the model gave NaN or infinity: its weights may be damaged")
-        label, index = answer.label, self.first + place
+        label, instances, index = answer.label, answer.instances, self.first + place
         if self.plan.settings.min_confidence is not None and answer.confidence is not None:
             doubtful = answer.confidence < self.plan.settings.min_confidence
             label = np.where(doubtful, np.uint8(IGNORE_INDEX), label)
-        image = LabelledImage(ref, index, pixels, label, answer.confidence, answer.scores)
+            instances = None if instances is None else instances.without(doubtful)
+        image = LabelledImage(
+            ref, index, pixels, label, answer.confidence, answer.scores, instances
+        )
         files: list[tuple[str, bytes]] = []
         entries = {}
         with self.clock.stage("encode"):
@@ -356,6 +359,7 @@ class _Work:
             confidence=None if confidence is None else round(float(confidence.mean()), 6),
             change=None if answer.change is None else round(answer.change, 6),
             missing=tuple(index for index in ref.labels or () if index + 1 not in found),
+            instances=None if instances is None else instances.num_whole,
         )
         return _Done(record, entries)
 
@@ -373,4 +377,6 @@ def _reason(error: Exception) -> tuple[str, str]:
 def _is_finite(answer: Answer) -> bool:
     """Records, and whoever reads scores, know no NaN; a mean tells of one anywhere."""
     planes = (answer.confidence, answer.scores)
+    if answer.instances is not None and not np.isfinite(answer.instances.scores).all():
+        return False
     return all(plane is None or np.isfinite(plane.mean()) for plane in planes)

@@ -56,12 +56,15 @@ dl { margin: 0; }
 .stages .time { margin-top: auto; padding-top: 8px; border-top: 1px solid var(--line); }
 
 .legend {
-  display: flex; flex-wrap: wrap; gap: 6px 18px; margin: 0 0 14px; font-size: 13px;
-  overflow-wrap: anywhere;
+  display: flex; flex-wrap: wrap; align-items: center; gap: 6px 18px; margin: 0 0 14px;
+  font-size: 13px; overflow-wrap: anywhere;
 }
 .legend i {
   display: inline-block; width: 13px; height: 13px; margin-right: 7px; border-radius: 3px;
   vertical-align: -2px;
+}
+.legend img {
+  width: 40px; height: 40px; margin-right: 7px; border-radius: 50%; vertical-align: middle;
 }
 .legend .heat i {
   width: 84px;

@@ -27,7 +27,8 @@ from ..models.build import BACKBONES, build_backbone
 from ..models.classifier import CamClassifier
 from ..networks import AnyNetwork, normalise
 from ..predictor import RunPredictor
-from ..recipe import CamSection, Recipe, load_recipe
+from ..recipe import Recipe, load_recipe
+from ..sections import CamSection
 from ..stages.cam import image_activation
 from .published import as_published, published_activation
 

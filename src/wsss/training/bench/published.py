@@ -26,7 +26,8 @@ from ..models.backbone import Normalisation
 from ..models.classifier import CamClassifier
 from ..models.frozen_norm import FrozenBatchNorm2d
 from ..networks import AnyNetwork
-from ..recipe import CamSection, Recipe
+from ..recipe import Recipe
+from ..sections import CamSection
 from ..stages.labels import affinity_features, walk_settings
 
 DENSE_CELLS = 4000

@@ -17,7 +17,7 @@ from ...runtime.files import read_file
 from ...runtime.image_labels import object_names
 from ...runtime.palette import IGNORE_INDEX
 from .class_list import check_classes, class_indices, given_classes
-from .coco_masks import CocoMask, Region
+from .coco_masks import CocoInstances, CocoMask, Region
 from .files import assemble, check_name, image_name, list_images, split_name
 from .findings import Findings
 from .image_set import ImageSet, Sample
@@ -102,7 +102,8 @@ def _samples(
         labels = class_indices(found, classes, name, findings)
         mask = _mask(image, objects, document, classes, findings) if has_masks else None
         splits = (document.split,) if document.split else ()
-        yield Sample(name, path, labels, splits, mask)
+        instances = None if mask is None else CocoInstances(mask)
+        yield Sample(name, path, labels, splits, mask, instances=instances)
 
 
 def _mask(
@@ -131,19 +132,53 @@ def _mask(
     return CocoMask(where, height, width, tuple(regions), document.digest)
 
 
-def _read_document(path: Path, findings: Findings) -> _Document:
+def read_numbers(root: Path) -> tuple[dict[Any, str], dict[Any, str]] | None:
+    """What the ids of a folder's annotation files mean: names of images, and of classes.
+
+    Returns:
+        By image id the name of the sample, by category id that of the class; None: it has no
+        annotation files.
+
+    Raises:
+        DataError: damaged, or an id means two things in two files.
+    """
+    names: tuple[dict[Any, str], dict[Any, str]] = ({}, {})
+    files = find_coco_files(root)
+    for path in files:
+        document = _read_document(path, Findings(strict=False))
+        images = {key: image_name(item["file_name"]) for key, item in document.images.items()}
+        for known, found in zip(names, (images, document.names), strict=True):
+            for key, name in found.items():
+                if known.setdefault(key, name) != name:
+                    raise DataError(
+                        f"id {key!r} means '{name}' in '{path}' and '{known[key]}' in another "
+                        "annotation file: give predictions with images and categories of their own"
+                    )
+    return names if files else None
+
+
+def read_json(path: Path) -> tuple[Any, bytes]:
+    """The content of an annotation file, and its bytes.
+
+    Raises:
+        DataError: unreadable, or no JSON.
+    """
     data = read_file(path, max_bytes=MAX_FILE_BYTES)
     try:
-        content = json.loads(data)
+        return json.loads(data), data
     except (ValueError, RecursionError) as error:
         raise DataError(f"'{path}' is not JSON: {error}: write it anew") from None
-    images = {item["id"]: item for item in _items(content, "images", ("id", "file_name"), path)}
+
+
+def _read_document(path: Path, findings: Findings) -> _Document:
+    content, data = read_json(path)
+    images = {item["id"]: item for item in items_of(content, "images", ("id", "file_name"), path)}
     names = {
         item["id"]: str(item["name"]).strip()
-        for item in _items(content, "categories", ("id", "name"), path)
+        for item in items_of(content, "categories", ("id", "name"), path)
     }
     objects: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for item in _items(content, "annotations", ("image_id", "category_id"), path):
+    for item in items_of(content, "annotations", ("image_id", "category_id"), path):
         if item["category_id"] not in names:
             raise DataError(
                 f"'{path}' uses category {item['category_id']!r}, which its categories lack"
@@ -163,8 +198,14 @@ def _read_document(path: Path, findings: Findings) -> _Document:
     return _Document(path, split, part, images, objects, names, digest)
 
 
-def _items(content: object, key: str, fields: tuple[str, ...], path: Path) -> list[dict[str, Any]]:
-    """A list of objects that have the fields, with ids that are numbers or text."""
+def items_of(
+    content: object, key: str, fields: tuple[str, ...], path: Path
+) -> list[dict[str, Any]]:
+    """A list of a document: objects that have the fields, with ids that are numbers or text.
+
+    Raises:
+        DataError: it is something else.
+    """
     items = content.get(key) if isinstance(content, dict) else None
     if not isinstance(items, list):
         raise DataError(

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from ...errors import DataError
 from ...runtime.image_io import DEFAULT_MAX_PIXELS
+from ...runtime.instances.instance_map import MAX_INSTANCES
 from ...runtime.palette import IGNORE_INDEX
+from .instance_truth import InstanceTruth
 
 _FARTHEST = 1e9  # beyond, slopes overflow; false for what is no number, too
 
@@ -47,27 +49,70 @@ class CocoMask:
 
     def load(self) -> NDArray[np.uint8]:
         """(H, W) uint8; see `MaskSource.load`."""
+        drawn = self.drawn()  # which refuses sizes that no image has
+        mask = np.zeros(self.height * self.width, np.uint8)
+        for region, pixels in drawn:
+            mask[pixels] = region.label
+        return mask.reshape(self.height, self.width)
+
+    def drawn(self) -> list[tuple[Region, NDArray[np.int64]]]:
+        """The regions in the order of drawing, each with its pixels as flat indices.
+
+        Raises:
+            DataError: see `MaskSource.load`.
+        """
         if not 0 < self.height * self.width <= DEFAULT_MAX_PIXELS or self.height < 0:
             raise DataError(
                 f"{self.where} is said to be {self.height} x {self.width}, expected at most "
                 f"{DEFAULT_MAX_PIXELS} pixels"
             )
-        mask = np.zeros(self.height * self.width, np.uint8)
         drawn = []
         for region in self.regions:
             try:
                 inside = rasterise(region.shape, self.height, self.width)
             except DataError as error:
                 raise DataError(f"{self.where}: {error}") from None
-            drawn.append((region.label, np.flatnonzero(inside)))
-        drawn.sort(key=lambda item: (item[0] != IGNORE_INDEX, -item[1].size))
-        for label, pixels in drawn:
-            mask[pixels] = label
-        return mask.reshape(self.height, self.width)
+            drawn.append((region, np.flatnonzero(inside)))
+        drawn.sort(key=lambda item: (item[0].label != IGNORE_INDEX, -item[1].size))
+        return drawn
 
     def fingerprint(self) -> str:
         """See `MaskSource.fingerprint`."""
         return self.digest
+
+
+@dataclass(frozen=True)
+class CocoInstances:
+    """The annotations of one image, drawn as its mask is: smaller ones lie on larger ones.
+
+    Crowds are void; an annotation that others hide is none; one of a class outside of the list
+    hides others and is background.
+    """
+
+    mask: CocoMask
+
+    def load(self) -> InstanceTruth:
+        """See `InstanceSource.load`."""
+        drawn = self.mask.drawn()
+        if len(drawn) > MAX_INSTANCES:
+            raise DataError(
+                f"{self.mask.where} has {len(drawn)} annotations, expected at most {MAX_INSTANCES}"
+            )
+        numbers = np.zeros(self.mask.height * self.mask.width, np.uint16)
+        for number, (_, pixels) in enumerate(drawn, 1):
+            numbers[pixels] = number
+        labels = np.array([0, *(region.label for region, _ in drawn)])
+        seen = np.bincount(numbers, minlength=len(labels)) > 0
+        shown = np.flatnonzero(seen & (labels != 0) & (labels != IGNORE_INDEX))
+        places = np.zeros(len(labels), np.uint16)
+        places[shown] = np.arange(1, len(shown) + 1)
+        ids, void = places[numbers], labels[numbers] == IGNORE_INDEX
+        size = self.mask.height, self.mask.width
+        return InstanceTruth(ids.reshape(size), labels[shown] - 1, void.reshape(size))
+
+    def fingerprint(self) -> str:
+        """See `InstanceSource.fingerprint`."""
+        return self.mask.digest
 
 
 def rasterise(shape: object, height: int, width: int) -> NDArray[np.bool_]:

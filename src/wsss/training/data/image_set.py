@@ -18,6 +18,7 @@ from ...errors import ArtifactError, DataError
 from ...runtime.image_io import image_size, read_label_map
 from ...runtime.palette import IGNORE_INDEX
 from .findings import Finding
+from .instance_truth import InstanceSource, InstanceTruth
 
 MAX_CLASSES = 254
 """A mask is uint8, 0 is the background and 255 is nothing."""
@@ -61,7 +62,7 @@ class MaskFile:
 
     def fingerprint(self) -> str:
         """See `MaskSource.fingerprint`: the size of the file."""
-        return str(_num_bytes(self.path))
+        return str(num_bytes(self.path))
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Sample:
         labels: class indices in ascending order; () is background alone, None is not known.
         splits: names of the lists that hold it.
         source: collection that the image comes from, where the set says so; measured apart.
+        instances: the single objects of the mask, where the set has them.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Sample:
     splits: tuple[str, ...] = ()
     mask: MaskSource | None = None
     source: str | None = None
+    instances: InstanceSource | None = None
 
     def label_vector(self, num_classes: int) -> NDArray[np.float32]:
         """(C,) float32 of 0 and 1.
@@ -107,13 +110,29 @@ class Sample:
         if self.mask is None:
             raise DataError(f"image '{self.name}' has no mask")
         mask = self.mask.load()
+        self._require_size(mask.shape)
+        return mask
+
+    def load_instances(self) -> InstanceTruth:
+        """The single objects, on the image's displayed size.
+
+        Raises:
+            DataError: there are none to be read, they do not fit the image, or are not what they
+            should be; see `InstanceSource`.
+        """
+        if self.instances is None:
+            raise DataError(f"image '{self.name}' has no instance masks")
+        truth = self.instances.load()
+        self._require_size(truth.ids.shape)
+        return truth
+
+    def _require_size(self, size: tuple[int, ...]) -> None:
         height, width = image_size(self.image_path)
-        if mask.shape != (height, width):
+        if size != (height, width):
             raise DataError(
-                f"mask of image '{self.name}' is {mask.shape[0]} x {mask.shape[1]}, its image "
+                f"mask of image '{self.name}' is {size[0]} x {size[1]}, its image "
                 f"'{self.image_path}' is {height} x {width}: they must have the same size"
             )
-        return mask
 
 
 @dataclass(frozen=True)
@@ -182,8 +201,10 @@ class ImageSet:
         state = hashlib.sha256(json.dumps(self.classes).encode())
         for sample in self.samples:
             mask = sample.mask.fingerprint() if masks and sample.mask else None
-            line = (sample.name, sample.labels, sample.splits, sample.source, mask)
-            state.update(json.dumps((*line, _num_bytes(sample.image_path))).encode())
+            line = [sample.name, sample.labels, sample.splits, sample.source, mask]
+            if masks and sample.instances:
+                line.append(sample.instances.fingerprint())
+            state.update(json.dumps((*line, num_bytes(sample.image_path))).encode())
         return state.hexdigest()
 
 
@@ -192,7 +213,12 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
     return list(items[:: max(1, len(items) // count)][:count])
 
 
-def _num_bytes(path: Path) -> int:
+def num_bytes(path: Path) -> int:
+    """Size of a file.
+
+    Raises:
+        DataError: it cannot be looked at.
+    """
     try:
         return path.stat().st_size
     except OSError as error:

@@ -31,6 +31,7 @@ class Inspection:
         class_images: images that show a class, by class, then by list and `all`.
         background_only, unlabelled: images with an empty entry, and with none.
         masks: images that have one.
+        instance_masks: images whose single objects are known.
         thin_classes: classes with less than `thin_limit` training images, and how many.
         findings: faults and oddities; an image may have several.
     """
@@ -44,6 +45,7 @@ class Inspection:
     background_only: int
     unlabelled: int
     masks: int
+    instance_masks: int
     thin_classes: dict[str, int]
     findings: tuple[Finding, ...]
     thin_limit: int = THIN_CLASS_IMAGES
@@ -87,6 +89,7 @@ def inspect(root: Path, *, progress: Progress = SILENT) -> Inspection:
         background_only=labels.count(()),
         unlabelled=labels.count(None),
         masks=sum(sample.mask is not None for sample in images.samples),
+        instance_masks=sum(sample.instances is not None for sample in images.samples),
         thin_classes={
             name: row[train] for name, row in counts.items() if row[train] < THIN_CLASS_IMAGES
         },
@@ -110,11 +113,13 @@ def _check(sample: Sample) -> list[Finding]:
         read_image(sample.image_path)
     except DataError as error:
         return [Finding("unreadable image", sample.name, str(error))]
-    if sample.mask is not None:
-        try:
+    try:
+        if sample.mask is not None:
             sample.load_mask()
-        except DataError as error:
-            return [Finding("bad mask", sample.name, str(error))]
+        if sample.instances is not None:
+            sample.load_instances()
+    except DataError as error:
+        return [Finding("bad mask", sample.name, str(error))]
     return []
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.palette import IGNORE_INDEX
-from ..recipe import Augmentation
+from ..sections import Augmentation
 
 Image = NDArray[np.uint8]
 

@@ -1,4 +1,5 @@
-"""PASCAL VOC devkit: JPEGImages, ImageSets, SegmentationClass, and one of three kinds of labels.
+"""PASCAL VOC devkit: JPEGImages, ImageSets, SegmentationClass and SegmentationObject, and one of
+three kinds of labels.
 
 Image-level labels are the object names in Annotations, difficult ones included as in the
 published work; without annotations those of a `labels.csv`; else the classes of the masks.
@@ -9,10 +10,12 @@ from pathlib import Path
 
 from ...errors import DataError
 from ...runtime.files import IMAGE_SUFFIXES
+from ...runtime.instances.files import CLASSES, OBJECTS
 from .class_list import VOC_CLASSES, class_indices, given_classes, read_lines
 from .files import assemble, check_name, mask_file
 from .findings import Findings
-from .image_set import ImageSet, Sample
+from .image_set import ImageSet, MaskFile, Sample
+from .voc_instances import VocInstances
 from .voc_labels import (
     find_table,
     labels_of_annotations,
@@ -61,23 +64,29 @@ def read_voc(
         labels = labels_of_table(table, names, images, findings)
     else:
         how = "labels derived from the masks"
-        labels = labels_of_masks(devkit / "SegmentationClass", names, fixed, findings)
+        labels = labels_of_masks(devkit / CLASSES, names, fixed, findings)
     known = fixed or voc_order(n for found in labels.values() for n in found or ())
     membership = {key: frozenset(part) for key, part in lists.items()}
     samples = []
     for name in names:
         found, entry = labels[name], table.find(name) if table else None
+        mask = mask_file(devkit / CLASSES, name, len(known))
         samples.append(
             Sample(
                 name,
                 images[name],
                 None if found is None else class_indices(found, known, name, findings),
                 tuple(key for key, part in membership.items() if name in part),
-                mask_file(devkit / "SegmentationClass", name, len(known)),
+                mask,
                 entry.source if entry else None,
+                _instances(devkit / OBJECTS / f"{name}.png", mask),
             )
         )
     return assemble(root, f"VOC devkit {devkit.name}, {how}", known, samples, findings)
+
+
+def _instances(path: Path, mask: MaskFile | None) -> VocInstances | None:
+    return VocInstances(path, mask) if mask is not None and path.is_file() else None
 
 
 def _places(root: Path, devkit: Path) -> list[Path]:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .affinity_network import AffinityNetwork
 from .backbone import Backbone
 from .parameters import mark_new
 
@@ -12,7 +13,7 @@ FEATURE_CHANNELS = sum(HEAD_CHANNELS)
 FIELD_OF_VIEW = 4
 
 
-class AffinityNet(nn.Module):
+class AffinityNet(AffinityNetwork):
     """1x1 heads on three taps, joined on the grid of the finest, and mixed by one more 1x1.
 
     Taps coarser than the finest are resized bilinearly behind their head (the published networks
@@ -30,9 +31,7 @@ class AffinityNet(nn.Module):
     """
 
     def __init__(self, backbone: Backbone, align_corners: bool = False) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.align_corners = align_corners
+        super().__init__(backbone, align_corners)
         backbone.set_field_of_view(FIELD_OF_VIEW)
         self.taps = backbone.affinity_taps
         self.feature_stride = min(backbone.tap_strides[tap] for tap in self.taps)

@@ -136,6 +136,8 @@ class Backbone(nn.Module):
         output_strides: strides of the last map that `__init__` takes, the default first.
         default_frozen: layers the papers do not train, as prefixes of parameter names.
         affinity_taps: the three taps AffinityNet reads, from fine to coarse.
+        boundary_taps: the five taps IRNet reads, from fine to coarse; the second has stride 4, the
+            third 8.
         cam_square_root: whether the method takes the square root of this network's CAMs.
         normalisation: what its current weights expect; loading weights replaces it.
     """
@@ -144,6 +146,7 @@ class Backbone(nn.Module):
     output_strides: tuple[int, ...]
     default_frozen: tuple[str, ...]
     affinity_taps: tuple[str, str, str]
+    boundary_taps: tuple[str, str, str, str, str]
     cam_square_root = False
     normalisation: Normalisation
     memory_format: torch.memory_format = torch.contiguous_format

@@ -18,7 +18,14 @@ STAGES = (
     (6, 320, 1, 1),
 )
 # Position in `features` of the last unit before each stride, and of the last one of all.
-TAP_POSITIONS = {"stride4": 3, "stride8": 6, "stride16": 13, "stride32": 17, "features18": 18}
+TAP_POSITIONS = {
+    "stride2": 1,
+    "stride4": 3,
+    "stride8": 6,
+    "stride16": 13,
+    "stride32": 17,
+    "features18": 18,
+}
 
 
 class ConvNormRelu6(nn.Sequential):
@@ -77,14 +84,16 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(Backbone):
     """Taps named after the stride they have in the classification network, and `features18`.
 
-    `stride4` (24 channels), `stride8` (32), `stride16` (96) and `stride32` (320) are the linear
-    bottlenecks before the next stride, `features18` the 1280 channels behind the last ReLU6.
+    `stride2` (16 channels), `stride4` (24), `stride8` (32), `stride16` (96) and `stride32` (320)
+    are the linear bottlenecks before the next stride, `features18` the 1280 channels behind the
+    last ReLU6.
     """
 
     name = "mobilenetv2"
     output_strides = (16, 8, 32)
     default_frozen = ("features.0", "features.1", "features.2", "features.3")
     affinity_taps = ("stride8", "stride16", "features18")
+    boundary_taps = ("stride2", "stride4", "stride8", "stride16", "features18")
     normalisation = IMAGENET
     # On CPUs depthwise convolutions run about twice as fast in this layout.
     memory_format = torch.channels_last

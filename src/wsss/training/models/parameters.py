@@ -1,7 +1,8 @@
 """Which parameters are new, and the four groups an optimiser treats differently.
 
 The released AffinityNet code trains pretrained layers at the base rate, biases at twice that
-without decay, and new layers at ten times these (Ahn and Kwak, CVPR 2018, psa).
+without decay, and new layers at ten times these (Ahn and Kwak, CVPR 2018, psa). In IRNet the
+branch of displacements counts as new, that of boundaries does not, and biases learn as weights.
 """
 
 from torch import nn

@@ -52,11 +52,13 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(Backbone):
-    """Taps `layer1` to `layer4` with 256, 512, 1024 and 2048 channels."""
+    """Taps `stem` (behind its pooling) and `layer1` to `layer4`: 64, 256, 512, 1024, 2048
+    channels."""
 
     output_strides = (16, 8, 32)
     default_frozen = ("conv1", "layer1", "layer2")
     affinity_taps = ("layer2", "layer3", "layer4")
+    boundary_taps = ("stem", "layer1", "layer2", "layer3", "layer4")
     normalisation = IMAGENET
     num_blocks: Sequence[int]
 
@@ -65,7 +67,7 @@ class ResNet(Backbone):
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = FrozenBatchNorm2d(64)
         stages = stage_geometry((1, 2, 2, 2), self.output_stride, stem_stride=4)
-        taps = {}
+        taps = {"stem": Tap(64, 4)}
         in_channels = 64
         for index, (num_blocks, stage) in enumerate(zip(self.num_blocks, stages, strict=True)):
             middle_channels = 64 * 2**index
@@ -79,8 +81,8 @@ class ResNet(Backbone):
     def compute_taps(self, x: Tensor) -> dict[str, Tensor]:
         x = F.relu(convolve_normalised(self.conv1, self.bn1, x), inplace=True)
         x = F.max_pool2d(x, 3, 2, padding=1)
-        taps = {}
-        for name in self.tap_channels:
+        taps = {"stem": x}
+        for name in list(self.tap_channels)[1:]:
             x = self.get_submodule(name)(x)
             taps[name] = x
         return taps

@@ -79,7 +79,8 @@ class BottleneckBlock(nn.Module):
 
 
 class ResNet38(Backbone):
-    """Taps `conv4` (512), `conv5` (1024) and `conv6` (4096), each behind BN and ReLU.
+    """Taps `conv2` (128), `conv3` (256), `conv4` (512), `conv5` (1024) and `conv6` (4096), each
+    behind BN and ReLU.
 
     Output stride 8 is the published network; 16 puts the stride of b5 back and halves the
     dilations, as its authors' own builder does.
@@ -89,6 +90,7 @@ class ResNet38(Backbone):
     output_strides = (8, 16)
     default_frozen = ("conv1a", "b2", "b2_1", "b2_2")
     affinity_taps = ("conv4", "conv5", "conv6")
+    boundary_taps = ("conv2", "conv3", "conv4", "conv5", "conv6")
     normalisation = IMAGENET
 
     def __init__(self, output_stride: int | None = None) -> None:
@@ -107,6 +109,8 @@ class ResNet38(Backbone):
         self.bn7 = FrozenBatchNorm2d(4096)
         self._declare_taps(
             {
+                "conv2": Tap(128, 2),
+                "conv3": Tap(256, 4),
                 "conv4": Tap(512, 8),
                 "conv5": Tap(1024, self.output_stride),
                 "conv6": Tap(4096, self.output_stride),
@@ -138,6 +142,8 @@ class ResNet38(Backbone):
             if isinstance(block, (PlainBlock, BottleneckBlock)):
                 x, activated_inputs[name] = block(x)
         return {
+            "conv2": activated_inputs["b3"],
+            "conv3": activated_inputs["b4"],
             "conv4": activated_inputs["b5"],
             "conv5": activated_inputs["b6"],
             "conv6": F.relu(self.bn7(x)),

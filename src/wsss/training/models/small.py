@@ -42,7 +42,8 @@ class ResidualBlock(nn.Module):
 
 
 class SmallNet(Backbone):
-    """Taps `stride4` (32 channels), `stride8` (64) and `final` (96), each behind ReLU.
+    """Taps `stem` (24 channels), `stride4` (32), `stride8` (64) and, both with 96, `middle` and
+    `final`; each behind ReLU.
 
     Group normalisation makes an image's features independent of the rest of its batch, as frozen
     batch normalisation does for the pretrained backbones. The two blocks of the last stage have
@@ -53,6 +54,7 @@ class SmallNet(Backbone):
     output_strides = (8, 16, 32)
     default_frozen = ()
     affinity_taps = ("stride4", "stride8", "final")
+    boundary_taps = ("stem", "stride4", "stride8", "middle", "final")
     normalisation = IMAGENET
     memory_format = torch.channels_last
 
@@ -77,18 +79,21 @@ class SmallNet(Backbone):
         )
         self._declare_taps(
             {
+                "stem": Tap(STEM_CHANNELS, 2),
                 "stride4": Tap(fine, stage4.total_stride),
                 "stride8": Tap(middle, stage8.total_stride),
+                "middle": Tap(deep, last[0].total_stride),
                 "final": Tap(deep, self.output_stride),
             }
         )
         initialise_convolutions(self)
 
     def compute_taps(self, x: Tensor) -> dict[str, Tensor]:
-        x = self.stem(x)
+        first, last = self.final
+        layers = (self.stem, self.stride4, self.stride8, first, last)
         taps = {}
-        for name in self.tap_channels:
-            x = self.get_submodule(name)(x)
+        for name, layer in zip(self.tap_channels, layers, strict=True):
+            x = layer(x)
             taps[name] = x
         return taps
 

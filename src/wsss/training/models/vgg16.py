@@ -12,7 +12,8 @@ STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 
 
 class Vgg16(Backbone):
-    """Taps `conv4_3` (512), `conv5_3` (512) and `fc7` (1024), each behind ReLU.
+    """Taps `conv2_2` (128), `conv3_3` (256), `conv4_3` (512), `conv5_3` (512) and `fc7` (1024),
+    each behind ReLU.
 
     Output stride 8 is the published network; 16 gives pool4 its stride back. `fc6` looks
     `set_field_of_view` far: 1 for the classifier, 4 for AffinityNet, 12 for the segmenter.
@@ -22,6 +23,7 @@ class Vgg16(Backbone):
     output_strides = (8, 16)
     default_frozen = ("conv1_1", "conv1_2", "conv2_1", "conv2_2")
     affinity_taps = ("conv4_3", "conv5_3", "fc7")
+    boundary_taps = ("conv2_2", "conv3_3", "conv4_3", "conv5_3", "fc7")
     cam_square_root = True
     normalisation = CAFFE_BGR
 
@@ -43,6 +45,8 @@ class Vgg16(Backbone):
         self.pool_strides = (2, 2, 2, self.output_stride // 8)
         self._declare_taps(
             {
+                "conv2_2": Tap(128, 2),
+                "conv3_3": Tap(256, 4),
                 "conv4_3": Tap(512, 8),
                 "conv5_3": Tap(512, self.output_stride),
                 "fc7": Tap(1024, self.output_stride),
@@ -61,8 +65,8 @@ class Vgg16(Backbone):
         for stage, widths in enumerate(STAGES, 1):
             for position in range(1, len(widths) + 1):
                 x = F.relu(self.get_submodule(f"conv{stage}_{position}")(x), inplace=True)
-            if stage >= 4:
-                taps[f"conv{stage}_3"] = x
+            if stage >= 2:
+                taps[f"conv{stage}_{len(widths)}"] = x
             if stage <= 4:
                 x = F.max_pool2d(x, 3, self.pool_strides[stage - 1], padding=1)
         x = self.dropout6(F.relu(self.fc6(x), inplace=True))

@@ -49,13 +49,19 @@ class SheetRow:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Contact sheet; each column has a name and a note."""
+    """Contact sheet; each column has a name and a note.
 
+    Attributes:
+        legend: class names and their RGB colours.
+        keys: further items of the legend, each with a small picture.
+    """
+
+    title: str
     text: str
     columns: Sequence[tuple[str, str]]
     rows: Sequence[SheetRow]
     legend: Sequence[tuple[str, tuple[int, int, int]]]
-    """Class names and their RGB colours."""
+    keys: Sequence[tuple[str, Picture]] = ()
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class Report:
     lead: str
     facts: Sequence[tuple[str, str]]
     stages: Sequence[StageCard]
-    sheet: Sheet
+    sheets: Sequence[Sheet]
     classes: Sequence[str]
     iou: Sequence[IouColumn]
     charts: Sequence[Chart]
@@ -93,7 +99,7 @@ def render_report(report: Report) -> str:
     """The page as text; all names are escaped."""
     body = f"""<h2>Stages</h2>
 <ul class="stages">{"".join(_stage(card) for card in report.stages)}</ul>
-{_sheet(report.sheet)}
+{"".join(_sheet(sheet) for sheet in report.sheets)}
 {_iou_table(report.classes, report.iou)}
 {_charts(report.charts)}
 {fold_out("Recipe", report.recipe)}"""
@@ -121,9 +127,13 @@ def _sheet(sheet: Sheet) -> str:
         f"<th>{escaped(name)}<small>{escaped(note)}</small></th>" for name, note in sheet.columns
     )
     rows = "".join(_sheet_row(row, len(sheet.columns)) for row in sheet.rows)
-    return f"""<h2>Pictures</h2>
+    keys = "".join(
+        f"<li>{picture_cell(encoded(picture), name)}{escaped(name)}</li>"
+        for name, picture in sheet.keys
+    )
+    return f"""<h2>{escaped(sheet.title)}</h2>
 <p>{escaped(sheet.text)}</p>
-<ul class="legend">{legend_items(sheet.legend)}<li class="heat"><i></i>score 0 to 1</li></ul>
+<ul class="legend">{legend_items(sheet.legend)}<li class="heat"><i></i>score 0 to 1</li>{keys}</ul>
 <div class="card scroll"><table class="sheet"><thead><tr>{heads}</tr></thead>
 <tbody>{rows}</tbody></table></div>"""
 

@@ -16,6 +16,7 @@ from ..run import Run
 from .page import Sheet, SheetRow
 
 NUM_PICTURES = 8
+Legend = list[tuple[str, tuple[int, int, int]]]
 PICTURE_SIDE = 224
 """Longer side of a picture in pixels."""
 
@@ -37,8 +38,8 @@ def make_sheet(run: Run, finished: Collection[str], predictor: RunPredictor | No
         for sample in samples:
             rows.append(painter.row(sample))
             task.advance()
-    palette = voc_palette()
     return Sheet(
+        title="Pictures",
         text=f"{len(samples)} of the {len(chosen.samples)} images in list '{split}'. CAM, walk and "
         "pseudo label are told which classes are in the image; the segmenter is not.",
         columns=[
@@ -50,11 +51,23 @@ def make_sheet(run: Run, finished: Collection[str], predictor: RunPredictor | No
             ("segmenter", "from the photo alone"),
         ],
         rows=rows,
-        legend=[
-            (name, (int(red), int(green), int(blue)))
-            for name, (red, green, blue) in zip(run.images.classes, palette[1:], strict=False)
-        ],
+        legend=class_legend(run),
     )
+
+
+def class_legend(run: Run) -> Legend:
+    """The classes and their colours."""
+    return [
+        (name, (int(red), int(green), int(blue)))
+        for name, (red, green, blue) in zip(run.images.classes, voc_palette()[1:], strict=False)
+    ]
+
+
+def caption(run: Run, sample: Sample) -> str:
+    """Which classes an image shows."""
+    if sample.labels is None:
+        return "labels not known"
+    return ", ".join(run.images.classes[index] for index in sample.labels) or "no class"
 
 
 class _Painter:
@@ -79,9 +92,7 @@ class _Painter:
             _labels_cell(image, self._pseudo_label(sample, image, walk), "not run"),
             _labels_cell(image, self._segment(image), "not run"),
         )
-        classes = [self.run.images.classes[index] for index in sample.labels or ()]
-        unknown = "labels not known" if sample.labels is None else "no class"
-        return SheetRow(sample.name, ", ".join(classes) or unknown, cells)
+        return SheetRow(sample.name, caption(self.run, sample), cells)
 
     def _cam(self, sample: Sample, image: Picture) -> ScoreMaps | None:
         path = self.run.folder / "cam" / "scores" / f"{sample.name}.npz"
@@ -97,7 +108,8 @@ class _Painter:
         path = self.run.folder / "labels" / "scores" / f"{sample.name}.npz"
         if path.is_file():
             return load_score_maps(path)
-        if self.predictor is None or not (self.can_apply("cam") and self.can_apply("affinity")):
+        needed = ("cam", self.run.recipe.affinity_stage)
+        if self.predictor is None or not all(self.can_apply(stage) for stage in needed):
             return None
         return self.predictor.score_maps(image, sample.labels, "walk")
 
@@ -125,10 +137,17 @@ class _Painter:
         return self.predictor.label(image, None, "segmenter")
 
 
+def labels_picture(
+    image: Picture, labels: NDArray[np.uint8], ids: NDArray[np.uint16] | None = None
+) -> Picture:
+    """A label map over its image, with lines between instances where their ids are given."""
+    small = None if ids is None else shrink_labels(ids, PICTURE_SIDE)
+    below = shrink(image, PICTURE_SIDE)
+    return draw_labels(below, shrink_labels(labels, PICTURE_SIDE), ids=small)
+
+
 def _labels_cell(image: Picture, labels: NDArray[np.uint8] | None, absent: str) -> Picture | str:
-    if labels is None:
-        return absent
-    return draw_labels(shrink(image, PICTURE_SIDE), shrink_labels(labels, PICTURE_SIDE))
+    return absent if labels is None else labels_picture(image, labels)
 
 
 def _heat_cell(image: Picture, maps: ScoreMaps | None) -> Picture | str:

@@ -18,9 +18,11 @@ from ..data.image_set import ImageSet
 from ..devices import choose_device
 from ..evaluation import EvalReport, FolderPredictions, evaluate
 from ..metrics import read_metrics
-from ..predictor import RunPredictions, RunPredictor
+from ..pipeline import METHODS
+from ..predictor import NETWORKS, RunPredictions, RunPredictor
 from ..recipe import load_recipe
 from ..run import Run, read_stage
+from .irnet import make_irnet_sheets
 from .page import IouColumn, Report, StageCard, render_report
 from .pictures import evenly, make_sheet
 
@@ -33,10 +35,13 @@ STAGES = {
     "cam": "classifier and its activation maps",
     "seeds": "labels taken as certain",
     "affinity": "which neighbours are alike",
+    "irnet": "boundaries, and the way to the middle of each object",
     "labels": "random walk, pseudo labels",
+    "instances": "cells that meet in one place are an object",
     "segmenter": "trained on the pseudo labels",
 }
-_UNITS = {"miou": "% mIoU", "val_map": "% mAP"}
+"""What the stages of all methods do."""
+_UNITS = {"miou": "% mIoU", "val_map": "% mAP", "ap50": "% AP50"}
 _NAMES = {
     "miou": "mIoU %",
     "images": "images measured",
@@ -45,6 +50,11 @@ _NAMES = {
     "accuracy": "of these right %",
     "val_map": "classifier mAP %",
     "val_classification": "validation loss",
+    "ap70": "AP70 %",
+    "cam_ap50": "AP50 % of CAMs alone",
+    "cam_ap70": "AP70 % of CAMs alone",
+    "boundary_ap50": "AP50 % with boundaries",
+    "boundary_ap70": "AP70 % with boundaries",
 }
 
 
@@ -68,18 +78,19 @@ def write_run_report(
         ArtifactError: no run, or one of other classes; DataError: an image cannot be read.
     """
     run = _open_run(run_folder, images, device, progress)
-    finished = {name: read_stage(run_folder / name) for name in STAGES}
+    stages = [stage.name for stage in METHODS[run.recipe.method]]
+    finished = {name: read_stage(run_folder / name) for name in stages}
     finished = {name: record for name, record in finished.items() if record}
     predictor = _open_predictor(run, device)
     report = Report(
         title=run_folder.resolve().name,
         lead=f"Recipe {run.recipe.name}, from image-level labels to a segmenter.",
         facts=_facts(run, finished),
-        stages=[_stage_card(name, finished.get(name)) for name in STAGES],
-        sheet=make_sheet(run, finished, predictor),
+        stages=[_stage_card(name, finished.get(name)) for name in stages],
+        sheets=[make_sheet(run, finished, predictor), *make_irnet_sheets(run, finished, predictor)],
         classes=images.classes,
         iou=_iou_columns(run, finished, predictor),
-        charts=[chart for name in STAGES for chart in stage_charts(run_folder / name)],
+        charts=[chart for name in stages for chart in stage_charts(run_folder / name)],
         recipe=(run_folder / "recipe.toml").read_text(encoding="utf-8"),
         footer=f"Written by wsss {__version__}. Source of the images: {images.layout}.",
     )
@@ -104,8 +115,7 @@ def _open_run(folder: Path, images: ImageSet, device: str, progress: Progress) -
 
 def _open_predictor(run: Run, device: str) -> RunPredictor | None:
     """None where no stage has a trained network."""
-    stages = ("cam", "affinity", "segmenter")
-    if not any(run.weights(stage).is_file() for stage in stages):
+    if not any(run.weights(stage.name).is_file() for stage in METHODS[run.recipe.method]):
         return None
     return RunPredictor(run.folder, device)
 
@@ -133,7 +143,7 @@ def _stage_card(name: str, record: dict[str, Any] | None) -> StageCard:
     figures.pop("walk_images", None)  # the same images as those of the labels
     key = next((key for key in _UNITS if key in figures), None)
     headline = (f"{figures.pop(key):.1f}", _UNITS[key]) if key else None
-    if not figures and name == "affinity":
+    if not figures and name in NETWORKS:
         headline = ("trained", "")
     shown = {_NAMES.get(key, key): f"{value:.6g}" for key, value in _rounded(figures).items()}
     return StageCard(

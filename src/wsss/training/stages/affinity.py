@@ -8,46 +8,39 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...runtime.affinity import pair_distances, pair_labels
-from ...runtime.geometry import Align, image_tensor, resize, scaled_size
-from ...runtime.image_io import read_image, read_label_map
-from ..data.transforms import augment
+from ...runtime.geometry import Align, image_tensor, pad_to_multiple, resize, scaled_size
 from ..loop import Batch, Objective
-from ..losses import affinity_loss, affinity_loss_sums
 from ..models.affinitynet import AffinityNet
-from ..networks import affinitynet_architecture, normalise
+from ..networks import affinity_architecture, normalise
+from ..pair_losses import PAIR_NAMES, affinity_loss, affinity_loss_sums
+from ..recipe import AffinityNetRecipe
 from ..run import Run
-from .crops import crop_arrays, network_input, vote_labels
+from .crops import network_input, vote_labels
 from .fitting import fit_objective, trained_network
+from .seed_crops import seed_sampler
 
 
 def train_affinity(run: Run, folder: Path, digest: str) -> None:
     """Train AffinityNet; writes `weights.safetensors`."""
-    section = run.recipe.affinity
+    section = run.recipe_of(AffinityNetRecipe).affinity
 
     def fit(network: AffinityNet) -> None:
         fit_objective(run, folder, digest, affinity_objective(run, network), section.train)
 
-    architecture = affinitynet_architecture(run.recipe)
+    architecture = affinity_architecture(run.recipe)
     trained_network(AffinityNet, run, folder, architecture, section.train, fit, section.start)
 
 
 def affinity_objective(run: Run, network: AffinityNet) -> Objective:
     """Pairs of grid cells in augmented crops, labelled by the seeds."""
-    section = run.recipe.affinity
+    section = run.recipe_of(AffinityNetRecipe).affinity
     settings = section.train.augmentation
-    samples = run.train_set.samples
-    seeds = run.folder / "seeds"
     stride = network.feature_stride
     corners = run.recipe.cam.align == "corners"
     cells = -(-settings.crop_size // stride)
 
-    def sample(index: int, generator: np.random.Generator) -> dict[str, NDArray[np.generic]]:
-        chosen = samples[index]
-        seed = read_label_map(seeds / f"{chosen.name}.png")
-        crop = augment(read_image(chosen.image_path), seed, settings, generator)
-        arrays = crop_arrays(crop)
-        label_map = np.asarray(arrays.pop("label_map"), np.uint8)
-        return arrays | {"labels": vote_labels(label_map, stride, (cells, cells), corners=corners)}
+    def reduce(label_map: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return vote_labels(label_map, stride, (cells, cells), corners=corners)
 
     def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         features = model(network_input(network, batch)).float()
@@ -58,11 +51,11 @@ def affinity_objective(run: Run, network: AffinityNet) -> Objective:
 
     return Objective(
         network,
-        len(samples),
-        sample,
+        len(run.train_set.samples),
+        seed_sampler(run, settings, reduce),
         terms,
         affinity_loss,
-        ("background_pairs", "foreground_pairs", "negative_pairs"),
+        PAIR_NAMES,
     )
 
 
@@ -89,9 +82,8 @@ def image_features(
     total: Tensor | None = None
     for scale in (1.0, *(value for value in scales if value != 1.0)):
         target = scaled_size(base, scale, align, multiple)
-        features = network(
-            _padded(normalise(network, resize(pixels, target, align)), stride, align)
-        )
+        scaled = normalise(network, resize(pixels, target, align))
+        features = network(scaled if align == "corners" else pad_to_multiple(scaled, stride))
         grid = grid or (features.shape[-2], features.shape[-1])
         if scale in scales:
             resized = resize(features.float(), grid, align)
@@ -99,10 +91,3 @@ def image_features(
     if total is None:
         raise ValueError("at least one scale is needed")
     return total / len(scales)
-
-
-def _padded(pixels: Tensor, stride: int, align: Align) -> Tensor:
-    if align == "corners":
-        return pixels
-    height, width = pixels.shape[-2:]
-    return nn.functional.pad(pixels, (0, -width % stride, 0, -height % stride))

@@ -6,8 +6,8 @@ from typing import Literal
 
 from ..loop import Objective, finish, train
 from ..networks import AnyNetwork, Architecture, open_as, save_network, start_network
-from ..recipe import TrainSettings
 from ..run import Run
+from ..sections import TrainSettings
 
 
 def trained_network(

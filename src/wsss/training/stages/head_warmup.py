@@ -13,8 +13,8 @@ from ..data.image_set import ImageSet
 from ..losses import classification_loss
 from ..models.classifier import CamClassifier
 from ..networks import normalise
-from ..recipe import HeadWarmup
 from ..run import Run
+from ..sections import HeadWarmup
 
 
 def warm_up_head(run: Run, network: CamClassifier, settings: HeadWarmup) -> None:
@@ -39,7 +39,7 @@ def warm_up_head(run: Run, network: CamClassifier, settings: HeadWarmup) -> None
             loss = classification_loss(network.classify_pooled(dropped), labels)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            task.advance(loss=float(loss))
+            task.advance(loss=loss.item())
 
 
 @torch.no_grad()

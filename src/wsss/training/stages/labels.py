@@ -1,4 +1,4 @@
-"""Stage 4: the random walk turns CAMs into pseudo labels."""
+"""The stage of pseudo labels: CAMs walk randomly along the affinities that a network gives."""
 
 from pathlib import Path
 
@@ -7,17 +7,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...runtime.affinity import affinity_from_features
+from ...runtime.boundary_walk import boundary_affinities
 from ...runtime.image_io import read_image, write_label_map
 from ...runtime.pseudo_labels import WalkSettings, label_from_scores, walk_scores
 from ...runtime.score_maps import ScoreMaps, load_score_maps, save_score_maps
 from ..data.image_set import Sample
 from ..evaluation import FolderPredictions, evaluate
+from ..models.affinity_network import AffinityNetwork
 from ..models.affinitynet import AffinityNet
+from ..models.irnet import IRNet
 from ..networks import open_as
-from ..recipe import Recipe
+from ..recipe import IRNetRecipe, Recipe
 from ..run import Run, make_files
 from .affinity import image_features
 from .cam import measure_scores
+from .irnet import image_boundary
+
+IRNET_STRIDE = 4
+"""Of the grid of boundaries, on every backbone."""
+Affinities = tuple[Tensor, Tensor | None]
+"""(1, K, h, w) with the exponent applied, and (1, 1, h, w) that CAMs are multiplied by, or None."""
 
 
 def walk_settings(recipe: Recipe) -> WalkSettings:
@@ -33,12 +43,13 @@ def walk_settings(recipe: Recipe) -> WalkSettings:
         alpha=section.alpha,
         threshold=section.threshold,
         align=recipe.cam.align,
+        maps_on_grid=isinstance(recipe, IRNetRecipe) and recipe.cam.map_stride == IRNET_STRIDE,
     )
 
 
 def make_labels(run: Run, folder: Path, digest: str) -> None:
     """Write walked score maps (`scores/NAME.npz`) and pseudo labels (`NAME.png`)."""
-    network, _ = open_as(AffinityNet, run.weights("affinity"), run.device)
+    network, _ = open_as(AffinityNetwork, run.weights(run.recipe.affinity_stage), run.device)
     _walk(run, network, folder / "scores")
     _write_labels(run, folder)
 
@@ -56,27 +67,44 @@ def measure_labels(run: Run, folder: Path) -> dict[str, float]:
 
 
 def walked_scores(
-    network: AffinityNet,
+    network: AffinityNetwork,
     image: NDArray[np.uint8],
     maps: ScoreMaps,
     recipe: Recipe,
     device: torch.device,
 ) -> ScoreMaps:
     """CAMs of one image after the random walk."""
+    affinity, damping = image_affinity(network, image, recipe, device)
+    return walk_scores(maps, affinity, walk_settings(recipe), damping)
+
+
+def image_affinity(
+    network: AffinityNetwork, image: NDArray[np.uint8], recipe: Recipe, device: torch.device
+) -> Affinities:
+    """Along which the scores of an image walk."""
+    walk = recipe.walk
+    if isinstance(network, IRNet):
+        boundary = image_boundary(network, image, align=recipe.cam.align, device=device)
+        return boundary_affinities(boundary, walk_settings(recipe))
+    if not isinstance(network, AffinityNet):
+        raise TypeError(f"no affinities are known of a {type(network).__name__}")
     features = affinity_features(network, image, recipe, device)
-    return walk_scores(maps, features, walk_settings(recipe))
+    affinity = affinity_from_features(
+        features, radius=walk.radius, beta=walk.beta, borders=walk.borders
+    )
+    return affinity, None
 
 
 def affinity_features(
     network: AffinityNet, image: NDArray[np.uint8], recipe: Recipe, device: torch.device
 ) -> Tensor:
-    """(1, C, h, w) features that the affinities of an image are made of."""
+    """(1, C, h, w) features that AffinityNet's affinities of an image are made of."""
     return image_features(
         network, image, scales=recipe.walk.scales, align=recipe.cam.align, device=device
     )
 
 
-def _walk(run: Run, network: AffinityNet, folder: Path) -> None:
+def _walk(run: Run, network: AffinityNetwork, folder: Path) -> None:
     cams = run.folder / "cam" / "scores"
 
     def make(sample: Sample, image: NDArray[np.uint8], path: Path) -> None:

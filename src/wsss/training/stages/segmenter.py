@@ -17,8 +17,8 @@ from ..loop import Batch, Objective
 from ..losses import segmentation_loss, segmentation_loss_sums
 from ..models.segmenter import Segmenter
 from ..networks import normalise, open_as, segmenter_architecture
-from ..recipe import SegmenterSection
 from ..run import Run
+from ..sections import SegmenterSection
 from .crops import crop_arrays, nearest_labels, network_input
 from .fitting import fit_objective, trained_network
 

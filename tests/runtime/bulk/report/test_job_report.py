@@ -242,7 +242,7 @@ def test_many_classes_share_a_bounded_number_of_pictures(tmp_path: Path) -> None
     [
         *({"name": 3}, {"output": None}, {"sha256": 7}, {"index": 5}, {"size": (1, -2)}),
         *({"size": "x"}, {"confidence": "high"}, {"confidence": 7}, {"change": -1}),
-        *({"missing": ("x",)}, {"missing": 4}),
+        *({"missing": ("x",)}, {"missing": 4}, {"instances": "many"}, {"instances": -1}),
     ],
 )
 def test_records_of_strangers_are_refused(tmp_path: Path, values: dict[str, object]) -> None:

@@ -66,10 +66,14 @@ def test_writers_come_in_the_order_asked_for() -> None:
     assert open_writers([], make_job()) == []
 
 
-def test_what_costs_time_is_asked_for_by_two_formats_only() -> None:
+def test_what_costs_time_is_asked_for_by_four_formats_only() -> None:
     needs = {name: writer_class(name).needs for name in writer_names()}
-    assert needs["confidence"] == {"confidence"} and needs["scores"] == {"scores"}
-    assert sum(map(len, needs.values())) == 2
+    assert {name: set(wanted) for name, wanted in needs.items() if wanted} == {
+        "confidence": {"confidence"},
+        "scores": {"scores"},
+        "instances": {"instances"},
+        "coco-instances": {"instances"},
+    }
 
 
 def test_unknown_names_list_the_choices(install: Callable[..., None]) -> None:

@@ -14,6 +14,7 @@ from label_formats import (
     read_cvat,
     read_labelme,
     read_labelstudio,
+    read_pair,
     read_png,
     read_yolo,
     yolo_names,
@@ -35,7 +36,8 @@ from wsss.runtime.bulk.writers import writer_class, writer_names
 from wsss.runtime.bulk.writers.text import origin_text, plain
 
 OURS = [
-    "png", "confidence", "scores", "overlay", "coco", "yolo", "labelstudio", "cvat", "labelme",
+    "png", "confidence", "scores", "overlay", "coco", "instances", "coco-instances", "yolo",
+    "labelstudio", "cvat", "labelme",
 ]  # fmt: skip
 WRITERS = {name: writer_class(name) for name in OURS}
 
@@ -72,6 +74,8 @@ def _by_output(read: Callable[..., dict]) -> Callable[[dict, list[LabelledImage]
 READERS = {
     "png": _by_output(lambda files, _: read_png(files)),
     "coco": _by_name(read_coco),
+    "instances": _by_output(lambda files, _: read_pair(files)),
+    "coco-instances": _by_name(read_coco),
     "yolo": _by_output(
         lambda files, images: read_yolo(
             files, {image.ref.output: image.label.shape for image in images}
@@ -83,12 +87,15 @@ READERS = {
 }
 
 
+TELL_OF_255 = ("png", "instances")
+
+
 @pytest.mark.parametrize("name", READERS)
 def test_label_maps_come_back(name: str) -> None:
     images = _series(LABELS)
     found = READERS[name](_written(name, images), images)
     for image, label in zip(images, found, strict=True):
-        expected = image.label if name == "png" else objects(image.label)
+        expected = image.label if name in TELL_OF_255 else objects(image.label)
         if name == "labelstudio" and not expected.any():
             assert not label.any()  # the file of an image without results tells no size
             continue
@@ -121,7 +128,7 @@ def test_names_of_images(name: str) -> None:
     ]
     files = _written(name, images)
     for found in READERS[name](files, images):
-        np.testing.assert_array_equal(found, label if name == "png" else objects(label))
+        np.testing.assert_array_equal(found, label if name in TELL_OF_255 else objects(label))
     if name == "labelme":
         paths = [json.loads(files[f"labelme/{index}.json"])["imagePath"] for index in range(9)]
         assert paths == [plain(image_name).rpartition("/")[2] for image_name in NAMES]
@@ -152,8 +159,9 @@ def test_any_names(classes: list[str], image_name: str) -> None:
 
 def _class_names(name: str, files: dict[str, bytes]) -> list[str]:
     """Class names as the format itself states them, or as the origin does where it has none."""
-    if name == "coco":
-        categories = json.loads(files["coco.json"])["categories"]
+    if name in ("coco", "coco-instances"):
+        (content,) = files.values()
+        categories = json.loads(content)["categories"]
         assert [category["id"] for category in categories] == list(range(1, len(categories) + 1))
         return [category["name"] for category in categories]
     if name == "yolo":
@@ -191,8 +199,13 @@ def _origin(name: str, files: dict[str, bytes]) -> dict:
     if name == "overlay":
         (content,) = files.values()
         return json.loads(Image.open(io.BytesIO(content)).info["comment"])
-    if name == "coco":
-        return json.loads(files["coco.json"])["info"]["wsss"]
+    if name == "instances":
+        origins = [Image.open(io.BytesIO(content)).text["wsss"] for content in files.values()]
+        assert len(set(origins)) == 1
+        return json.loads(origins[0])
+    if name in ("coco", "coco-instances"):
+        (content,) = files.values()
+        return json.loads(content)["info"]["wsss"]
     if name == "yolo":
         line = files["yolo/data.yaml"].decode("ascii").splitlines()[0]
         return json.loads(line.removeprefix("# wsss: "))
@@ -212,7 +225,7 @@ def test_every_output_tells_its_origin(name: str, classes: tuple[str, ...]) -> N
     assert _origin(name, files) == json.loads(origin_text(make_job(classes)))
 
 
-@pytest.mark.parametrize("name", ["coco", "yolo", "labelstudio", "cvat"])
+@pytest.mark.parametrize("name", ["coco", "coco-instances", "yolo", "labelstudio", "cvat"])
 @pytest.mark.parametrize("classes", [(), CLASSES])
 def test_a_job_without_images_gives_valid_files(name: str, classes: tuple[str, ...]) -> None:
     files = _written(name, [], classes)

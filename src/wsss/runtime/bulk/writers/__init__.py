@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 
 from ....errors import ConfigError
-from .coco import CocoWriter
+from .coco import CocoInstancesWriter, CocoWriter
 from .confidence import ConfidenceWriter
 from .contract import JobView, Writer
 from .cvat import CvatWriter
+from .instances import InstancesWriter
 from .labelme import LabelMeWriter
 from .labelstudio import LabelStudioWriter
 from .overlay import OverlayWriter
@@ -27,6 +28,8 @@ _WRITERS: dict[str, type[Writer]] = {
     "scores": ScoresWriter,
     "overlay": OverlayWriter,
     "coco": CocoWriter,
+    "instances": InstancesWriter,
+    "coco-instances": CocoInstancesWriter,
     "yolo": YoloWriter,
     "labelstudio": LabelStudioWriter,
     "cvat": CvatWriter,

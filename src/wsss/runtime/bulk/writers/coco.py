@@ -1,12 +1,14 @@
-"""COCO JSON: one annotation a class and image, masks as compressed run lengths."""
+"""COCO JSON with masks as compressed run lengths: one annotation a class and image, or an
+instance."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
+from ...instances.instance_map import LEAST_SCORE
 from ..images import LabelledImage
-from .contract import Writer
-from .rle import coco_text, regions
-from .text import colour, compact_json, origin, plain
+from .contract import Need, Writer
+from .rle import Region, coco_text, id_regions, regions
+from .text import colour, compact_json, origin, plain, plain_scores
 
 
 class CocoWriter(Writer):
@@ -18,27 +20,21 @@ class CocoWriter(Writer):
     from 1 in the order of the list.
     """
 
+    path: ClassVar[str] = "coco.json"
+
     def entry(self, image: LabelledImage) -> dict[str, Any]:
         height, width = image.label.shape
-        annotations = []
-        for region in regions(image.label.T):  # COCO's runs go down the columns
-            left, top, columns, rows = region.box
-            annotations.append(
-                {
-                    "category_id": region.value,
-                    "segmentation": {"size": [height, width], "counts": coco_text(region.counts)},
-                    "area": region.area,
-                    "bbox": [left, top, columns, rows],
-                    "iscrowd": 0,
-                }
-            )
         return {
             "image": {"file_name": plain(image.ref.name), "height": height, "width": width},
-            "annotations": annotations,
+            "annotations": list(self._annotations(image)),
         }
 
     def collect(self, entries: Iterable[Any]) -> Iterator[tuple[str, Iterator[bytes]]]:
-        yield "coco.json", self._document(entries)
+        yield self.path, self._document(entries)
+
+    def _annotations(self, image: LabelledImage) -> Iterator[dict[str, Any]]:
+        for region in regions(image.label.T):  # COCO's runs go down the columns
+            yield _annotation(region, region.value)
 
     def _document(self, entries: Iterable[Any]) -> Iterator[bytes]:
         head = {
@@ -57,12 +53,46 @@ class CocoWriter(Writer):
         yield b'],"annotations":['
         yield from _joined(
             {"id": annotation_id, "image_id": image_id, **annotation}
-            for annotation_id, (image_id, annotation) in enumerate(_annotations(entries), 1)
+            for annotation_id, (image_id, annotation) in enumerate(_numbered(entries), 1)
         )
         yield b"]}\n"
 
 
-def _annotations(entries: Iterable[Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+class CocoInstancesWriter(CocoWriter):
+    """`instances.json`: an annotation an instance, with its `score`.
+
+    Fragments (a score below 1e-5) and instances without a pixel have none. Otherwise as
+    `CocoWriter` says; torchvision, detectron2 and pycocotools read it as ground truth, and
+    `wsss eval --instances` as predictions.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"instances"})
+    path: ClassVar[str] = "instances.json"
+
+    def _annotations(self, image: LabelledImage) -> Iterator[dict[str, Any]]:
+        assert image.instances is not None
+        found = image.instances
+        scores = plain_scores(found.scores)
+        for region in id_regions(found.ids.T):
+            row = region.value - 1
+            if found.scores[row] >= LEAST_SCORE:
+                yield {**_annotation(region, int(found.classes[row]) + 1), "score": scores[row]}
+
+
+def _annotation(region: Region, category: int) -> dict[str, Any]:
+    """Of a region of the transposed map."""
+    height, width = region.shape[::-1]
+    left, top, columns, rows = region.box
+    return {
+        "category_id": category,
+        "segmentation": {"size": [height, width], "counts": coco_text(region.counts)},
+        "area": region.area,
+        "bbox": [left, top, columns, rows],
+        "iscrowd": 0,
+    }
+
+
+def _numbered(entries: Iterable[Any]) -> Iterator[tuple[int, dict[str, Any]]]:
     for image_id, entry in enumerate(entries, 1):
         for annotation in entry["annotations"]:
             yield image_id, annotation

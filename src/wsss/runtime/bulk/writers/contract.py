@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..images import LabelledImage
 
-Need = Literal["confidence", "scores"]
+Need = Literal["confidence", "scores", "instances"]
 """What costs time and is computed only when a writer wants it."""
 
 

@@ -3,6 +3,9 @@
 import struct
 from collections.abc import Iterator
 
+import numpy as np
+
+from ...palette import IGNORE_INDEX
 from ...pictures import draw_labels, encode_jpeg
 from ..images import LabelledImage
 from .contract import JobView, Writer
@@ -14,7 +17,8 @@ _LONGEST_COMMENT = 65_533
 class OverlayWriter(Writer):
     """`overlays/<output>.jpg`: the photograph, objects tinted by class, 255 hatched.
 
-    The origin stands in the file's comment.
+    Where the model tells instances, these are drawn, each with a line around it. The origin stands
+    in the file's comment.
     """
 
     def __init__(self, job: JobView) -> None:
@@ -22,7 +26,11 @@ class OverlayWriter(Writer):
         self._comment = _comment_segments(origin_text(job).encode("ascii"))
 
     def files(self, image: LabelledImage) -> Iterator[tuple[str, bytes]]:
-        drawn = encode_jpeg(draw_labels(image.pixels, image.label, palette=self.job.palette))
+        label, ids = image.label, None
+        if image.instances is not None:
+            ids = image.instances.ids
+            label = np.where(label == IGNORE_INDEX, label, image.instances.label_map())
+        drawn = encode_jpeg(draw_labels(image.pixels, label, palette=self.job.palette, ids=ids))
         # JFIF wants its own segment first, right behind the two bytes that start the image.
         (length,) = struct.unpack_from(">H", drawn, 4)
         head = 4 + length

@@ -1,4 +1,4 @@
-"""Label maps as runs of equal pixels, and the run-length text of COCO."""
+"""Label and instance maps as runs of equal pixels, and the run-length text of COCO."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Region:
-    """All pixels of one class, as runs along the rows of a label map.
+    """All pixels of one value, as runs along the rows of a map.
 
     Attributes:
-        value: label value, 1 to 254.
+        value: label value, 1 to 254; or id of an instance.
         starts: (n,) flat index of the first pixel of each run, ascending; n >= 1.
         lengths: (n,) pixels of each run; two runs never touch.
         shape: (rows, columns) of the map that the indices belong to.
@@ -61,16 +61,28 @@ def regions(labels: NDArray[np.uint8]) -> Iterator[Region]:
     Args:
         labels: (H, W) uint8, not empty; transposed, the runs go down the columns.
     """
-    flat = np.ascontiguousarray(labels).ravel()
+    return (region for region in id_regions(labels) if region.value != IGNORE_INDEX)
+
+
+def id_regions(ids: NDArray[np.uint8 | np.uint16]) -> Iterator[Region]:
+    """The values of a map but 0, ascending; every other one is an id.
+
+    Args:
+        ids: (H, W), not empty; transposed, the runs go down the columns.
+    """
+    flat = np.ascontiguousarray(ids).ravel()
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     starts = np.append(0, changes)
     lengths = np.append(changes, flat.size) - starts
-    values = flat[starts]
-    shape = (labels.shape[0], labels.shape[1])
-    for value in np.unique(values).tolist():
-        if value not in (0, IGNORE_INDEX):
-            mine = values == value
-            yield Region(value, starts[mine], lengths[mine], shape)
+    # Runs by value, of one value by place: one pass for any number of values.
+    order = np.argsort(flat[starts], kind="stable")
+    starts, lengths = starts[order], lengths[order]
+    values, firsts = np.unique(flat[starts], return_index=True)
+    ends = np.append(firsts[1:], order.size)
+    shape = (ids.shape[0], ids.shape[1])
+    for value, first, end in zip(values.tolist(), firsts.tolist(), ends.tolist(), strict=True):
+        if value:
+            yield Region(value, starts[first:end], lengths[first:end], shape)
 
 
 def coco_text(counts: Integers) -> str:

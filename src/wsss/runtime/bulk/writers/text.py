@@ -1,8 +1,11 @@
-"""What outputs say in words: names that every format can hold, origin, colours, JSON."""
+"""What outputs say in words: names that every format can hold, origin, colours, scores, JSON."""
 
 import json
 import re
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .contract import JobView
 
@@ -48,6 +51,11 @@ def origin_text(job: JobView) -> str:
 def compact_json(value: Any, *, sort_keys: bool = False) -> str:
     """JSON in ASCII without spaces; a number that JSON lacks (NaN) is our bug and raises."""
     return json.dumps(value, separators=(",", ":"), sort_keys=sort_keys, allow_nan=False)
+
+
+def plain_scores(scores: NDArray[np.float32]) -> list[float]:
+    """Scores as the shortest decimals that read back as the same float32."""
+    return [float(str(score)) for score in scores]
 
 
 def colour(job: JobView, value: int) -> str:

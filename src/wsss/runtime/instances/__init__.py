@@ -1,0 +1,1 @@
+"""Instances: which pixels belong to one object, from maps of displacement and boundary."""

@@ -1,0 +1,177 @@
+"""Instances of an image from its CAMs, boundary map and displacement field.
+
+Source: IRNet (Ahn, Cho, Kwak, CVPR 2019), its released inference code. Beside it the two ways that
+it is compared with: CAMs alone, and CAMs walked within boundaries.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ...errors import ShapeError
+from ..boundary_walk import boundary_affinities
+from ..geometry import Align, resize
+from ..pseudo_labels import WalkSettings, walk_planes
+from ..score_maps import ScoreMaps
+from .clusters import cluster_cells
+from .displacement import refine_centroids
+from .instance_map import InstanceMap
+from .segments import segments_of
+from .settings import InstanceSettings
+from .strongest import StrongestPlanes
+
+_VALUES_AT_ONCE = 2**22
+"""Values of grid planes that walk together, 16 MiB in float32; more walk in turn."""
+
+
+def group_instances(
+    maps: ScoreMaps,
+    boundary: Tensor,
+    displacement: Tensor,
+    walk: WalkSettings,
+    settings: InstanceSettings,
+) -> InstanceMap:
+    """Instances of one image: the CAM of every class is parted by centroid, then walks.
+
+    Args:
+        maps: normalised CAMs of the classes in the image, n of them, n may be 0.
+        boundary: (1, h, w) floating in [0, 1], on the device that computes.
+        displacement: (2, h, w) floating, finite, (dy, dx) in cells of the same grid.
+        walk: the background is that of `settings` instead.
+
+    Returns:
+        Instances by class in the order of `maps`, then by cluster, then by their first pixel; none
+        where no score exceeds the background.
+
+    Raises:
+        ShapeError, DataError: boundary or displacement as above do not hold.
+    """
+    return group_images([maps], [boundary], [displacement], walk, settings)[0]
+
+
+def group_images(
+    images: Sequence[ScoreMaps],
+    boundaries: Sequence[Tensor],
+    displacements: Sequence[Tensor],
+    walk: WalkSettings,
+    settings: InstanceSettings,
+) -> list[InstanceMap]:
+    """`group_instances` of every image; each result equals that of the image alone.
+
+    The displacement fields, which may differ in size, are followed together; the rest goes image
+    by image.
+    """
+    if not len(images) == len(boundaries) == len(displacements):
+        raise ShapeError(
+            f"{len(images)} images have {len(boundaries)} boundary maps and {len(displacements)} "
+            "displacement fields: give one each"
+        )
+    for boundary, displacement in zip(boundaries, displacements, strict=True):
+        _require_grid(boundary, displacement)
+    if not images:
+        return []
+    sizes = [(field.shape[1], field.shape[2]) for field in displacements]
+    height, width = (max(sides) for sides in zip(*sizes, strict=True))
+    fields = torch.stack(
+        [
+            pad(field, (0, width - columns, 0, height - rows))
+            for field, (rows, columns) in zip(displacements, sizes, strict=True)
+        ]
+    )
+    centroids = refine_centroids(fields, steps=settings.steps, sizes=sizes).cpu().numpy()
+    results = []
+    for index, (rows, columns) in enumerate(sizes):
+        clusters = cluster_cells(
+            displacements[index].double().cpu().numpy(),
+            centroids[index, :, :rows, :columns],
+            radius=settings.centroid_radius,
+        )
+        parts = torch.from_numpy(clusters).to(boundaries[index].device)
+        results.append(_walk_parts(images[index], boundaries[index], parts, walk, settings))
+    return results
+
+
+def boundary_instances(
+    maps: ScoreMaps, boundary: Tensor, walk: WalkSettings, settings: InstanceSettings
+) -> InstanceMap:
+    """Connected segments of CAMs that walked within boundaries, without displacement.
+
+    What `group_instances` gives where all cells have one centroid; arguments as there.
+    """
+    _require_boundary(boundary)
+    one_part = torch.zeros(boundary.shape[1:], dtype=torch.int64, device=boundary.device)
+    return _walk_parts(maps, boundary, one_part, walk, settings)
+
+
+def cam_instances(maps: ScoreMaps, align: Align, settings: InstanceSettings) -> InstanceMap:
+    """Connected segments of the label map that CAMs alone give, as `label_from_scores` does.
+
+    Args:
+        maps: normalised CAMs of the classes in the image.
+        settings: the threshold is that of CAMs, which differs from that of walked scores.
+    """
+    strongest = StrongestPlanes(
+        maps.size, align, threshold=settings.threshold, scale=1.0, device=torch.device("cpu")
+    )
+    strongest.add(torch.from_numpy(maps.scores))
+    return _split(strongest, maps.classes, settings)
+
+
+def _walk_parts(
+    maps: ScoreMaps, boundary: Tensor, parts: Tensor, walk: WalkSettings, settings: InstanceSettings
+) -> InstanceMap:
+    """Walk the CAMs apart for each part of the grid; parts (h, w) hold numbers from 0."""
+    strongest = StrongestPlanes(
+        maps.size, walk.align, threshold=settings.threshold, scale=None, device=boundary.device
+    )
+    if not len(maps.classes):
+        return _split(strongest, maps.classes, settings)
+    grid = (boundary.shape[1], boundary.shape[2])
+    scores = torch.from_numpy(maps.scores).to(boundary.device)
+    scores = resize(scores[None], grid, walk.align)[0]
+    row, y, x = scores.nonzero(as_tuple=True)
+    num_parts = int(parts.amax()) + 1
+    # Planes class by class; one without any score would stay zero on the walk and win nothing.
+    planes = torch.unique(row * num_parts + parts[y, x])
+    affinity, damping = boundary_affinities(boundary[None], walk)
+    together = max(1, _VALUES_AT_ONCE // parts.numel())
+    for start in range(0, len(planes), together):
+        some = planes[start : start + together]
+        is_part = parts == (some % num_parts)[:, None, None]
+        parted = scores[some // num_parts] * is_part
+        strongest.add(walk_planes(parted, affinity, walk, damping))
+    return _split(strongest, maps.classes[(planes // num_parts).cpu().numpy()], settings)
+
+
+def _split(
+    strongest: StrongestPlanes, classes: NDArray[np.int64], settings: InstanceSettings
+) -> InstanceMap:
+    winners, scores = strongest.result()
+    return segments_of(
+        winners,
+        scores,
+        classes,
+        min_area=settings.min_area,
+        keep_fragments=settings.fragments == "keep",
+    )
+
+
+def _require_boundary(boundary: Tensor) -> None:
+    if boundary.ndim != 3 or boundary.shape[0] != 1 or 0 in boundary.shape:
+        raise ShapeError(
+            f"`boundary` is {tuple(boundary.shape)}, expected (1, h, w) with h, w >= 1"
+        )
+
+
+def _require_grid(boundary: Tensor, displacement: Tensor) -> None:
+    _require_boundary(boundary)
+    expected = (2, *boundary.shape[1:])
+    if tuple(displacement.shape) != expected:
+        raise ShapeError(
+            f"`displacement` is {tuple(displacement.shape)}, expected {expected} for a boundary "
+            f"map of {tuple(boundary.shape)}"
+        )

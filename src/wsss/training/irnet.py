@@ -1,0 +1,53 @@
+"""The IRNet method, from image-level labels to instances, in the order of the paper.
+
+Ahn, Cho and Kwak, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations",
+CVPR 2019. Each stage is a plain function of (run, folder, digest) and may be called alone.
+
+1. cam: a classifier learns the image-level labels; its activation maps show where classes are.
+2. seeds: where maps are high or low under two constants, after a dense CRF, labels are taken as
+   certain; the rest is undecided.
+3. irnet: a network learns boundaries, which part neighbouring cells of unlike labels, and
+   displacements, which are alike for the cells of one object.
+4. labels: activation maps walk randomly, stopped by boundaries, and become pseudo labels.
+5. instances: cells whose displacements meet in one place are an object; its activations walk apart
+   from those of others.
+6. segmenter: a segmentation network learns the pseudo labels.
+"""
+
+from .run import Stage, no_figures
+from .stages.cam import make_cams, measure_cams
+from .stages.instances import make_instances, measure_instances
+from .stages.irnet import train_irnet
+from .stages.labels import make_labels, measure_labels
+from .stages.seeds import make_seeds, measure_seeds
+from .stages.segmenter import measure_segmenter, train_segmenter
+
+STAGES = (
+    Stage(
+        "cam",
+        ("backbone", "data", "cam"),
+        (),
+        make_cams,
+        measure_cams,
+        ("cam.threshold", "data.val_split", "data.figures_split"),
+    ),
+    Stage("seeds", ("seeds",), ("cam",), make_seeds, measure_seeds),
+    Stage("irnet", ("backbone", "irnet"), ("cam", "seeds"), train_irnet, no_figures),
+    Stage("labels", ("walk",), ("cam", "irnet"), make_labels, measure_labels),
+    Stage(
+        "instances",
+        ("cam", "walk", "instances"),
+        ("cam", "irnet"),
+        make_instances,
+        measure_instances,
+        ("cam.threshold", "walk.threshold", "walk.crf"),
+    ),
+    Stage(
+        "segmenter",
+        ("backbone", "segmenter"),
+        ("cam", "labels"),
+        train_segmenter,
+        measure_segmenter,
+        ("segmenter.scales", "segmenter.flip", "segmenter.crf"),
+    ),
+)

@@ -1,0 +1,342 @@
+"""Sections of recipes: every hyper-parameter of every stage, with its range and default.
+
+Defaults are the published settings of AffinityNet (Ahn and Kwak, CVPR 2018, and its released code);
+sections of IRNet (Ahn, Cho, Kwak, CVPR 2019, likewise) have those of their own.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ..runtime.dense_crf import CrfSettings
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Scales = Annotated[tuple[Annotated[float, Field(ge=0.1, le=4)], ...], Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are faults, values never change after loading."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class CrfSection(Section):
+    """Dense CRF with a smoothness and an appearance kernel."""
+
+    iterations: Annotated[int, Field(ge=0, le=100)] = 10
+    """0 switches the CRF off."""
+    gaussian_sxy: Positive = 3.0
+    """Reach of the smoothness kernel in pixels."""
+    gaussian_compat: NonNegative = 3.0
+    """Weight of the smoothness kernel."""
+    bilateral_sxy: Positive = 80.0
+    """Reach of the appearance kernel in pixels."""
+    bilateral_srgb: Positive = 13.0
+    """Reach of the appearance kernel in colour steps of 0..255."""
+    bilateral_compat: NonNegative = 10.0
+    """Weight of the appearance kernel."""
+
+    def settings(self) -> CrfSettings | None:
+        """What the runtime takes; None where the CRF is off."""
+        return CrfSettings(**self.model_dump()) if self.iterations else None
+
+
+NO_CRF = CrfSection(iterations=0)
+
+
+class BackboneSection(Section):
+    """The network that all stages start from."""
+
+    name: Literal["resnet38", "vgg16", "resnet50", "resnet101", "mobilenetv2", "small"]
+    """Architecture; `small` is for training from scratch on small images."""
+    output_stride: Literal[8, 16, 32] = 8
+    """Pixels per cell of the last feature map."""
+    from_scratch: bool = False
+    """Start from random weights (`small` only); otherwise `--weights` is required."""
+
+    @model_validator(mode="after")
+    def _scratch_is_possible(self) -> "BackboneSection":
+        if self.from_scratch and self.name != "small":
+            raise ValueError(
+                f"`from_scratch` is true, but `{self.name}` keeps layers of its ImageNet weights "
+                "frozen: give --weights, or take the backbone `small`"
+            )
+        return self
+
+
+class DataSection(Section):
+    """Which lists of the image set are used."""
+
+    train_split: str = "train"
+    """List that every stage learns from and that gets pseudo labels."""
+    val_split: str = "val"
+    """List that measures the classifier and the segmenter; never learnt from."""
+    figures_split: str = "train"
+    """List on which CAMs, seeds and pseudo labels are measured, where it has masks."""
+
+
+class Augmentation(Section):
+    """Random changes of one training image; the order is resize, flip, jitter, crop."""
+
+    crop_size: Annotated[int, Field(ge=32, le=2048)] = 448
+    """Side of the square crop in pixels; smaller images are padded with the mean colour."""
+    long_side: tuple[int, int] | None = None
+    """Longer side drawn uniformly from this range in pixels."""
+    scale: tuple[Positive, Positive] | None = None
+    """Or: the image is scaled by a factor drawn uniformly from this range."""
+    flip: bool = True
+    """Mirror every second image."""
+    jitter: tuple[Fraction, Fraction, Fraction, Annotated[float, Field(ge=0, le=0.5)]] = (
+        0.3,
+        0.3,
+        0.3,
+        0.1,
+    )
+    """Strength of brightness, contrast, saturation and hue changes."""
+
+    @model_validator(mode="after")
+    def _ranges_make_sense(self) -> "Augmentation":
+        if self.long_side and self.scale:
+            raise ValueError("`long_side` and `scale` exclude each other")
+        for name in ("long_side", "scale"):
+            bounds = getattr(self, name)
+            if bounds and bounds[0] > bounds[1]:
+                raise ValueError(f"`{name}` is {list(bounds)}, must go from small to large")
+        return self
+
+
+class TrainSettings(Section):
+    """One training: schedule, optimiser and augmentation."""
+
+    epochs: Count
+    """Passes over the training list; the last incomplete batch of each is dropped."""
+    batch_size: Count
+    """Images of one optimiser step, over all processes together."""
+    learning_rate: Positive
+    """Of pretrained weights; new layers, and biases by `biases`, get multiples of it."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """0 by default: the released code passes its momentum by position and so uses none."""
+    weight_decay: NonNegative = 5e-4
+    """Of weights; of biases see `biases`."""
+    new_layer_factor: Positive = 10.0
+    """Learning rate of new layers as a multiple of `learning_rate`."""
+    biases: Literal["doubled", "alike"] = "doubled"
+    """doubled: they learn at twice the rate of weights and do not decay, as in AffinityNet's code;
+    alike: as weights, as in IRNet's."""
+    poly_power: Positive = 0.9
+    """Rates shrink by (1 - step / steps) ** poly_power."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd as published, or adamw."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 autocast on a GPU, float32 on a CPU."""
+    frozen: tuple[str, ...] | None = None
+    """Name prefixes of backbone layers that do not learn; default: those of the paper."""
+    augmentation: Augmentation = Augmentation()
+
+
+class HeadWarmup(Section):
+    """Train the classification head alone on frozen features before the network as a whole.
+
+    On a few hundred images this decides whether fine-tuning works at all.
+    """
+
+    epochs: Annotated[int, Field(ge=0)] = 0
+    """Full-batch steps; 0 leaves the warm-up out."""
+    learning_rate: Positive = 1e-3
+    """Of AdamW."""
+    weight_decay: NonNegative = 1e-4
+    """Of AdamW."""
+    image_sizes: tuple[Annotated[int, Field(ge=32, le=1024)], ...] = (321,)
+    """Features are computed once for every image and its mirror, resized to these squares."""
+
+
+class CamSection(Section):
+    """Classifier training and multi-scale class activation maps."""
+
+    warmup: HeadWarmup = HeadWarmup()
+    train: TrainSettings
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Share of feature channels that a training step hides from the head."""
+    skip_training: bool = False
+    """Keep the classifier as the warm-up left it."""
+    scales: Scales = (1.0, 0.5, 1.5, 2.0)
+    """Image scales whose maps are summed."""
+    flip: bool = True
+    """Add the maps of the mirrored image at every scale."""
+    map_stride: Literal[1, 4, 8] = 4
+    """Pixels per cell of the stored maps."""
+    align: Literal["reference", "corners"] = "reference"
+    """How grid cells lie on pixels: stretched as in the released code, or cell i at pixel
+    i * stride, which is where zero-padded convolutions put it."""
+    threshold: Fraction = 0.2
+    """Background constant used when CAMs alone are measured or drawn."""
+
+
+class SeedsSection(Section):
+    """Confident foreground and background; what lies between is ignored."""
+
+    rule: Literal["power", "constant"] = "power"
+    """power: background (1 - max CAM) ** alpha; constant: a plane of one value."""
+    foreground: Positive = 4.0
+    """alpha_low (power) or threshold (constant) of the confident foreground labelling."""
+    background: Positive = 32.0
+    """alpha_high (power) or threshold (constant) of the confident background labelling."""
+    unary: Literal["scores", "labels"] = "scores"
+    """What the dense CRF starts from: the score maps, or their argmax with `certainty`."""
+    certainty: Annotated[float, Field(gt=0, lt=1)] = 0.7
+    """Probability of the given label, where the unary comes from labels."""
+    crf: CrfSection = CrfSection()
+
+    @model_validator(mode="after")
+    def _background_is_stricter(self) -> "SeedsSection":
+        if self.rule == "power" and self.foreground > self.background:
+            raise ValueError(
+                f"`foreground` is {self.foreground:g}, must be at most `background` "
+                f"({self.background:g}) under the power rule"
+            )
+        if self.rule == "constant" and not self.background <= self.foreground <= 1:
+            raise ValueError(
+                f"`background` is {self.background:g} and `foreground` {self.foreground:g}, "
+                "must satisfy background <= foreground <= 1 under the constant rule"
+            )
+        return self
+
+
+class AffinitySection(Section):
+    """AffinityNet training on pairs of grid cells."""
+
+    train: TrainSettings
+    radius: Annotated[int, Field(ge=2, le=16)] = 5
+    """Pairs lie less than this many grid cells apart."""
+    output_stride: Literal[8, 16, 32] | None = None
+    """Backbone stride of this stage; default: that of the backbone section."""
+    borders: Literal["reference", "full"] = "reference"
+    """reference: cells near three borders have no pairs of their own, as in the code."""
+    start: Literal["weights", "classifier"] = "weights"
+    """Backbone starts from the foreign weights or from the trained classifier."""
+
+
+class WalkSection(Section):
+    """Random walk on the CAMs and the pseudo labels made from it."""
+
+    beta: Annotated[float, Field(ge=1, le=256)] = 8.0
+    """Exponent of affinities; larger keeps the walk closer to home."""
+    steps: Annotated[int, Field(ge=0, le=65536)] = 256
+    """Steps of the walk; the published code squares the matrix 8 times."""
+    radius: Annotated[int, Field(ge=2, le=16)] = 5
+    """Partners lie less than this many grid cells apart."""
+    borders: Literal["reference", "full"] = "reference"
+    """Which pairs take part, as in the affinity section."""
+    tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-4
+    """Largest error of a walked score against the exact walk."""
+    background: Literal["power", "constant"] = "power"
+    """power: (1 - max CAM) ** alpha walks along; constant: competes after the walk."""
+    alpha: Positive = 16.0
+    """Exponent of the power rule."""
+    threshold: Fraction = 0.25
+    """Background constant after the walk, each image's walked scores divided by their maximum."""
+    scales: Scales = (1.0,)
+    """Image scales whose features are averaged before affinities are taken."""
+    crf: CrfSection = NO_CRF
+    """Dense CRF on the walked scores before they become labels."""
+
+
+class IRNetTrainSettings(TrainSettings):
+    """The training of IRNet's two branches."""
+
+    weight_decay: NonNegative = 1e-4
+    biases: Literal["doubled", "alike"] = "alike"
+
+
+class IRNetSection(Section):
+    """IRNet training on pairs of grid cells; its backbone is frozen as a whole."""
+
+    train: IRNetTrainSettings
+    """`learning_rate` is that of boundaries; displacements get `new_layer_factor` times it."""
+    radius: Annotated[int, Field(ge=2, le=16)] = 10
+    """Pairs lie less than this many grid cells of 4 pixels apart."""
+    output_stride: Literal[8, 16, 32] | None = None
+    """Backbone stride of this stage; default: that of the backbone section."""
+    borders: Literal["reference", "full"] = "reference"
+    """reference: cells near three borders have no pairs of their own, as in the code."""
+    start: Literal["weights", "classifier"] = "weights"
+    """Backbone from the foreign weights or from the trained classifier."""
+    displacement: bool = True
+    """Learn displacements too; without them there are no instances, and half the work."""
+    canvas: Annotated[int, Field(ge=0, le=2048)] = 512
+    """Side of the square of zeros on which images lie when the mean displacement is taken, in
+    pixels; 0: the image alone."""
+
+    @model_validator(mode="after")
+    def _backbone_is_frozen(self) -> "IRNetSection":
+        if self.train.frozen is not None:
+            raise ValueError("`train.frozen` is given, but the backbone is frozen as a whole")
+        return self
+
+
+class IRNetSeedsSection(SeedsSection):
+    """Confident foreground and background by two constants and a CRF on labels."""
+
+    rule: Literal["power", "constant"] = "constant"
+    foreground: Positive = 0.3
+    background: Positive = 0.05
+    unary: Literal["scores", "labels"] = "labels"
+    crf: CrfSection = CrfSection(bilateral_sxy=50.0, bilateral_srgb=5.0)
+
+
+class IRNetWalkSection(WalkSection):
+    """Random walk that boundaries stop; CAMs are damped on them before it."""
+
+    beta: Annotated[float, Field(ge=1, le=256)] = 10.0
+    borders: Literal["reference", "full"] = "full"
+    background: Literal["power", "constant"] = "constant"
+
+    @model_validator(mode="after")
+    def _is_irnets(self) -> "IRNetWalkSection":
+        if self.background != "constant" or self.scales != (1.0,):
+            raise ValueError(
+                "`background` and `scales` are fixed for IRNet: leave them out, or set "
+                "background='constant', scales=[1.0]"
+            )
+        return self
+
+
+class InstancesSection(Section):
+    """Grouping of cells into objects."""
+
+    steps: Annotated[int, Field(ge=0, le=1000)] = 300
+    """Times that each cell's centre moves on by the displacement found there."""
+    centroid_radius: Positive = 2.5
+    """Cells whose displacement is shorter are the middle of an object, in grid cells."""
+    threshold: Fraction = 0.25
+    """Background constant, each image's walked scores divided by their maximum."""
+    min_area: Fraction = 0.01
+    """Share of the image below which a piece gets a score of 0."""
+
+
+class SegmenterSection(Section):
+    """The network that is trained on the pseudo labels."""
+
+    train: TrainSettings
+    head: Literal["largefov", "resnet38", "linear"] = "largefov"
+    """DeepLab-LargeFOV, the two dilated layers of the ResNet38 segmenter, or one 1x1 layer."""
+    output_stride: Literal[8, 16, 32] | None = None
+    """Backbone stride of this stage; default: that of the backbone section."""
+    start: Literal["weights", "classifier"] = "weights"
+    """Backbone (and class planes of a linear head) start from weights or the trained classifier."""
+    balance: Fraction = 0.0
+    """How far the loss evens out labels of a batch: 0 all pixels weigh alike, as published; 1 all
+    labels weigh alike, however few their pixels; between them pixels weigh count ** -balance."""
+    label_stride: Literal[1, 2, 4, 8, 16] = 8
+    """Pixels per cell at which logits meet labels in the loss."""
+    scales: Scales = (1.0,)
+    """Test scales; logits are averaged."""
+    flip: bool = True
+    """Average with the logits of the mirrored image."""
+    crf: CrfSection = NO_CRF
+    """Dense CRF on the test-time scores."""

@@ -1,0 +1,151 @@
+"""A bundle of IRNet: its graphs, what they share, and the instances made of them."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from command_line import wsss
+from traced_once import traced_once
+from untrained_run import CLASSES, write_untrained_run
+
+from wsss.errors import ConfigError
+from wsss.export.bundle import ExportSettings, export_run
+from wsss.runtime.bulk.bundle_model import bundle_model
+from wsss.runtime.bundle import open_bundle
+from wsss.runtime.bundle_predictor import BundlePredictor
+from wsss.runtime.image_io import read_image
+from wsss.training.checkpoint import load_checkpoint, save_checkpoint
+from wsss.training.demo_set.files import write_demo_scenes
+from wsss.training.predictor import RunPredictor
+from wsss.training.recipe import Recipe, load_recipe
+
+pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'wsss[export]'")
+pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+
+SHORT = (
+    "walk.steps=8",
+    "walk.radius=3",
+    "walk.beta=2",
+    "instances.steps=40",
+    "cam.train.augmentation.crop_size=65",
+    "cam.scales=[1.0]",
+)
+
+
+def recipe_of(*overrides: str) -> Recipe:
+    return load_recipe("demo_irnet", [*SHORT, *overrides])
+
+
+def share_backbone(run: Path) -> None:
+    """As a run has it whose IRNet started from the classifier."""
+    source, _ = load_checkpoint(run / "cam" / "weights.safetensors")
+    path = run / "irnet" / "weights.safetensors"
+    tensors, header = load_checkpoint(path)
+    backbone = {key: value for key, value in source.items() if key.startswith("backbone.")}
+    save_checkpoint(path, tensors | backbone, header)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def networks_traced_once() -> Iterator[None]:
+    with traced_once():
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_untrained_run(tmp_path_factory.mktemp("irnet") / "run", recipe_of())
+    share_backbone(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("bundle") / "bundle"
+    export_run(run, out, ExportSettings())  # refuses graphs that differ from torch
+    return out
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    write_demo_scenes(folder, train=2, val=1, seed=0)
+    return next(folder.rglob("JPEGImages"))
+
+
+def convolutions(bundle: Path) -> int:
+    model = onnx.load(bundle / "label.onnx")
+    return sum(node.op_type == "Conv" for node in model.graph.node)
+
+
+def test_a_bundle_says_what_is_in_it(exported: Path) -> None:
+    bundle = open_bundle(exported)
+    assert bundle.method == "irnet"
+    assert set(bundle.graphs) == {"cam", "irnet", "refine", "label", "segmenter"}
+    assert [spec.name for spec in bundle.graphs["irnet"].outputs] == ["boundary", "displacement"]
+    assert "boundary" in {spec.name for spec in bundle.graphs["refine"].inputs}
+    assert bundle.settings["instances"]["steps"] == 40
+
+
+def test_equal_backbones_are_computed_once(run: Path, exported: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    path = other / "irnet" / "weights.safetensors"
+    tensors, header = load_checkpoint(path)
+    last = [key for key in tensors if key.startswith("backbone.") and tensors[key].ndim == 4][-1]
+    tensors[last] = tensors[last] * 1.0001
+    save_checkpoint(path, tensors, header)
+    export_run(other, tmp_path / "apart", ExportSettings(names=("label",)))
+    assert convolutions(exported) < convolutions(tmp_path / "apart")
+    fresh = write_untrained_run(tmp_path / "fresh", recipe_of())
+    export_run(fresh, tmp_path / "unlike", ExportSettings(names=("label",)))
+    assert convolutions(tmp_path / "apart") < convolutions(tmp_path / "unlike")
+
+
+@pytest.mark.parametrize("labels", [None, (0, 2)])
+def test_bundle_and_run_find_the_same_instances(
+    run: Path, exported: Path, photos: Path, labels: tuple[int, ...] | None
+) -> None:
+    by_bundle, by_run = BundlePredictor(exported), RunPredictor(run, "cpu")
+    for path in sorted(photos.iterdir()):
+        image = read_image(path)
+        labelled, found = by_bundle.predict_instances(image, labels)
+        expected = by_run.instances(image, labels)
+        assert found.ids.shape == image.shape[:2]
+        assert (found.label_map() == expected.label_map()).mean() >= 0.999
+        assert ((found.ids > 0) == (expected.ids > 0)).mean() >= 0.999
+        assert abs(len(found) - len(expected)) <= 2
+        whole = by_bundle.predict(image, labels)
+        np.testing.assert_array_equal(labelled.label, whole.label)
+        np.testing.assert_allclose(labelled.scores, whole.scores, atol=1e-5)
+
+
+def test_jobs_of_instances(run: Path, exported: Path, photos: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    rows = "".join(f"{path.name},{CLASSES[0]};{CLASSES[1]}\n" for path in photos.iterdir())
+    table.write_text(f"file,labels\n{rows}")
+    for model, out in ((exported, tmp_path / "by_bundle"), (run, tmp_path / "by_run")):
+        wsss("label", photos, "--model", model, "--out", out, "--labels", table, "--instances")
+        assert len(list((out / "SegmentationObject").iterdir())) == 3
+        assert (out / "instances.json").is_file()
+    files = [
+        sorted(p.name for p in (tmp_path / way / "masks").iterdir())
+        for way in ("by_bundle", "by_run")
+    ]
+    assert files[0] == files[1]
+
+
+def test_instances_need_displacements_and_the_walk(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="come of the walk"):
+        bundle_model(exported, kind="segmenter", instances=True)
+    flat = write_untrained_run(tmp_path / "flat", recipe_of("irnet.displacement=false"))
+    export_run(flat, tmp_path / "bundle", ExportSettings())
+    assert [spec.name for spec in open_bundle(tmp_path / "bundle").graphs["irnet"].outputs] == [
+        "boundary"
+    ]
+    with pytest.raises(ConfigError, match="--instances needs a bundle or run of method irnet"):
+        bundle_model(tmp_path / "bundle", kind="walk", instances=True)
+    with pytest.raises(ConfigError, match=r"irnet\.displacement = true"):
+        RunPredictor(flat, "cpu").require_instances()

@@ -1,0 +1,165 @@
+"""Jobs that tell instances: what they write, for how many they count, and what they refuse."""
+
+import json
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from colour_model import ColourModel
+from drawn_instances import photograph, scene, write_scenes
+from local_model import LocalModel
+from synthetic_jobs import records_of
+from tiny_run import files_of
+
+from wsss.errors import ConfigError
+from wsss.runtime.bulk.plan import Settings
+from wsss.runtime.bulk.run import Shard, finish, label_in_bulk
+from wsss.runtime.image_io import read_label_map
+from wsss.runtime.instances.files import read_ids
+from wsss.runtime.instances.instance_map import LEAST_SCORE, InstanceMap
+
+FORMATS = ("png", "overlay", "instances", "coco-instances")
+
+
+@pytest.fixture(scope="module")
+def devkit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder)
+    return folder
+
+
+def label(images: Path, out: Path, model: ColourModel | None = None, **options: object) -> None:
+    options.setdefault("settings", Settings(FORMATS))
+    summary = label_in_bulk([images], model or ColourModel(), out, **options)
+    assert summary.failed == 0
+
+
+def write_photograph(folder: Path, found: InstanceMap) -> None:
+    folder.mkdir()
+    pixels = photograph(found)[..., ::-1]
+    (folder / "a.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+
+
+def outputs(out: Path) -> dict[str, bytes]:
+    patterns = ("masks/**/*.*", "Seg*/**/*.*", "overlays/**/*.*", "instances.json", "units/*")
+    return {name: data for p in patterns for name, data in files_of(out, p).items()}
+
+
+def test_what_a_job_gives(devkit: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    label(devkit / "JPEGImages", out)
+    scenes = write_scenes(tmp_path / "again")
+    document = json.loads((out / "instances.json").read_text())
+    assert len(document["annotations"]) == sum(len(shown) for _, shown in scenes.values()) > 20
+    assert [image["file_name"] for image in document["images"]] == sorted(
+        f"{name}.png" for name in scenes
+    )
+    for name, (_, shown) in scenes.items():
+        stored = read_ids(out / "SegmentationObject" / f"{name}.png")
+        np.testing.assert_array_equal(stored.ids, shown.ids)
+        np.testing.assert_array_equal(stored.scores, shown.scores)
+        classes = read_label_map(out / "SegmentationClass" / f"{name}.png")
+        np.testing.assert_array_equal(classes, shown.label_map())
+    assert {record.output: record.instances for record in records_of(out)} == {
+        name: len(shown) for name, (_, shown) in scenes.items()
+    }
+
+
+@pytest.mark.parametrize("how", ["workers", "shards", "threads"])
+def test_the_same_bytes_however_it_is_run(how: str, devkit: Path, tmp_path: Path) -> None:
+    images, out = devkit / "JPEGImages", tmp_path / "out"
+    label(images, tmp_path / "expected")
+    if how == "workers":
+        label(images, out, workers=2)
+    elif how == "threads":
+        label(images, out, ColourModel(in_flight=4))
+    else:
+        for index in (1, 0):
+            label(images, out, shard=Shard(index, 2))
+        finish(out)
+    assert outputs(out) == outputs(tmp_path / "expected")
+
+
+def test_doubtful_pixels_are_of_no_instance(devkit: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    label(devkit / "JPEGImages", out, settings=Settings(FORMATS, min_confidence=0.75))
+    name = "train_3"
+    _, shown = write_scenes(tmp_path / "again")[name]
+    stored = read_ids(out / "SegmentationObject" / f"{name}.png")
+    assert stored.void[::2].all() and not stored.void[1::2].any()  # half sure of every other row
+    np.testing.assert_array_equal(stored.ids[1::2], shown.ids[1::2])
+    document = json.loads((out / "instances.json").read_text())
+    (image_id,) = (i["id"] for i in document["images"] if i["file_name"] == f"{name}.png")
+    areas = [a["area"] for a in document["annotations"] if a["image_id"] == image_id]
+    assert areas == np.bincount(shown.ids[1::2].ravel())[1:].tolist()
+
+
+def test_fragments_are_not_counted(tmp_path: Path) -> None:
+    found = scene(np.random.default_rng(3), (40, 60))
+    assert len(found) >= 3
+    scores = np.append(np.zeros(2, np.float32), found.scores[2:])
+    write_photograph(tmp_path / "images", replace(found, scores=scores))
+    label(tmp_path / "images", tmp_path / "out")
+    (record,) = records_of(tmp_path / "out")
+    assert record.instances == len(found) - 2 == (scores >= LEAST_SCORE).sum()
+    document = json.loads((tmp_path / "out" / "instances.json").read_text())
+    assert len(document["annotations"]) == len(found) - 2
+    assert read_ids(tmp_path / "out/SegmentationObject/a.png").ids.max() == len(found)
+
+
+def test_an_image_without_instances(tmp_path: Path) -> None:
+    nothing = InstanceMap(
+        np.zeros((9, 12), np.uint16), np.zeros(0, np.int64), np.zeros(0, np.float32)
+    )
+    write_photograph(tmp_path / "images", nothing)
+    label(tmp_path / "images", tmp_path / "out")
+    (record,) = records_of(tmp_path / "out")
+    assert record.instances == 0
+    stored = read_ids(tmp_path / "out/SegmentationObject/a.png")
+    assert not stored.ids.any() and stored.scores is not None and stored.scores.size == 0
+    document = json.loads((tmp_path / "out" / "instances.json").read_text())
+    assert len(document["images"]) == 1 and document["annotations"] == []
+
+
+def test_a_tar_a_unit(devkit: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    label(devkit / "JPEGImages", out, settings=Settings((*FORMATS, "tar")))
+    with tarfile.open(out / "shards" / "00000.tar") as tar:
+        kinds = {name.split(".", 1)[1] for name in tar.getnames()}
+    assert {"SegmentationObject.png", "SegmentationClass.png", "masks.png", "json"} <= kinds
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (ColourModel("nan"), "the model gave NaN or infinity"),
+        (ColourModel("size"), "expected one size"),
+    ],
+)
+def test_answers_that_cannot_be_fail_alone(
+    model: ColourModel, reason: str, devkit: Path, tmp_path: Path
+) -> None:
+    summary = label_in_bulk([devkit / "JPEGImages"], model, tmp_path, settings=Settings(FORMATS))
+    assert summary.failed > 0
+    failures = (tmp_path / "failures.csv").read_text().splitlines()[1:]
+    assert all(",model-failed," in line and reason in line for line in failures)
+
+
+def test_a_tiled_image_fails(tmp_path: Path) -> None:
+    found = InstanceMap(np.zeros((300, 300), np.uint16), np.zeros(0, np.int64), np.zeros(0, "f4"))
+    write_photograph(tmp_path / "images", found)
+    settings = Settings(FORMATS, tile_pixels=65_536)
+    label_in_bulk([tmp_path / "images"], ColourModel(), tmp_path / "out", settings=settings)
+    (line,) = (tmp_path / "out" / "failures.csv").read_text().splitlines()[1:]
+    assert "an image of 300 x 300 is labelled in tiles" in line
+    assert "give --tile-pixels 90000 or more" in line
+
+
+@pytest.mark.parametrize("name", ["instances", "coco-instances"])
+def test_models_without_instances_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"--format {name} needs instances, which .*irnet"):
+        label_in_bulk([tmp_path], LocalModel(), tmp_path / "o", settings=Settings((name,)))
+    assert not (tmp_path / "o").exists()

@@ -1,0 +1,65 @@
+"""The demo of each method: what it prints, and what it leaves alone."""
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from tiny_run import tiny_recipe
+
+from wsss.cli.options import Method
+from wsss.errors import ArtifactError, ConfigError
+from wsss.training import demo
+from wsss.training.demo import DEMOS, DemoResult, run_demo
+from wsss.training.pipeline import METHODS
+from wsss.training.recipe import Recipe, load_recipe
+from wsss.training.run import read_stage
+
+KEYS = {"cam_miou", "walk_miou", "label_miou", "segmenter_miou", "data", "run", "report"}
+
+
+def test_every_method_has_a_demo_and_a_name_on_the_command_line() -> None:
+    assert set(DEMOS) == set(METHODS) == set(get_args(Method))
+    for method, found in DEMOS.items():
+        assert load_recipe(found.recipe).method == method
+
+
+def test_what_a_method_does_not_make_is_left_out() -> None:
+    figures = {"cam_miou": 1.0, "walk_miou": 2.0, "label_miou": 3.0, "segmenter_miou": 4.0}
+    places = {"data": "a", "run": "b", "report": "c"}
+    assert DemoResult(**figures, **places).to_json() == {**figures, **places}
+
+
+def test_irnet_prints_the_figures_of_its_run_and_spares_other_demos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tiny(name: str, overrides: list[str]) -> Recipe:
+        assert name == "demo_irnet"
+        return tiny_recipe(*overrides, method="irnet")
+
+    monkeypatch.setattr(demo, "TRAIN_IMAGES", 6)
+    monkeypatch.setattr(demo, "VAL_IMAGES", 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(demo, "load_recipe", tiny)
+        printed = run_demo(tmp_path / "out", method="irnet", seed=3, device="cpu").to_json()
+    instances = {"instance_ap50", "boundary_instance_ap50", "cam_instance_ap50"}
+    assert printed.keys() == KEYS | instances
+    run = tmp_path / "out" / "run"
+    figures = {name: read_stage(run / name)["figures"] for name in ("cam", "labels", "instances")}
+    assert printed["cam_miou"] == figures["cam"]["miou"]
+    assert printed["walk_miou"] == figures["labels"]["walk_miou"]
+    assert printed["instance_ap50"] == figures["instances"]["ap50"]
+    assert printed["cam_instance_ap50"] == figures["instances"]["cam_ap50"]
+    assert figures["instances"]["images"] == 6
+    assert Path(printed["report"]).is_file()
+
+    image = tmp_path / "out" / "data" / "JPEGImages" / "train_0000.png"
+    drawn = image.read_bytes()
+    with pytest.raises(ArtifactError, match="holds a demo of irnet: choose another --out, or --o"):
+        run_demo(tmp_path / "out", method="affinitynet", device="cpu")
+    assert image.read_bytes() == drawn
+
+
+def test_unknown_methods_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no demo of method 'cian': choose one of affinitynet, i"):
+        run_demo(tmp_path / "out", method="cian")
+    assert not (tmp_path / "out").exists()

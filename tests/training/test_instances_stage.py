@@ -1,0 +1,187 @@
+"""The stage of instances: what it stores, what it measures, and the same from a run's networks."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from tiny_run import tiny_recipe
+
+from wsss.errors import ConfigError
+from wsss.runtime.image_io import read_image, read_label_map
+from wsss.runtime.instances.files import CLASSES, OBJECTS
+from wsss.runtime.instances.grouping import boundary_instances, cam_instances, group_instances
+from wsss.runtime.instances.instance_map import InstanceMap
+from wsss.runtime.instances.settings import InstanceSettings
+from wsss.runtime.progress import SILENT
+from wsss.runtime.score_maps import ScoreMaps, load_score_maps, save_score_maps
+from wsss.training.data.image_set import ImageSet
+from wsss.training.data.readers import read_image_set
+from wsss.training.demo_set.files import write_demo_scenes
+from wsss.training.demo_set.touching import draw_touching_scene
+from wsss.training.instance_predictions import PairPredictions
+from wsss.training.measure import measure_instances
+from wsss.training.models.irnet import IRNet
+from wsss.training.pipeline import train
+from wsss.training.predictor import RunPredictor
+from wsss.training.run import Run, read_stage
+from wsss.training.stages.instances import measure_instances as measure_stage
+from wsss.training.stages.instances import write_pair
+from wsss.training.stages.irnet import image_maps
+from wsss.training.stages.labels import walk_settings
+
+CPU = torch.device("cpu")
+THRESHOLD = 0.3
+RECIPE = tiny_recipe(
+    "cam.train.epochs=8",
+    "instances.steps=50",
+    f"instances.threshold={THRESHOLD}",
+    "instances.min_area=0.02",
+    method="irnet",
+)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    root = tmp_path_factory.mktemp("scenes") / "data"
+    write_demo_scenes(root, train=6, val=0, seed=0, size=(64, 80), draw=draw_touching_scene)
+    return read_image_set(root)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, scenes: ImageSet) -> Path:
+    """A run up to its instances; not to be changed."""
+    out = tmp_path_factory.mktemp("instances") / "run"
+    train(RECIPE, scenes, out, stages=("cam", "seeds", "irnet", "instances"), device="cpu")
+    return out
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+def _equal(one: InstanceMap, other: InstanceMap) -> bool:
+    arrays = ((one.ids, other.ids), (one.classes, other.classes), (one.scores, other.scores))
+    return all(np.array_equal(a, b) for a, b in arrays)
+
+
+def test_stored_pairs_are_what_the_runtime_groups(run: Path, scenes: ImageSet) -> None:
+    predictor = RunPredictor(run, "cpu")
+    network = predictor.network("irnet", IRNet)
+    stored = PairPredictions(run / "instances", scenes)
+    settings = InstanceSettings(steps=50, threshold=THRESHOLD, min_area=0.02)
+    found = 0
+    for sample in scenes.samples:
+        image = read_image(sample.image_path)
+        boundary, displacement = image_maps(
+            network, image, align="corners", device=predictor.device
+        )
+        assert displacement is not None
+        maps = load_score_maps(run / "cam" / "scores" / f"{sample.name}.npz")
+        walk = walk_settings(RECIPE)
+        expected = group_instances(maps, boundary[0], displacement[0], walk, settings)
+        assert _equal(stored.predict(sample), expected)
+        classes = read_label_map(run / "instances" / CLASSES / f"{sample.name}.png")
+        assert np.array_equal(classes, expected.label_map())
+        assert set(expected.classes.tolist()) <= set(sample.labels or ())
+        found += len(expected)
+    assert found >= len(scenes.samples)
+
+
+def test_figures_are_those_of_each_step_by_itself(run: Path, scenes: ImageSet) -> None:
+    figures = read_stage(run / "instances")["figures"]
+    names = ("cam_ap50", "cam_ap70", "boundary_ap50", "boundary_ap70", "ap50", "ap70")
+    assert figures.keys() == {"images", *names}
+    report = measure_instances(run / "instances", scenes, split="train")
+    assert (figures["ap50"], figures["ap70"]) == (report.ap50, report.ap70)
+    assert figures["images"] == report.images == 6
+
+
+def test_perfect_cams_and_instances_get_what_they_deserve(copy: Path, scenes: ImageSet) -> None:
+    """Masks in place of CAMs find the objects that touch none of their class; truth finds all."""
+    alone = num_objects = 0
+    for sample in scenes.samples:
+        mask, truth = sample.load_mask(), sample.load_instances()
+        labels = np.array(sample.labels)
+        planes = (mask == (labels + 1)[:, None, None]).astype(np.float32)
+        maps = ScoreMaps(labels, planes, (mask.shape[0], mask.shape[1]))
+        save_score_maps(copy / "cam" / "scores" / f"{sample.name}.npz", maps)
+        perfect = InstanceMap(truth.ids, truth.classes, np.ones(len(truth), np.float32))
+        write_pair(copy / "instances", sample.name, perfect)
+        num_objects += len(truth)
+        alone += sum(_is_component(mask, truth.ids == row + 1) for row in range(len(truth)))
+    figures = measure_stage(
+        Run(copy, RECIPE, scenes, None, None, None, CPU, SILENT), copy / "instances"
+    )
+    assert 0 < alone < num_objects
+    assert figures["ap50"] == figures["ap70"] == 100
+    assert 0 < figures["cam_ap70"] <= figures["cam_ap50"] < 100
+
+
+def _is_component(mask: NDArray[np.uint8], inside: NDArray[np.bool_]) -> bool:
+    label = mask[inside][0]
+    _, parts = cv2.connectedComponents((mask == label).astype(np.uint8), connectivity=4)
+    return np.array_equal(parts == parts[inside][0], inside)
+
+
+def test_the_threshold_of_cams_moves_their_figure_alone(copy: Path, scenes: ImageSet) -> None:
+    before = read_stage(copy / "instances")
+    changed = tiny_recipe(
+        "cam.train.epochs=8",
+        "instances.steps=50",
+        f"instances.threshold={THRESHOLD}",
+        "instances.min_area=0.02",
+        "cam.threshold=0.7",
+        method="irnet",
+    )
+    path = copy / "instances" / OBJECTS / f"{scenes.samples[0].name}.png"
+    made = path.stat().st_mtime_ns
+    stages = ("cam", "seeds", "irnet", "instances")
+    after = train(changed, scenes, copy, stages=stages, device="cpu").figures["instances"]
+    assert path.stat().st_mtime_ns == made
+    changes = {key for key, value in after.items() if before["figures"][key] != value}
+    assert changes <= {"cam_ap50", "cam_ap70"}
+    assert read_stage(copy / "instances")["measured"] != before["measured"]
+
+
+def test_a_run_finds_the_instances_of_any_image(run: Path, scenes: ImageSet) -> None:
+    predictor = RunPredictor(run, "cpu")
+    network = predictor.network("irnet", IRNet)
+    image = read_image(scenes.samples[0].image_path)[:50]
+    found = predictor.instances(image, [0, 3])
+    boundary, displacement = image_maps(network, image, align="corners", device=predictor.device)
+    assert displacement is not None
+    maps, walk = predictor.score_maps(image, [0, 3], "cam"), walk_settings(RECIPE)
+    settings = InstanceSettings(steps=50, threshold=THRESHOLD, min_area=0.02)
+    expected = group_instances(maps, boundary[0], displacement[0], walk, settings)
+    assert found.ids.shape == image.shape[:2] and len(found)
+    assert _equal(found, expected)
+    # The three ways differ, so that comparing them says something.
+    assert not np.array_equal(found.ids > 0, cam_instances(maps, "corners", settings).ids > 0)
+    assert len(boundary_instances(maps, boundary[0], walk, settings))
+    assert len(predictor.instances(image, [])) == 0
+
+
+def test_without_displacements_there_are_no_instances(copy: Path, scenes: ImageSet) -> None:
+    recipe = tiny_recipe("cam.train.epochs=8", "irnet.displacement=false", method="irnet")
+    stages = ("cam", "seeds", "irnet", "instances")
+    result = train(recipe, scenes, copy, stages=stages, device="cpu")
+    assert result.figures["instances"] == {}
+    assert not (copy / "instances" / OBJECTS).exists()
+    with pytest.raises(ConfigError, match=r"has no instances: train a recipe of method irnet with"):
+        RunPredictor(copy, "cpu").instances(read_image(scenes.samples[0].image_path), [0])
+
+
+def test_sets_without_objects_are_not_measured(copy: Path, scenes: ImageSet) -> None:
+    path = copy / "instances" / OBJECTS / f"{scenes.samples[0].name}.png"
+    made = path.stat().st_mtime_ns
+    samples = tuple(replace(sample, instances=None) for sample in scenes.samples)
+    stages = ("cam", "seeds", "irnet", "instances")
+    result = train(RECIPE, replace(scenes, samples=samples), copy, stages=stages, device="cpu")
+    assert result.figures["instances"] == {}
+    assert path.stat().st_mtime_ns == made
