@@ -13,30 +13,14 @@ digest) and may be called alone.
 """
 
 from .run import Stage, no_figures
+from .shared_stages import CAM, SEEDS, SEGMENTER
 from .stages.affinity import train_affinity
-from .stages.cam import make_cams, measure_cams
 from .stages.labels import make_labels, measure_labels
-from .stages.seeds import make_seeds, measure_seeds
-from .stages.segmenter import measure_segmenter, train_segmenter
 
 STAGES = (
-    Stage(
-        "cam",
-        ("backbone", "data", "cam"),
-        (),
-        make_cams,
-        measure_cams,
-        ("cam.threshold", "data.val_split", "data.figures_split"),
-    ),
-    Stage("seeds", ("seeds",), ("cam",), make_seeds, measure_seeds),
+    CAM,
+    SEEDS,
     Stage("affinity", ("backbone", "affinity"), ("cam", "seeds"), train_affinity, no_figures),
     Stage("labels", ("walk",), ("cam", "affinity"), make_labels, measure_labels),
-    Stage(
-        "segmenter",
-        ("backbone", "segmenter"),
-        ("cam", "labels"),
-        train_segmenter,
-        measure_segmenter,
-        ("segmenter.scales", "segmenter.flip", "segmenter.crf"),
-    ),
+    SEGMENTER,
 )

@@ -15,23 +15,14 @@ CVPR 2019. Each stage is a plain function of (run, folder, digest) and may be ca
 """
 
 from .run import Stage, no_figures
-from .stages.cam import make_cams, measure_cams
+from .shared_stages import CAM, SEEDS, SEGMENTER
 from .stages.instances import make_instances, measure_instances
 from .stages.irnet import train_irnet
 from .stages.labels import make_labels, measure_labels
-from .stages.seeds import make_seeds, measure_seeds
-from .stages.segmenter import measure_segmenter, train_segmenter
 
 STAGES = (
-    Stage(
-        "cam",
-        ("backbone", "data", "cam"),
-        (),
-        make_cams,
-        measure_cams,
-        ("cam.threshold", "data.val_split", "data.figures_split"),
-    ),
-    Stage("seeds", ("seeds",), ("cam",), make_seeds, measure_seeds),
+    CAM,
+    SEEDS,
     Stage("irnet", ("backbone", "irnet"), ("cam", "seeds"), train_irnet, no_figures),
     Stage("labels", ("walk",), ("cam", "irnet"), make_labels, measure_labels),
     Stage(
@@ -42,12 +33,5 @@ STAGES = (
         measure_instances,
         ("cam.threshold", "walk.threshold", "walk.crf"),
     ),
-    Stage(
-        "segmenter",
-        ("backbone", "segmenter"),
-        ("cam", "labels"),
-        train_segmenter,
-        measure_segmenter,
-        ("segmenter.scales", "segmenter.flip", "segmenter.crf"),
-    ),
+    SEGMENTER,
 )
