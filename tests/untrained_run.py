@@ -5,12 +5,7 @@ from pathlib import Path
 
 import torch
 
-from wsss.training.networks import (
-    affinity_architecture,
-    classifier_architecture,
-    save_network,
-    segmenter_architecture,
-)
+from wsss.training.networks import recipe_architectures, save_network
 from wsss.training.recipe import Recipe, dump_recipe, load_recipe
 
 CLASSES = ("disc", "bar", "ring")
@@ -26,12 +21,8 @@ def untrained_recipe(*overrides: str) -> Recipe:
 def write_untrained_run(
     folder: Path, recipe: Recipe, classes: Sequence[str] = CLASSES, seed: int = 0
 ) -> Path:
-    """A run folder with the three networks and the recipe, and nothing else."""
-    stages = {
-        "cam": classifier_architecture(recipe, len(classes)),
-        recipe.affinity_stage: affinity_architecture(recipe),
-        "segmenter": segmenter_architecture(recipe, len(classes)),
-    }
+    """A run folder with the networks and the recipe, and nothing else."""
+    stages = recipe_architectures(recipe, len(classes))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.toml").write_text(dump_recipe(recipe))
     for number, (stage, architecture) in enumerate(stages.items()):

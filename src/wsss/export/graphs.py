@@ -34,30 +34,62 @@ CLASSES = "refine/classes"
 
 
 @dataclass(frozen=True)
+class Walking:
+    """The random walk of the graphs.
+
+    Attributes:
+        affinity_stage: whose network gives the affinities: `affinity` (AffinityNet) or `irnet`.
+        affinity_scales: of the image.
+        walk: random walk and background rule.
+    """
+
+    affinity_stage: str
+    affinity_scales: tuple[float, ...]
+    walk: WalkSettings
+
+
+@dataclass(frozen=True)
 class GraphSettings:
     """What the graphs of a run depend on besides its networks.
 
     Attributes:
-        affinity_stage: whose network gives the affinities: `affinity` (AffinityNet) or `irnet`.
         class_threshold: probability from which the classifier calls a class present.
         classifier_side: of the square that it sees for that, in pixels.
-        walk: random walk and background rule.
-        affinity_scales, segmenter_scales, cam_scales: of the image.
+        segmenter_scales, cam_scales: of the image.
+        walking: None for methods without a walk, which have no graphs that take it.
     """
 
     num_classes: int
     layout: Layout
     align: Align
-    affinity_stage: str
     cam_scales: tuple[float, ...]
     cam_flip: bool
     map_stride: int
     classifier_side: int
     class_threshold: float
-    affinity_scales: tuple[float, ...]
-    walk: WalkSettings
     segmenter_scales: tuple[float, ...]
     segmenter_flip: bool
+    walking: Walking | None
+
+    @property
+    def affinity_stage(self) -> str:
+        """See `Walking`; '' where nothing walks."""
+        return self.walking.affinity_stage if self.walking else ""
+
+    @property
+    def walk(self) -> WalkSettings:
+        """See `Walking`; for graphs that take a walk."""
+        return self._required().walk
+
+    @property
+    def affinity_scales(self) -> tuple[float, ...]:
+        """See `Walking`; for graphs that take a walk."""
+        return self._required().affinity_scales
+
+    def _required(self) -> Walking:
+        if self.walking is None:
+            raise ValueError("these graphs have no walk")
+        return self.walking
 
 
 @dataclass
@@ -459,7 +491,7 @@ def add_segmentation(draft: _Draft, image: str, network: NetworkGraph) -> dict[s
 def _model(name: str, draft: _Draft, outputs: Mapping[str, str]) -> onnx.ModelProto:
     """A model of what the outputs need of a draft."""
     settings = draft.settings
-    pairs = len(PairOffsets(settings.walk.radius))
+    pairs = len(PairOffsets(settings.walk.radius)) if settings.walking else 0
     inputs, declared = graph_tensors(
         name,
         settings.layout,

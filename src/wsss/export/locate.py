@@ -113,7 +113,7 @@ def _network_inputs(
     if stage in source.networks:
         with _inputs_of(predictor.affinity_network()) as seen:
             predictor.affinities(image)
-        rest = [scale for scale in recipe.walk.scales if scale != 1]
+        rest = [scale for scale in source.settings.affinity_scales if scale != 1]
         # IRNet sees the image and its mirror, one after the other: the graph as one batch.
         passes = [torch.cat(seen)] if stage == "irnet" else seen
         for scale, pixels in zip([1.0, *rest], passes, strict=True):

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from ..errors import ArtifactError
 from ..runtime.backends.choose import open_graph
-from ..runtime.pseudo_labels import WalkSettings
 from ..training.demo_set.scenes import draw_scene
 from .agreement import Photo
+from .graphs import GraphSettings
 from .locate import first_difference
 from .precision import LEAST_AGREEMENT
 from .reference import Arrays, ParityCase, feeds, reference_outputs
@@ -148,14 +148,16 @@ def _worst(measured: Sequence[GraphParity]) -> GraphParity:
     return GraphParity(errors, min(equal) if equal else None, max(changes) if changes else None)
 
 
-def _magnification(name: str, walk: WalkSettings) -> float:
+def _magnification(name: str, settings: GraphSettings) -> float:
     """What the exponents of the method make of rounding: beta in affinities, alpha in labels; and
     displacements are many cells long."""
     if name == "irnet":
         return _CELLS
     if name == "affinity":
-        return max(1.0, walk.beta)
-    return max(1.0, walk.alpha) if name == "label" and walk.background == "power" else 1.0
+        return max(1.0, settings.walk.beta)
+    if name == "label" and settings.walk.background == "power":
+        return max(1.0, settings.walk.alpha)
+    return 1.0
 
 
 def _fault(parity: GraphParity, reference: Arrays, tolerance: float) -> str:
@@ -185,7 +187,7 @@ def _require_close(
 ) -> None:
     """Raises ArtifactError where a case is beyond the tolerance."""
     name = path.stem
-    tolerance *= _magnification(name, source.settings.walk)
+    tolerance *= _magnification(name, source.settings)
     what = _fault(parity, reference[name], tolerance)
     if not what:
         return

@@ -9,14 +9,16 @@ from ..runtime.graph_inputs import Layout
 from ..training.data.image_set import ImageSet
 from ..training.models.backbone import Normalisation
 from ..training.predictor import CLASS_THRESHOLD, NETWORKS, RunPredictor
-from ..training.recipe import IRNetRecipe, Recipe
+from ..training.recipe import IRNetRecipe, Recipe, WalkRecipe
 from ..training.stages.labels import walk_settings
-from .graphs import GraphSettings
+from .graphs import GraphSettings, Walking
 from .networks import NetworkGraph, network_graph
 
 
 def graphs_of(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     """Graphs that a bundle of this recipe may have, and the networks in each."""
+    if not isinstance(recipe, WalkRecipe):
+        return {"cam": ("cam",), "segmenter": ("segmenter",)}
     stage = recipe.affinity_stage
     return {
         "cam": ("cam",),
@@ -72,11 +74,12 @@ class ExportSource:
                 "threshold": self.settings.class_threshold,
                 "takes_thresholds": True,  # `present` between 0 and 1
             },
-            "walk": recipe.walk.model_dump(mode="json"),
             "segmenter": recipe.segmenter.model_dump(
                 mode="json", include={"scales", "flip", "crf"}
             ),
         }
+        if isinstance(recipe, WalkRecipe):
+            settings["walk"] = recipe.walk.model_dump(mode="json")
         if isinstance(recipe, IRNetRecipe):
             settings["instances"] = recipe.instances.model_dump(mode="json")
         return settings
@@ -108,7 +111,7 @@ def open_source(
         if name not in known:
             raise ConfigError(f"unknown graph '{name}': choose of {', '.join(known)}")
     # Refinement has no network in it, but it is compared on what these two give.
-    needed = known | {"refine": known["label"]}
+    needed = known | ({"refine": known["label"]} if "label" in known else {})
     chosen = graphs or tuple(
         name for name, stages in needed.items() if all(predictor.has(stage) for stage in stages)
     )
@@ -120,18 +123,19 @@ def open_source(
 
 def graph_settings(recipe: Recipe, num_classes: int, layout: Layout) -> GraphSettings:
     """What the graphs take from a recipe."""
+    walking = None
+    if isinstance(recipe, WalkRecipe):
+        walking = Walking(recipe.affinity_stage, recipe.walk.scales, walk_settings(recipe))
     return GraphSettings(
         num_classes=num_classes,
         layout=layout,
         align=recipe.cam.align,
-        affinity_stage=recipe.affinity_stage,
         cam_scales=recipe.cam.scales,
         cam_flip=recipe.cam.flip,
         map_stride=recipe.cam.map_stride,
         classifier_side=recipe.cam.train.augmentation.crop_size,
         class_threshold=CLASS_THRESHOLD,
-        affinity_scales=recipe.walk.scales,
-        walk=walk_settings(recipe),
+        walking=walking,
         segmenter_scales=recipe.segmenter.scales,
         segmenter_flip=recipe.segmenter.flip,
     )

@@ -12,8 +12,8 @@ from .data.image_set import ImageSet
 from .evaluation import EvalReport, FolderPredictions, Predictions, evaluate
 from .instance_evaluation import InstanceReport, evaluate_instances
 from .instance_predictions import open_instance_predictions
-from .predictor import PredictionKind, RunPredictions, RunPredictor
-from .recipe import Recipe, load_recipe
+from .predictor import WALKING, PredictionKind, RunPredictions, RunPredictor
+from .recipe import Recipe, WalkRecipe, load_recipe
 from .run import read_stage
 
 
@@ -53,6 +53,8 @@ def measure(
         predictor = RunPredictor(path, device)
         images.require_classes(predictor.classes, f"run '{path}'")
         kind = cast(PredictionKind, stage)
+        if kind in WALKING:
+            predictor.walk_recipe()
         predictions = RunPredictions(predictor, kind, use_image_labels=use_image_labels)
         split = split or predictor.recipe.data.val_split
     else:
@@ -124,4 +126,6 @@ def _default_threshold(path: Path, stage: str, recipe: Recipe | None) -> float:
         return 0.2
     is_run = (path / "recipe.toml").is_file()
     walked = stage in ("walk", "labels") if is_run else path.parent.name == "labels"
-    return recipe.walk.threshold if walked else recipe.cam.threshold
+    if walked and isinstance(recipe, WalkRecipe):
+        return recipe.walk.threshold
+    return recipe.cam.threshold

@@ -20,7 +20,7 @@ from .models.classifier import CamClassifier
 from .models.foreign_weights import load_backbone_weights
 from .models.irnet import IRNet
 from .models.segmenter import Segmenter
-from .recipe import AffinityNetRecipe, IRNetRecipe, Recipe
+from .recipe import AffinityNetRecipe, IRNetRecipe, Recipe, WalkRecipe
 
 Network = CamClassifier | AffinityNetwork | Segmenter
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
@@ -63,7 +63,7 @@ def classifier_architecture(recipe: Recipe, num_classes: int) -> Architecture:
     )
 
 
-def affinity_architecture(recipe: Recipe) -> Architecture:
+def affinity_architecture(recipe: WalkRecipe) -> Architecture:
     """The network of a recipe that gives the affinities of the walk: AffinityNet or IRNet."""
     if isinstance(recipe, IRNetRecipe):
         kind, section = "irnet", recipe.irnet
@@ -75,6 +75,14 @@ def affinity_architecture(recipe: Recipe) -> Architecture:
         raise ConfigError(f"method '{recipe.method}' has no network of affinities")
     stride = stride or recipe.backbone.output_stride
     return Architecture(kind, recipe.backbone.name, stride, 0, head, recipe.cam.align)
+
+
+def recipe_architectures(recipe: Recipe, num_classes: int) -> dict[str, Architecture]:
+    """All networks of a recipe by their stages, in the order in which they are trained."""
+    networks = {"cam": classifier_architecture(recipe, num_classes)}
+    if isinstance(recipe, WalkRecipe):
+        networks[recipe.affinity_stage] = affinity_architecture(recipe)
+    return networks | {"segmenter": segmenter_architecture(recipe, num_classes)}
 
 
 def segmenter_architecture(recipe: Recipe, num_classes: int) -> Architecture:

@@ -15,7 +15,7 @@ from . import affinitynet, distributed, irnet
 from .data.image_set import ImageSet
 from .devices import choose_device
 from .models.foreign_weights import check_weights_file
-from .networks import affinity_architecture, classifier_architecture, segmenter_architecture
+from .networks import recipe_architectures
 from .recipe import Recipe
 from .run import (
     STAGE_FORMAT,
@@ -166,14 +166,8 @@ def _check_start(run: Run, stages: Sequence[str]) -> None:
                 f"{name}.start is 'classifier', but --cams leaves the classifier untrained: set "
                 f"{name}.start=weights"
             )
-    num_classes = len(run.images.classes)
-    architectures = (
-        classifier_architecture(recipe, num_classes),
-        affinity_architecture(recipe),
-        segmenter_architecture(recipe, num_classes),
-    )
     with torch.device("meta"):
-        for architecture in architectures:
+        for architecture in recipe_architectures(recipe, len(run.images.classes)).values():
             architecture.build()
 
 

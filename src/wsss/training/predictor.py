@@ -26,7 +26,7 @@ from .models.classifier import CamClassifier
 from .models.irnet import IRNet
 from .models.segmenter import Segmenter
 from .networks import AnyNetwork, Network, open_as
-from .recipe import IRNetRecipe, load_recipe
+from .recipe import IRNetRecipe, WalkRecipe, load_recipe
 from .sections import NO_CRF
 from .stages.cam import class_probabilities, image_activation
 from .stages.instances import image_instances
@@ -41,6 +41,8 @@ from .stages.segmenter import segment_image
 
 PredictionKind = Literal["cam", "walk", "labels", "segmenter"]
 """cam: maps alone; walk: after the random walk; labels: with the recipe's dense CRF."""
+WALKING: tuple[PredictionKind, ...] = ("walk", "labels")
+"""For methods with a walk alone."""
 
 
 NETWORKS: dict[str, type[Network]] = {
@@ -134,18 +136,18 @@ class RunPredictor:
 
     def affinity_network(self) -> AffinityNetwork:
         """The network that gives the affinities of the walk."""
-        return self.network(self.recipe.affinity_stage, AffinityNetwork)
+        return self.network(self.walk_recipe().affinity_stage, AffinityNetwork)
 
     @torch.no_grad()
     def affinities(self, image: NDArray[np.uint8]) -> Affinities:
         """Along which the scores of an image walk."""
-        return image_affinity(self.affinity_network(), image, self.recipe, self.device)
+        return image_affinity(self.affinity_network(), image, self.walk_recipe(), self.device)
 
     @torch.no_grad()
     def affinity_features(self, image: NDArray[np.uint8]) -> Tensor:
         """(1, C, h, w) features that AffinityNet's affinities are made of."""
         network = self.network("affinity", AffinityNet)
-        return affinity_features(network, image, self.recipe, self.device)
+        return affinity_features(network, image, self.walk_recipe(), self.device)
 
     @torch.no_grad()
     def find_classes(self, image: NDArray[np.uint8]) -> list[int]:
@@ -196,16 +198,17 @@ class RunPredictor:
                 section = section.model_copy(update={"crf": NO_CRF})
             align = recipe.cam.align
             return RunLabelled(segment_image(segmenter, image, section, align, self.device))
-        maps, change = self._cams(image, labels), None
-        if kind != "cam":
-            cams, maps = maps, self._walked(image, maps)
-            change = walk_change(cams, maps, walk_settings(recipe))
+        maps, threshold, change = self._cams(image, labels), recipe.cam.threshold, None
+        if kind in WALKING:
+            walking, cams = self.walk_recipe(), maps
+            maps, threshold = self._walked(image, cams), walking.walk.threshold
+            change = walk_change(cams, maps, walk_settings(walking))
         label = label_from_scores(
             maps,
-            threshold=recipe.cam.threshold if kind == "cam" else recipe.walk.threshold,
+            threshold=threshold,
             align=recipe.cam.align,
             image=image,
-            crf=recipe.walk.crf.settings() if crf else None,
+            crf=self.walk_recipe().walk.crf.settings() if crf else None,
             device=self.device,
         )
         return RunLabelled(label, change)
@@ -221,7 +224,7 @@ class RunPredictor:
         return normalise_cam(activation, labels, (image.shape[0], image.shape[1]))
 
     def _walked(self, image: NDArray[np.uint8], maps: ScoreMaps) -> ScoreMaps:
-        return walked_scores(self.affinity_network(), image, maps, self.recipe, self.device)
+        return walked_scores(self.affinity_network(), image, maps, self.walk_recipe(), self.device)
 
     @torch.no_grad()
     def instances(
@@ -240,6 +243,19 @@ class RunPredictor:
         network = self.network("irnet", IRNet)
         maps = self.score_maps(image, labels, "cam")
         return image_instances(network, image, maps, recipe, self.device)
+
+    def walk_recipe(self) -> WalkRecipe:
+        """The recipe, if its method has a random walk.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        if not isinstance(self.recipe, WalkRecipe):
+            raise ConfigError(
+                f"run '{self.folder}' is of method {self.recipe.method}, which has no walk: choose "
+                "of cam, segmenter"
+            )
+        return self.recipe
 
     def require_instances(self) -> IRNetRecipe:
         """The recipe, if its method tells single objects.

@@ -47,11 +47,7 @@ class Recipe(Section):
     backbone: BackboneSection
     cam: CamSection
     seeds: SeedsSection = SeedsSection()
-    walk: WalkSection = WalkSection()
     segmenter: SegmenterSection
-
-    affinity_stage: ClassVar[str]
-    """Stage whose network gives the affinities of the walk."""
 
     def trainings(self) -> dict[str, Training]:
         """By stage: sections of those that train a network."""
@@ -59,7 +55,16 @@ class Recipe(Section):
         return {name: found for name, found in sections.items() if hasattr(found, "train")}
 
 
-class AffinityNetRecipe(Recipe):
+class WalkRecipe(Recipe):
+    """Of methods whose pseudo labels come of a random walk on the CAMs."""
+
+    walk: WalkSection = WalkSection()
+
+    affinity_stage: ClassVar[str]
+    """Stage whose network gives the affinities of the walk."""
+
+
+class AffinityNetRecipe(WalkRecipe):
     """A whole AffinityNet run."""
 
     method: Literal["affinitynet"]
@@ -68,7 +73,7 @@ class AffinityNetRecipe(Recipe):
     affinity_stage = "affinity"
 
 
-class IRNetRecipe(Recipe):
+class IRNetRecipe(WalkRecipe):
     """A whole IRNet run."""
 
     method: Literal["irnet"]

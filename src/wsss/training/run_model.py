@@ -14,7 +14,7 @@ from ..runtime.bulk.class_thresholds import read_thresholds, require_classifier
 from ..runtime.bulk.model import Answer
 from ..runtime.bulk.writers.contract import Need
 from ..runtime.files import file_digest
-from .predictor import PredictionKind, RunPredictor
+from .predictor import WALKING, PredictionKind, RunPredictor
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,9 @@ def run_model(
     if threshold is not None:
         require_classifier(chosen != "segmenter" and not has_labels)
         thresholds = read_thresholds(threshold, predictor.classes)
-    walking = ("cam", predictor.recipe.affinity_stage)
-    networks = (chosen,) if chosen in ("segmenter", "cam") else walking
+    networks: list[str] = [chosen]
+    if chosen in WALKING:
+        networks = ["cam", predictor.walk_recipe().affinity_stage]
     weights = [predictor.weights_path(name) for name in networks]
     details = {
         "run": {path.parent.name: file_digest(path) for path in weights},

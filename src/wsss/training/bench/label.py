@@ -26,7 +26,7 @@ from ..models.affinitynet import AffinityNet
 from ..models.classifier import CamClassifier
 from ..models.segmenter import Segmenter
 from ..predictor import CLASS_THRESHOLD, RunPredictor
-from ..recipe import Recipe
+from ..recipe import Recipe, WalkRecipe
 from ..stages.cam import class_probabilities, image_activation
 from ..stages.labels import affinity_features, walk_settings
 from ..stages.segmenter import segment_logits
@@ -85,21 +85,22 @@ def torch_labellers(
             fast = channels_last(segmenter)
             labellers[BFLOAT16] = _segmenting(fast, recipe, device, reduced=True)
         return labellers
+    walking = predictor.walk_recipe()
     networks = predictor.network("cam", CamClassifier), predictor.network("affinity", AffinityNet)
     classifier, affinity = networks
     apart = as_published(classifier), as_published(affinity)
     labellers = {
-        PUBLISHED: _publishing(*apart, recipe, device),
-        TORCH: _walking(classifier, affinity, recipe, device, reduced=False),
+        PUBLISHED: _publishing(*apart, walking, device),
+        TORCH: _walking(classifier, affinity, walking, device, reduced=False),
     }
     if has_bfloat16(device):
         fast_networks = channels_last(classifier), channels_last(affinity)
-        labellers[BFLOAT16] = _walking(*fast_networks, recipe, device, reduced=True)
+        labellers[BFLOAT16] = _walking(*fast_networks, walking, device, reduced=True)
     return labellers
 
 
 def _publishing(
-    classifier: CamClassifier, network: AffinityNet, recipe: Recipe, device: torch.device
+    classifier: CamClassifier, network: AffinityNet, recipe: WalkRecipe, device: torch.device
 ) -> Labeller:
     def label(image: Image, classes: Classes, clock: StageClock) -> Image | None:
         # The released code is always told the classes; where nobody knows them, ours are found.
@@ -113,7 +114,7 @@ def _publishing(
 def _walking(
     classifier: CamClassifier,
     network: AffinityNet,
-    recipe: Recipe,
+    recipe: WalkRecipe,
     device: torch.device,
     *,
     reduced: bool,

@@ -26,7 +26,7 @@ from ..models.backbone import Normalisation
 from ..models.classifier import CamClassifier
 from ..models.frozen_norm import FrozenBatchNorm2d
 from ..networks import AnyNetwork
-from ..recipe import Recipe
+from ..recipe import WalkRecipe
 from ..sections import CamSection
 from ..stages.labels import affinity_features, walk_settings
 
@@ -102,7 +102,7 @@ def _normalised(image: NDArray[np.uint8], rule: Normalisation) -> NDArray[np.flo
 def published_label(
     classifier: CamClassifier,
     network: AffinityNet,
-    recipe: Recipe,
+    recipe: WalkRecipe,
     image: NDArray[np.uint8],
     labels: Sequence[int],
     clock: StageClock,

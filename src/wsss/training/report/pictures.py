@@ -12,6 +12,7 @@ from ...runtime.pseudo_labels import label_from_scores
 from ...runtime.score_maps import ScoreMaps, load_score_maps
 from ..data.image_set import Sample
 from ..predictor import RunPredictor
+from ..recipe import WalkRecipe
 from ..run import Run
 from .page import Sheet, SheetRow
 
@@ -103,12 +104,13 @@ class _Painter:
         return self.predictor.score_maps(image, sample.labels, "cam")
 
     def _walk(self, sample: Sample, image: Picture) -> ScoreMaps | None:
-        if "labels" not in self.finished:
+        recipe = self.run.recipe
+        if "labels" not in self.finished or not isinstance(recipe, WalkRecipe):
             return None
         path = self.run.folder / "labels" / "scores" / f"{sample.name}.npz"
         if path.is_file():
             return load_score_maps(path)
-        needed = ("cam", self.run.recipe.affinity_stage)
+        needed = ("cam", recipe.affinity_stage)
         if self.predictor is None or not all(self.can_apply(stage) for stage in needed):
             return None
         return self.predictor.score_maps(image, sample.labels, "walk")
@@ -117,15 +119,16 @@ class _Painter:
         self, sample: Sample, image: Picture, walk: ScoreMaps | None
     ) -> NDArray[np.uint8] | None:
         path = self.run.folder / "labels" / f"{sample.name}.png"
-        if walk is None:
-            return None
-        if path.is_file():
+        if "labels" in self.finished and path.is_file():
             return read_label_map(path)
-        section = self.run.recipe.walk
+        recipe = self.run.recipe
+        if walk is None or not isinstance(recipe, WalkRecipe):
+            return None
+        section = recipe.walk
         return label_from_scores(
             walk,
             threshold=section.threshold,
-            align=self.run.recipe.cam.align,
+            align=recipe.cam.align,
             image=image,
             crf=section.crf.settings(),
             device=self.run.device,

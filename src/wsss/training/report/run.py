@@ -20,7 +20,7 @@ from ..evaluation import EvalReport, FolderPredictions, evaluate
 from ..metrics import read_metrics
 from ..pipeline import METHODS
 from ..predictor import NETWORKS, RunPredictions, RunPredictor
-from ..recipe import load_recipe
+from ..recipe import WalkRecipe, load_recipe
 from ..run import Run, read_stage
 from .irnet import make_irnet_sheets
 from .page import IouColumn, Report, StageCard, render_report
@@ -188,11 +188,12 @@ def _iou_columns(
     """Stored maps are measured on the list of figures, the segmenter on the validation list."""
     recipe, figures_set = run.recipe, run.figures_set
     columns = []
-    for name, place, threshold in (
-        ("CAM", "cam", recipe.cam.threshold),
-        ("walk", "labels/scores", recipe.walk.threshold),
-        ("pseudo labels", "labels", recipe.walk.threshold),
-    ):
+    places = [("CAM", "cam", recipe.cam.threshold)]
+    if isinstance(recipe, WalkRecipe):
+        places.append(("walk", "labels/scores", recipe.walk.threshold))
+    if "labels" in [stage.name for stage in METHODS[recipe.method]]:
+        places.append(("pseudo labels", "labels", 0.0))  # label maps, which no threshold changes
+    for name, place, threshold in places:
         was_run = place.split("/")[0] in finished
         if not was_run or figures_set is None:
             columns.append(IouColumn(name, "no masks" if was_run else "not run"))

@@ -13,7 +13,7 @@ from ..loop import Batch, Objective
 from ..models.affinitynet import AffinityNet
 from ..networks import affinity_architecture, normalise
 from ..pair_losses import PAIR_NAMES, affinity_loss, affinity_loss_sums
-from ..recipe import AffinityNetRecipe
+from ..recipe import AffinityNetRecipe, WalkRecipe
 from ..run import Run
 from .crops import network_input, vote_labels
 from .fitting import fit_objective, trained_network
@@ -27,7 +27,7 @@ def train_affinity(run: Run, folder: Path, digest: str) -> None:
     def fit(network: AffinityNet) -> None:
         fit_objective(run, folder, digest, affinity_objective(run, network), section.train)
 
-    architecture = affinity_architecture(run.recipe)
+    architecture = affinity_architecture(run.recipe_of(WalkRecipe))
     trained_network(AffinityNet, run, folder, architecture, section.train, fit, section.start)
 
 

@@ -29,7 +29,7 @@ from ..pair_losses import (
     displacement_loss_sums,
     irnet_loss,
 )
-from ..recipe import IRNetRecipe
+from ..recipe import IRNetRecipe, WalkRecipe
 from ..run import Run
 from .crops import nearest_labels, network_input
 from .fitting import fit_objective, trained_network
@@ -45,7 +45,7 @@ def train_irnet(run: Run, folder: Path, digest: str) -> None:
         if network.displacement is not None:
             take_mean_displacement(run, network)
 
-    architecture = affinity_architecture(run.recipe)
+    architecture = affinity_architecture(run.recipe_of(WalkRecipe))
     trained_network(IRNet, run, folder, architecture, section.train, fit, section.start)
 
 

@@ -18,7 +18,7 @@ from ..models.affinity_network import AffinityNetwork
 from ..models.affinitynet import AffinityNet
 from ..models.irnet import IRNet
 from ..networks import open_as
-from ..recipe import IRNetRecipe, Recipe
+from ..recipe import IRNetRecipe, WalkRecipe
 from ..run import Run, make_files
 from .affinity import image_features
 from .cam import measure_scores
@@ -30,7 +30,7 @@ Affinities = tuple[Tensor, Tensor | None]
 """(1, K, h, w) with the exponent applied, and (1, 1, h, w) that CAMs are multiplied by, or None."""
 
 
-def walk_settings(recipe: Recipe) -> WalkSettings:
+def walk_settings(recipe: WalkRecipe) -> WalkSettings:
     """The recipe's walk as the runtime takes it."""
     section = recipe.walk
     return WalkSettings(
@@ -49,9 +49,10 @@ def walk_settings(recipe: Recipe) -> WalkSettings:
 
 def make_labels(run: Run, folder: Path, digest: str) -> None:
     """Write walked score maps (`scores/NAME.npz`) and pseudo labels (`NAME.png`)."""
-    network, _ = open_as(AffinityNetwork, run.weights(run.recipe.affinity_stage), run.device)
-    _walk(run, network, folder / "scores")
-    _write_labels(run, folder)
+    recipe = run.recipe_of(WalkRecipe)
+    network, _ = open_as(AffinityNetwork, run.weights(recipe.affinity_stage), run.device)
+    _walk(run, network, recipe, folder / "scores")
+    _write_labels(run, recipe, folder)
 
 
 def measure_labels(run: Run, folder: Path) -> dict[str, float]:
@@ -59,7 +60,7 @@ def measure_labels(run: Run, folder: Path) -> dict[str, float]:
     subset = run.figures_set
     if subset is None:
         return {}
-    walked = measure_scores(run, folder / "scores", run.recipe.walk.threshold)
+    walked = measure_scores(run, folder / "scores", run.recipe_of(WalkRecipe).walk.threshold)
     predictions = FolderPredictions(folder, subset, image_labels_used=True)
     report = evaluate(predictions, subset, run.recipe.data.figures_split)
     figures = {f"walk_{key}": value for key, value in walked.items()}
@@ -70,7 +71,7 @@ def walked_scores(
     network: AffinityNetwork,
     image: NDArray[np.uint8],
     maps: ScoreMaps,
-    recipe: Recipe,
+    recipe: WalkRecipe,
     device: torch.device,
 ) -> ScoreMaps:
     """CAMs of one image after the random walk."""
@@ -79,7 +80,7 @@ def walked_scores(
 
 
 def image_affinity(
-    network: AffinityNetwork, image: NDArray[np.uint8], recipe: Recipe, device: torch.device
+    network: AffinityNetwork, image: NDArray[np.uint8], recipe: WalkRecipe, device: torch.device
 ) -> Affinities:
     """Along which the scores of an image walk."""
     walk = recipe.walk
@@ -96,7 +97,7 @@ def image_affinity(
 
 
 def affinity_features(
-    network: AffinityNet, image: NDArray[np.uint8], recipe: Recipe, device: torch.device
+    network: AffinityNet, image: NDArray[np.uint8], recipe: WalkRecipe, device: torch.device
 ) -> Tensor:
     """(1, C, h, w) features that AffinityNet's affinities of an image are made of."""
     return image_features(
@@ -104,12 +105,12 @@ def affinity_features(
     )
 
 
-def _walk(run: Run, network: AffinityNetwork, folder: Path) -> None:
+def _walk(run: Run, network: AffinityNetwork, recipe: WalkRecipe, folder: Path) -> None:
     cams = run.folder / "cam" / "scores"
 
     def make(sample: Sample, image: NDArray[np.uint8], path: Path) -> None:
         maps = load_score_maps(cams / f"{sample.name}.npz")
-        save_score_maps(path, walked_scores(network, image, maps, run.recipe, run.device))
+        save_score_maps(path, walked_scores(network, image, maps, recipe, run.device))
 
     make_files(
         run,
@@ -121,14 +122,14 @@ def _walk(run: Run, network: AffinityNetwork, folder: Path) -> None:
     )
 
 
-def _write_labels(run: Run, folder: Path) -> None:
-    section = run.recipe.walk
+def _write_labels(run: Run, recipe: WalkRecipe, folder: Path) -> None:
+    section = recipe.walk
 
     def make(sample: Sample, image: NDArray[np.uint8], path: Path) -> None:
         labels = label_from_scores(
             load_score_maps(folder / "scores" / f"{sample.name}.npz"),
             threshold=section.threshold,
-            align=run.recipe.cam.align,
+            align=recipe.cam.align,
             image=image,
             crf=section.crf.settings(),
             device=run.device,
