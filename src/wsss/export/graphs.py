@@ -299,7 +299,7 @@ def add_boundary(draft: _Draft, image: str, network: NetworkGraph) -> dict[str, 
 
 
 def add_walls(draft: _Draft, boundary: str) -> tuple[str, str]:
-    """Affinities that boundaries leave, and what CAMs are multiplied by before the walk."""
+    """Affinities that boundaries leave, and what CAMs are multiplied by before the walk, or ''."""
     graph, walk = draft.at("affinity/"), draft.settings.walk
     add_boundary_affinity(
         draft.nodes,
@@ -311,7 +311,7 @@ def add_walls(draft: _Draft, boundary: str) -> tuple[str, str]:
         beta=walk.beta,
         borders=walk.borders,
     )
-    return AFFINITY, graph("Sub", graph.floats(1), boundary)
+    return AFFINITY, graph("Sub", graph.floats(1), boundary) if walk.damping else ""
 
 
 def add_refinement(

@@ -295,6 +295,9 @@ class IRNetWalkSection(WalkSection):
     beta: Annotated[float, Field(ge=1, le=256)] = 10.0
     borders: Literal["reference", "full"] = "full"
     background: Literal["power", "constant"] = "constant"
+    damping: bool = True
+    """Multiply CAMs by 1 - boundary before the walk, as published; hurts where boundaries are wide,
+    as those learnt from a few hundred images are."""
 
     @model_validator(mode="after")
     def _is_irnets(self) -> "IRNetWalkSection":
