@@ -54,6 +54,7 @@ def train(
     weights_path: str | Path | None = None,
     cams_path: str | Path | None = None,
     seeds_path: str | Path | None = None,
+    reuse: Sequence[str | Path] = (),
     stages: Sequence[str] | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -66,6 +67,8 @@ def train(
         weights_path: backbone weights (.safetensors or torchvision-style .pth).
         cams_path: folder of score maps (npz) that takes the place of the CAM stage.
         seeds_path: folder of seed PNGs that takes the place of the seed stage.
+        reuse: folders of other runs, whose finished stages of the same settings, images and
+            weights are copied instead of done again.
         stages: only these, in the method's order; what they need must be there already.
         overwrite: remove another run from `out` first.
 
@@ -84,6 +87,7 @@ def train(
             _path(seeds_path),
             chosen_device,
             progress if distributed.is_main() else SILENT,
+            tuple(Path(other) for other in reuse),
         )
         todo = _select_stages(METHODS[recipe.method], stages)
         kept = _kept_stages(METHODS[recipe.method], todo)
@@ -158,6 +162,11 @@ def _check_start(run: Run, stages: Sequence[str]) -> None:
         )
     if run.weights_path is not None:
         check_weights_file(run.weights_path)
+    for other in run.reuse:
+        if not (other / "recipe.toml").is_file():
+            raise ConfigError(
+                f"--reuse: '{other}' is no run: give a folder that `wsss train` wrote"
+            )
     _check_given(run, run.cams_path, "--cams", ".npz")
     _check_given(run, run.seeds_path, "--seeds", ".png")
     for name in stages:
