@@ -87,11 +87,11 @@ class _Painter:
         truth = sample.load_mask() if sample.mask is not None else None
         cells = (
             shrink(image, PICTURE_SIDE),
-            _labels_cell(image, truth, "no mask"),
+            labels_cell(image, truth, "no mask"),
             _heat_cell(image, cam),
             _heat_cell(image, walk),
-            _labels_cell(image, self._pseudo_label(sample, image, walk), "not run"),
-            _labels_cell(image, self._segment(image), "not run"),
+            labels_cell(image, self._pseudo_label(sample, image, walk), "not run"),
+            labels_cell(image, self._segment(image), "not run"),
         )
         return SheetRow(sample.name, caption(self.run, sample), cells)
 
@@ -149,7 +149,8 @@ def labels_picture(
     return draw_labels(below, shrink_labels(labels, PICTURE_SIDE), ids=small)
 
 
-def _labels_cell(image: Picture, labels: NDArray[np.uint8] | None, absent: str) -> Picture | str:
+def labels_cell(image: Picture, labels: NDArray[np.uint8] | None, absent: str) -> Picture | str:
+    """`labels_picture`, or what to say where there are none."""
     return absent if labels is None else labels_picture(image, labels)
 
 

@@ -1,6 +1,6 @@
 """What a run has to show, collected into `report.html`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
