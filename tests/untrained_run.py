@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from wsss.training.checkpoint import load_checkpoint, save_checkpoint
 from wsss.training.networks import (
     affinity_architecture,
     classifier_architecture,
@@ -41,3 +42,12 @@ def write_untrained_run(
             folder / stage / "weights.safetensors", network, architecture, classes, recipe.method
         )
     return folder
+
+
+def share_backbone(run: Path) -> None:
+    """Give IRNet the classifier's backbone, as a run has it that started from there."""
+    source, _ = load_checkpoint(run / "cam" / "weights.safetensors")
+    path = run / "irnet" / "weights.safetensors"
+    tensors, header = load_checkpoint(path)
+    backbone = {key: value for key, value in source.items() if key.startswith("backbone.")}
+    save_checkpoint(path, tensors | backbone, header)

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from command_line import wsss
 from traced_once import traced_once
-from untrained_run import CLASSES, write_untrained_run
+from untrained_run import CLASSES, share_backbone, write_untrained_run
 
 from wsss.errors import ConfigError
 from wsss.export.bundle import ExportSettings, export_run
@@ -37,15 +37,6 @@ SHORT = (
 
 def recipe_of(*overrides: str) -> Recipe:
     return load_recipe("demo_irnet", [*SHORT, *overrides])
-
-
-def share_backbone(run: Path) -> None:
-    """As a run has it whose IRNet started from the classifier."""
-    source, _ = load_checkpoint(run / "cam" / "weights.safetensors")
-    path = run / "irnet" / "weights.safetensors"
-    tensors, header = load_checkpoint(path)
-    backbone = {key: value for key, value in source.items() if key.startswith("backbone.")}
-    save_checkpoint(path, tensors | backbone, header)
 
 
 @pytest.fixture(scope="module", autouse=True)
