@@ -252,12 +252,10 @@ def add_boundary(draft: _Draft, image: str, network: NetworkGraph) -> dict[str, 
     if settings.align == "reference":
         normal = geometry.add_padding(graph, normal, size, network.padded_stride)
     both = graph("Concat", normal, geometry.add_mirror(graph, normal), axis=0)
-    outputs = _add_network(draft, network, both, place)
-    halves = {name: graph.split(maps, 2) for name, maps in outputs.items()}
-    upright, mirrored = halves.pop("boundary")
+    maps = _add_network(draft, network, both, place)
+    upright, mirrored = graph.split(maps["boundary"], 2)
     logits = graph("Add", upright, geometry.add_mirror(graph, mirrored))
-    maps = {"boundary": graph("Sigmoid", graph("Mul", logits, graph.floats(0.5)))}
-    maps |= {name: upright for name, (upright, _) in halves.items()}
+    maps["boundary"] = graph("Sigmoid", graph("Mul", logits, graph.floats(0.5)))
     if settings.align == "reference":
         grid = geometry.add_ceil(graph, size, graph.integers(network.stride))
         first, axes = graph.integers(0, 0), graph.integers(2, 3)
