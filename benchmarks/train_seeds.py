@@ -3,7 +3,7 @@
     python benchmarks/train_seeds.py RECIPE --data DIR --weights FILE --runs DIR --seeds 0 1 2
 
 Writes `benchmarks/results/RECIPE.json` and a table beside it. Finished stages and measured seeds
-are kept, so the command can be repeated.
+are kept, so the command can be repeated. Remove RUNS/seedN.json to measure a seed again.
 """
 
 import argparse
@@ -13,6 +13,9 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+
+from wsss.training.pipeline import METHODS
+from wsss.training.recipe import load_recipe
 
 RESULTS = Path(__file__).parent / "results"
 # name -> (split, arguments of `wsss eval` behind the run, or folder below it)
@@ -40,26 +43,34 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--lists",
+        nargs="+",
+        default=["train", "val"],
+        help="train alone: labels are measured, and no segmenter is trained",
+    )
     arguments = parser.parse_args()
-    results = [
-        measure_seed(arguments.recipe, seed, arguments.data, arguments.weights, arguments.runs)
-        for seed in arguments.seeds
-    ]
+    results = [measure_seed(arguments, seed) for seed in arguments.seeds]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{arguments.recipe}.json").write_text(json.dumps(results, indent=1) + "\n")
     (RESULTS / f"{arguments.recipe}.md").write_text(table(results))
     print(table(results))
 
 
-def measure_seed(recipe: str, seed: int, data: Path, weights: Path, runs: Path) -> dict:
-    run, kept = runs / f"seed{seed}", runs / f"seed{seed}.json"
+def measure_seed(arguments: argparse.Namespace, seed: int) -> dict:
+    run, kept = arguments.runs / f"seed{seed}", arguments.runs / f"seed{seed}.json"
     if kept.is_file():
         return json.loads(kept.read_text())
-    options = ["--data", data, "--weights", weights, "--out", run, "--set", f"seed={seed}"]
-    trained, peak_gib = wsss("train", recipe, *options)
+    data = arguments.data
+    options = ["--data", data, "--weights", arguments.weights, "--out", run]
+    options += ["--set", f"seed={seed}"]
+    if "val" not in arguments.lists:
+        stages = [stage.name for stage in METHODS[load_recipe(arguments.recipe).method]]
+        options += ["--stages", ",".join(stage for stage in stages if stage != "segmenter")]
+    trained, peak_gib = wsss("train", arguments.recipe, *options)
     figures = {}
     for name, (split, what) in ROWS.items():
-        if not exists(run, what):
+        if split not in arguments.lists or not exists(run, what):
             continue
         is_stage = what.startswith("--stage")
         place = [run, *what.split()] if is_stage else [run / what]
