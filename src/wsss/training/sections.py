@@ -1,8 +1,8 @@
 """Sections of recipes: every hyper-parameter of every stage, with its range and default.
 
 Defaults are the published settings of AffinityNet (Ahn and Kwak, CVPR 2018, and its released code);
-sections of IRNet (Ahn, Cho, Kwak, CVPR 2019, likewise) have those of their own, and so have those of
-CIAN (Fan et al., AAAI 2020, likewise).
+sections of IRNet (Ahn, Cho, Kwak, CVPR 2019, likewise) and CIAN (Fan et al., AAAI 2020, likewise)
+have those of their own.
 """
 
 from typing import Annotated, Literal
@@ -351,7 +351,9 @@ class CianTrainSettings(TrainSettings):
     """A training of CIAN."""
 
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of sgd."""
     biases: Literal["doubled", "alike", "undecayed"] = "undecayed"
+    """undecayed: at the rate of weights, without decay, as published; others as elsewhere."""
     poly: Literal["step", "epoch"] = "epoch"
     """Rates shrink with every step, or with every epoch as published."""
 
