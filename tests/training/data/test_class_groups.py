@@ -75,7 +75,8 @@ def test_images_that_are_left_over_get_partners_that_were_drawn_already():
     for seed in range(50):
         groups = grouped([[0], [0], [0]], 2, seed)
         assert len(groups) == 2 and all(len(set(group)) == 2 for group in groups)
-        stand_ins |= {index for index, count in Counter(sum(groups, [])).items() if count == 2}
+        counts = Counter(index for group in groups for index in group)
+        stand_ins |= {index for index, count in counts.items() if count == 2}
     assert stand_ins == {0, 1, 2}
 
 
