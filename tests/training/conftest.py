@@ -42,3 +42,11 @@ def finished_irnet_run(tmp_path_factory: pytest.TempPathFactory, tiny_images: Im
     out = tmp_path_factory.mktemp("finished_irnet") / "run"
     train(tiny_recipe(method="irnet"), tiny_images, out, device="cpu")
     return out
+
+
+@pytest.fixture(scope="session")
+def finished_cian_run(tmp_path_factory: pytest.TempPathFactory, tiny_images: ImageSet) -> Path:
+    """Likewise of CIAN."""
+    out = tmp_path_factory.mktemp("finished_cian") / "run"
+    train(tiny_recipe(method="cian"), tiny_images, out, device="cpu")
+    return out

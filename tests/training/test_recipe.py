@@ -24,6 +24,8 @@ def test_the_promised_recipes_are_shipped():
         "affinitynet_mobilenetv2",
         "irnet_resnet50_voc12",
         "irnet_mobilenetv2",
+        "cian_resnet101_voc12",
+        "cian_mobilenetv2",
         "demo",
     } <= set(NAMES)
 

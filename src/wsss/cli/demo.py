@@ -12,7 +12,10 @@ from .output import print_json, progress, stdout
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the images, the run and its report.")],
     method: Annotated[
-        Method, typer.Option(help="irnet finds single objects too, in scenes where they touch.")
+        Method,
+        typer.Option(
+            help="irnet finds single objects too, in scenes where they touch; cian has no walk."
+        ),
     ] = "affinitynet",
     seed: Annotated[int, typer.Option(min=0, help="Of the scenes and the training.")] = 0,
     device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = "auto",
@@ -35,7 +38,10 @@ def demo(
         print_json(result.to_json())
         return
     stdout.print(f"CAM, training images           mIoU {result.cam_miou:5.1f} %")
-    stdout.print(f"CAM + walk                     mIoU {result.walk_miou:5.1f} %")
+    if result.walk_miou is not None:
+        stdout.print(f"CAM + walk                     mIoU {result.walk_miou:5.1f} %")
+    if result.first_round_miou is not None:
+        stdout.print(f"first round, validation images mIoU {result.first_round_miou:5.1f} %")
     stdout.print(f"pseudo labels                  mIoU {result.label_miou:5.1f} %")
     stdout.print(f"segmenter, validation images   mIoU {result.segmenter_miou:5.1f} %")
     for name, ap50 in (

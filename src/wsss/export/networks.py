@@ -164,12 +164,17 @@ def _trace(
 
 
 def _forget_traces(model: onnx.ModelProto) -> None:
-    """Drop paths and stack traces of this machine, and shapes that other parts make untrue."""
+    """Drop paths and stack traces of this machine, shapes that other parts make untrue, and what
+    only onnxruntime understands."""
     del model.graph.value_info[:]
     del model.metadata_props[:]
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
+        if node.op_type == "Reshape":  # no map is empty, so nothing is told by `allowzero`
+            kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
     for value in (*model.graph.input, *model.graph.output):
         del value.metadata_props[:]
     for tensor in model.graph.initializer:

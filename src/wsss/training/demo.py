@@ -34,6 +34,7 @@ class Demo:
 DEMOS = {
     "affinitynet": Demo("demo", draw_scene),
     "irnet": Demo("demo_irnet", draw_touching_scene),
+    "cian": Demo("demo_cian", draw_scene),
 }
 """By method."""
 
@@ -46,18 +47,22 @@ class DemoResult:
     the segmenter on validation images, without.
 
     Attributes:
+        walk_miou: of CAMs that walked; None where nothing walks.
+        first_round_miou: of the segmenter that made the labels, on validation images; None where
+            none did.
         instance_ap50: of the method's instances; None where it makes none.
         boundary_instance_ap50: of connected parts of CAMs that walked within boundaries.
         cam_instance_ap50: of connected parts of the CAMs.
     """
 
     cam_miou: float
-    walk_miou: float
     label_miou: float
     segmenter_miou: float
     data: str
     run: str
     report: str
+    walk_miou: float | None = None
+    first_round_miou: float | None = None
     instance_ap50: float | None = None
     boundary_instance_ap50: float | None = None
     cam_instance_ap50: float | None = None
@@ -101,12 +106,13 @@ def run_demo(
     instances = result.figures.get("instances", {})
     return DemoResult(
         cam_miou=result.figures["cam"]["miou"],
-        walk_miou=result.figures["labels"]["walk_miou"],
         label_miou=result.figures["labels"]["miou"],
         segmenter_miou=result.figures["segmenter"]["miou"],
         data=str(data),
         run=str(run),
         report=str(report),
+        walk_miou=result.figures["labels"].get("walk_miou"),
+        first_round_miou=result.figures.get("cian", {}).get("miou"),
         instance_ap50=instances.get("ap50"),
         boundary_instance_ap50=instances.get("boundary_ap50"),
         cam_instance_ap50=instances.get("cam_ap50"),

@@ -11,7 +11,7 @@ from ..errors import ConfigError, DataError
 from ..runtime.files import file_digest
 from ..runtime.image_io import image_size
 from ..runtime.progress import SILENT, Progress
-from . import affinitynet, distributed, irnet
+from . import affinitynet, cian, distributed, irnet
 from .data.image_set import ImageSet
 from .devices import choose_device
 from .models.foreign_weights import check_weights_file
@@ -26,10 +26,12 @@ from .run import (
     run_stage,
     stage_settings,
 )
+from .sections import CianRoundSection
 
 METHODS: dict[str, tuple[Stage, ...]] = {
     "affinitynet": affinitynet.STAGES,
     "irnet": irnet.STAGES,
+    "cian": cian.STAGES,
 }
 
 
@@ -133,7 +135,8 @@ def check(run: Run, stages: Sequence[str]) -> None:
         if name not in stages or (name == "cam" and run.cams_path is not None):
             continue
         batch_size = section.train.batch_size
-        distributed.own_rows(batch_size)
+        group_size = section.group_size if isinstance(section, CianRoundSection) else 1
+        distributed.own_rows(batch_size, group_size)
         if batch_size > len(train_set.samples):
             raise ConfigError(
                 f"{name}.train.batch_size is {batch_size}, but list "

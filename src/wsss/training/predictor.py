@@ -22,6 +22,7 @@ from .devices import choose_device
 from .evaluation import Prediction
 from .models.affinity_network import AffinityNetwork
 from .models.affinitynet import AffinityNet
+from .models.cian import CianSegmenter
 from .models.classifier import CamClassifier
 from .models.irnet import IRNet
 from .models.segmenter import Segmenter
@@ -49,6 +50,7 @@ NETWORKS: dict[str, type[Network]] = {
     "cam": CamClassifier,
     "affinity": AffinityNetwork,
     "irnet": AffinityNetwork,
+    "cian": CianSegmenter,
     "segmenter": Segmenter,
 }
 """Stages that leave a trained network, and its kind."""

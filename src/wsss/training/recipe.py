@@ -20,6 +20,9 @@ from .sections import (
     AffinitySection,
     BackboneSection,
     CamSection,
+    CianLabelsSection,
+    CianSection,
+    CianSegmenterSection,
     DataSection,
     InstancesSection,
     IRNetSection,
@@ -85,8 +88,21 @@ class IRNetRecipe(WalkRecipe):
     affinity_stage = "irnet"
 
 
+class CianRecipe(Recipe):
+    """A whole CIAN run."""
+
+    method: Literal["cian"]
+    cian: CianSection
+    labels: CianLabelsSection = CianLabelsSection()
+    segmenter: CianSegmenterSection
+
+
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
-RECIPES: dict[str, type[Recipe]] = {"affinitynet": AffinityNetRecipe, "irnet": IRNetRecipe}
+RECIPES: dict[str, type[Recipe]] = {
+    "affinitynet": AffinityNetRecipe,
+    "irnet": IRNetRecipe,
+    "cian": CianRecipe,
+}
 """By method."""
 
 

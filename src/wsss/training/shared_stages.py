@@ -14,11 +14,13 @@ CAM = Stage(
     ("cam.threshold", "data.val_split", "data.figures_split"),
 )
 SEEDS = Stage("seeds", ("seeds",), ("cam",), make_seeds, measure_seeds)
+SEGMENTER_FIGURES = ("segmenter.scales", "segmenter.flip", "segmenter.crf")
+"""Settings of a segmenter that its training does not depend on."""
 SEGMENTER = Stage(
     "segmenter",
     ("backbone", "segmenter"),
     ("cam", "labels"),
     train_segmenter,
     measure_segmenter,
-    ("segmenter.scales", "segmenter.flip", "segmenter.crf"),
+    SEGMENTER_FIGURES,
 )

@@ -39,16 +39,19 @@ def make_sheet(run: Run, finished: Collection[str], predictor: RunPredictor | No
         for sample in samples:
             rows.append(painter.row(sample))
             task.advance()
+    walks = isinstance(run.recipe, WalkRecipe)
+    told = "CAM, walk and pseudo label are" if walks else "The CAM is"
+    made_of = "from the walk" if walks else "of the training images"
     return Sheet(
         title="Pictures",
-        text=f"{len(samples)} of the {len(chosen.samples)} images in list '{split}'. CAM, walk and "
-        "pseudo label are told which classes are in the image; the segmenter is not.",
+        text=f"{len(samples)} of the {len(chosen.samples)} images in list '{split}'. {told} told "
+        "which classes are in the image; the segmenter is not.",
         columns=[
             ("photo", ""),
             ("truth", "mask"),
             ("CAM", "score"),
-            ("walk", "score"),
-            ("pseudo label", "from the walk"),
+            *([("walk", "score")] if walks else []),
+            ("pseudo label", made_of),
             ("segmenter", "from the photo alone"),
         ],
         rows=rows,
@@ -89,7 +92,7 @@ class _Painter:
             shrink(image, PICTURE_SIDE),
             labels_cell(image, truth, "no mask"),
             _heat_cell(image, cam),
-            _heat_cell(image, walk),
+            *([_heat_cell(image, walk)] if isinstance(self.run.recipe, WalkRecipe) else []),
             labels_cell(image, self._pseudo_label(sample, image, walk), "not run"),
             labels_cell(image, self._segment(image), "not run"),
         )

@@ -29,7 +29,8 @@ STAGES = {
     "seeds": "labels taken as certain",
     "affinity": "which neighbours are alike",
     "irnet": "boundaries, and the way to the middle of each object",
-    "labels": "random walk, pseudo labels",
+    "cian": "segmenter of images that share a class, trained on the seeds",
+    "labels": "pseudo labels of the training images",
     "instances": "cells that meet in one place are an object",
     "segmenter": "trained on the pseudo labels",
 }

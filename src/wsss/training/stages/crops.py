@@ -75,8 +75,28 @@ def nearest_labels(
     label_map: NDArray[np.uint8], stride: int, *, corners: bool
 ) -> NDArray[np.uint8]:
     """One label a cell: pixel i * stride under `corners`, else the middle of stride pixels."""
-    first = 0 if corners else stride // 2
-    rows, columns = (
-        np.minimum(np.arange(0, side, stride) + first, side - 1) for side in label_map.shape
-    )
+    rows, columns = (_cell_pixels(side, stride, corners) for side in label_map.shape)
     return np.ascontiguousarray(label_map[rows[:, None], columns])
+
+
+def inside_cells(inside: Tensor, side: int, stride: int, *, corners: bool) -> Tensor:
+    """Whether the cells of `nearest_labels` show the image.
+
+    Args:
+        inside: (B, 4) of `Crop.inside`.
+        side: of the crops in pixels.
+
+    Returns:
+        (B, h, w) bool.
+    """
+    pixels = torch.from_numpy(_cell_pixels(side, stride, corners)).to(inside.device)
+    top, left, bottom, right = inside.T[..., None]
+    in_rows, in_columns = (pixels >= top) & (pixels < bottom), (pixels >= left) & (pixels < right)
+    both: Tensor = in_rows[:, :, None] & in_columns[:, None, :]
+    return both
+
+
+def _cell_pixels(side: int, stride: int, corners: bool) -> NDArray[np.int64]:
+    """The row, or column, of the pixel that each cell takes."""
+    first = 0 if corners else stride // 2
+    return np.minimum(np.arange(0, side, stride) + first, side - 1)
