@@ -19,6 +19,7 @@ def walk_settings(**changes):
         "alpha": 16.0,
         "threshold": 0.25,
         "align": "reference",
+        "maps_on_grid": True,
     }
     return WalkSettings(**(published | changes))
 

@@ -8,6 +8,9 @@ from torch import Tensor
 from .boundary_affinity import affinity_from_boundary
 from .pseudo_labels import WalkSettings
 
+STRIDE = 4
+"""Pixels per cell of the grid of boundaries, on every backbone."""
+
 
 def boundary_affinities(boundary: Tensor, settings: WalkSettings) -> tuple[Tensor, Tensor | None]:
     """Affinity and damping as `walk_planes` takes them.

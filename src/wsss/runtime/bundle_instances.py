@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import ArtifactError, WsssError
+from .boundary_walk import STRIDE
 from .bundle import Bundle
 from .instances.grouping import group_instances
 from .instances.instance_map import InstanceMap
@@ -48,7 +49,10 @@ def _settings(bundle: Bundle) -> tuple[WalkSettings, InstanceSettings]:
         walk: dict[str, Any] = {key: bundle.settings["walk"][key] for key in _WALK}
         instances = InstanceSettings(**bundle.settings["instances"])
         damping = bundle.settings["walk"].get("damping", True)
-        return WalkSettings(**walk, align=bundle.align, damping=damping), instances
+        stride = bundle.settings["cam"]["map_stride"]
+        on_grid = stride == STRIDE
+        settings = WalkSettings(**walk, align=bundle.align, damping=damping, maps_on_grid=on_grid)
+        return settings, instances
     except (KeyError, TypeError, WsssError) as error:
         raise ArtifactError(
             f"bundle '{bundle.folder}' has no usable settings of instances ({error}): export it "

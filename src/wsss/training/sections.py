@@ -324,7 +324,9 @@ class InstancesSection(Section):
     threshold: Fraction = 0.25
     """Background constant, each image's walked scores divided by their maximum."""
     min_area: Fraction = 0.01
-    """Share of the image below which a piece gets a score of 0."""
+    """Share of the image below which a piece is a fragment."""
+    fragments: Literal["keep", "drop"] = "keep"
+    """keep: a fragment is an instance with a score of 0, as published; drop: it is background."""
 
 
 class SegmenterSection(Section):

@@ -15,6 +15,7 @@ from wsss.runtime.instances.grouping import (
     group_instances,
 )
 from wsss.runtime.instances.settings import InstanceSettings
+from wsss.runtime.pseudo_labels import scores_on_grid
 from wsss.runtime.score_maps import ScoreMaps
 
 SETTINGS = InstanceSettings()
@@ -92,12 +93,16 @@ def test_whole_grouping_equals_naive_loops(height, width, align):
 
 
 @mark.parametrize("align", ["reference", "corners"])
-def test_cams_of_another_grid_are_resized(align):
+@mark.parametrize("step", [0.5, 2])
+def test_cams_of_another_grid_come_to_that_of_the_walk_as_those_of_labels_do(align, step):
     maps, boundary, displacement = random_image(9, 11, 2, seed=4, align=align)
-    coarse = ScoreMaps(maps.classes, maps.scores[:, ::2, ::2].copy(), maps.size)
-    chosen, walk = InstanceSettings(steps=5), walk_settings(align=align, beta=3.0)
-    found = group_instances(coarse, boundary, displacement, walk, chosen)
-    require_equal(found, naive_group(coarse, boundary, displacement, walk, chosen))
+    scores = maps.scores[:, ::2, ::2] if step == 2 else maps.scores.repeat(2, 1).repeat(2, 2)
+    other = ScoreMaps(maps.classes, scores.copy(), maps.size)
+    chosen = InstanceSettings(steps=5)
+    walk = walk_settings(align=align, beta=3.0, maps_on_grid=False)
+    moved = ScoreMaps(maps.classes, scores_on_grid(other, (9, 11), walk).numpy(), maps.size)
+    found = group_instances(other, boundary, displacement, walk, chosen)
+    require_equal(found, naive_group(moved, boundary, displacement, walk, chosen))
 
 
 @mark.parametrize("align", ["reference", "corners"])

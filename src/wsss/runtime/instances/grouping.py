@@ -5,6 +5,7 @@ it is compared with: CAMs alone, and CAMs walked within boundaries.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,8 +15,8 @@ from torch.nn.functional import pad
 
 from ...errors import ShapeError
 from ..boundary_walk import boundary_affinities
-from ..geometry import Align, resize
-from ..pseudo_labels import WalkSettings, walk_planes
+from ..geometry import Align
+from ..pseudo_labels import WalkSettings, scores_on_grid, walk_planes
 from ..score_maps import ScoreMaps
 from .clusters import cluster_cells
 from .displacement import refine_centroids
@@ -131,8 +132,7 @@ def _walk_parts(
     if not len(maps.classes):
         return _split(strongest, maps.classes, settings)
     grid = (boundary.shape[1], boundary.shape[2])
-    scores = torch.from_numpy(maps.scores).to(boundary.device)
-    scores = resize(scores[None], grid, walk.align)[0]
+    scores = scores_on_grid(maps, grid, replace(walk, background="constant")).to(boundary.device)
     row, y, x = scores.nonzero(as_tuple=True)
     num_parts = int(parts.amax()) + 1
     # Planes class by class; one without any score would stay zero on the walk and win nothing.

@@ -24,8 +24,6 @@ from .affinity import image_features
 from .cam import measure_scores
 from .irnet import image_boundary
 
-IRNET_STRIDE = 4
-"""Of the grid of boundaries, on every backbone."""
 Affinities = tuple[Tensor, Tensor | None]
 """(1, K, h, w) with the exponent applied, and (1, 1, h, w) that CAMs are multiplied by, or None."""
 
@@ -33,6 +31,7 @@ Affinities = tuple[Tensor, Tensor | None]
 def walk_settings(recipe: WalkRecipe) -> WalkSettings:
     """The recipe's walk as the runtime takes it."""
     section = recipe.walk
+    irnet = recipe if isinstance(recipe, IRNetRecipe) else None
     return WalkSettings(
         beta=section.beta,
         steps=section.steps,
@@ -43,8 +42,8 @@ def walk_settings(recipe: WalkRecipe) -> WalkSettings:
         alpha=section.alpha,
         threshold=section.threshold,
         align=recipe.cam.align,
-        maps_on_grid=isinstance(recipe, IRNetRecipe) and recipe.cam.map_stride == IRNET_STRIDE,
-        damping=not isinstance(recipe, IRNetRecipe) or recipe.walk.damping,
+        maps_on_grid=irnet is not None and irnet.cam.map_stride == STRIDE,
+        damping=irnet is None or irnet.walk.damping,
     )
 
 
