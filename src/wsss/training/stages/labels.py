@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...runtime.affinity import affinity_from_features
-from ...runtime.boundary_walk import boundary_affinities
+from ...runtime.boundary_walk import STRIDE, boundary_affinities
 from ...runtime.image_io import read_image, write_label_map
 from ...runtime.pseudo_labels import WalkSettings, label_from_scores, walk_scores
 from ...runtime.score_maps import ScoreMaps, load_score_maps, save_score_maps
