@@ -33,8 +33,18 @@ STAGES = ("cam", "seeds", "affinity", "labels", "segmenter")
 METHODS = {
     "affinitynet": ("demo", NETWORKS),
     "irnet": ("demo_irnet", ("cam", "irnet", "segmenter")),
+    "sec": ("demo_sec", ("cam", "segmenter")),
+    "selfguided": ("demo_selfguided", ("cam", "segmenter")),
 }
 """Recipe that the tiny one is made from, and the stages that train a network."""
+_WALK = ("walk.steps=8", "walk.radius=3", "walk.threshold=0.3")
+_OWN = {
+    "affinitynet": (*_WALK, "affinity.radius=3", "seeds.crf.iterations=1"),
+    "irnet": (*_WALK, "irnet.radius=3", "seeds.crf.iterations=1"),
+    "sec": ("seeds.crf.iterations=1", "segmenter.sec.crf.iterations=2"),
+    "selfguided": ("selfguided.scales=[1.0]", "selfguided.radius=3", "selfguided.steps=4"),
+}
+"""What else makes the recipe of a method small."""
 
 _START = multiprocessing.get_context("forkserver")
 # torch.optim imports torch._dynamo when it is first used: a second for each process.
@@ -95,8 +105,7 @@ def tiny_recipe(*overrides: str, method: str = "affinitynet") -> Recipe:
     Read once: runs that are compared must not see different versions of the file.
     """
     base, networks = METHODS[method]
-    settings = ["cam.scales=[1.0]", "seeds.crf.iterations=1", "walk.steps=8", "walk.radius=3"]
-    settings += [f"{networks[1]}.radius=3", "cam.threshold=0.2", "walk.threshold=0.3"]
+    settings = ["cam.scales=[1.0]", "cam.threshold=0.2", *_OWN[method]]
     for stage in networks:
         settings += [
             f"{stage}.train.epochs=2",
@@ -212,7 +221,12 @@ def _count_changes(folder: Path, kill_at: int | None, record: Path) -> None:
 
 
 def start_group(
-    data: Path, out: Path, overrides: Sequence[str] = (), *, stages: Sequence[str] | None = None
+    data: Path,
+    out: Path,
+    overrides: Sequence[str] = (),
+    *,
+    method: str = "affinitynet",
+    stages: Sequence[str] | None = None,
 ) -> list[ForkServerProcess]:
     """Two processes that train together as `torchrun` would start them."""
     with socket.socket() as probe:
@@ -224,6 +238,7 @@ def start_group(
             data,
             out,
             overrides,
+            method=method,
             stages=stages,
             environment=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
         )

@@ -20,7 +20,8 @@ from .models.classifier import CamClassifier
 from .models.foreign_weights import load_backbone_weights
 from .models.irnet import IRNet
 from .models.segmenter import Segmenter
-from .recipe import AffinityNetRecipe, IRNetRecipe, Recipe, WalkRecipe
+from .models.selfguided import SelfGuidedNet
+from .recipe import AffinityNetRecipe, IRNetRecipe, Recipe, SelfGuidedRecipe, WalkRecipe
 
 Network = CamClassifier | AffinityNetwork | Segmenter
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
@@ -52,6 +53,9 @@ class Architecture:
             return IRNet(backbone, self.align == "corners", displacement=displacement)
         if self.kind == "segmenter":
             return Segmenter(backbone, self.num_classes, head=self.head)
+        if self.kind == "selfguided":
+            corners = self.align == "corners"
+            return SelfGuidedNet(backbone, self.num_classes, self.head, align_corners=corners)
         raise ArtifactError(f"unknown kind of network '{self.kind}'")
 
 
@@ -89,8 +93,9 @@ def segmenter_architecture(recipe: Recipe, num_classes: int) -> Architecture:
     """The segmenter of a recipe."""
     section = recipe.segmenter
     stride = section.output_stride or recipe.backbone.output_stride
+    kind = "selfguided" if isinstance(recipe, SelfGuidedRecipe) else "segmenter"
     return Architecture(
-        "segmenter", recipe.backbone.name, stride, num_classes, section.head, recipe.cam.align
+        kind, recipe.backbone.name, stride, num_classes, section.head, recipe.cam.align
     )
 
 

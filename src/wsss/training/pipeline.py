@@ -11,7 +11,7 @@ from ..errors import ConfigError, DataError
 from ..runtime.files import file_digest
 from ..runtime.image_io import image_size
 from ..runtime.progress import SILENT, Progress
-from . import affinitynet, distributed, irnet
+from . import affinitynet, distributed, irnet, sec, selfguided
 from .data.image_set import ImageSet
 from .devices import choose_device
 from .models.foreign_weights import check_weights_file
@@ -30,6 +30,8 @@ from .run import (
 METHODS: dict[str, tuple[Stage, ...]] = {
     "affinitynet": affinitynet.STAGES,
     "irnet": irnet.STAGES,
+    "sec": sec.STAGES,
+    "selfguided": selfguided.STAGES,
 }
 
 
@@ -158,13 +160,15 @@ def _check_start(run: Run, stages: Sequence[str]) -> None:
         )
     if run.weights_path is not None:
         check_weights_file(run.weights_path)
+    if run.seeds_path is not None and "seeds" not in {s.name for s in METHODS[recipe.method]}:
+        raise ConfigError(f"method {recipe.method} has no seeds of its own: leave --seeds out")
     _check_given(run, run.cams_path, "--cams", ".npz")
     _check_given(run, run.seeds_path, "--seeds", ".png")
     for name in stages:
         if run.cams_path is not None and _start(recipe, name) == "classifier":
             raise ConfigError(
-                f"{name}.start is 'classifier', but --cams leaves the classifier untrained: set "
-                f"{name}.start=weights"
+                f"{name}.start is 'classifier', but --cams leaves the classifier untrained: leave "
+                f"it out, or set {name}.start=weights"
             )
     with torch.device("meta"):
         for architecture in recipe_architectures(recipe, len(run.images.classes)).values():

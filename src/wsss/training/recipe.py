@@ -25,9 +25,13 @@ from .sections import (
     IRNetSection,
     IRNetSeedsSection,
     IRNetWalkSection,
+    SecSegmenterSection,
     Section,
     SeedsSection,
     SegmenterSection,
+    SelfGuidedSection,
+    SelfGuidedSeedsSection,
+    SelfGuidedSegmenterSection,
     WalkSection,
 )
 
@@ -85,8 +89,29 @@ class IRNetRecipe(WalkRecipe):
     affinity_stage = "irnet"
 
 
+class SecRecipe(Recipe):
+    """A whole SEC run."""
+
+    method: Literal["sec"]
+    segmenter: SecSegmenterSection
+
+
+class SelfGuidedRecipe(Recipe):
+    """A whole run of the self-guided network."""
+
+    method: Literal["selfguided"]
+    seeds: SelfGuidedSeedsSection = SelfGuidedSeedsSection()
+    segmenter: SelfGuidedSegmenterSection
+    selfguided: SelfGuidedSection = SelfGuidedSection()
+
+
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
-RECIPES: dict[str, type[Recipe]] = {"affinitynet": AffinityNetRecipe, "irnet": IRNetRecipe}
+RECIPES: dict[str, type[Recipe]] = {
+    "affinitynet": AffinityNetRecipe,
+    "irnet": IRNetRecipe,
+    "sec": SecRecipe,
+    "selfguided": SelfGuidedRecipe,
+}
 """By method."""
 
 

@@ -1,5 +1,7 @@
 """Stages that the methods have in common, in front of what is special to each and behind it."""
 
+from functools import partial
+
 from .run import Stage
 from .stages.cam import make_cams, measure_cams
 from .stages.seeds import make_seeds, measure_seeds
@@ -14,11 +16,20 @@ CAM = Stage(
     ("cam.threshold", "data.val_split", "data.figures_split"),
 )
 SEEDS = Stage("seeds", ("seeds",), ("cam",), make_seeds, measure_seeds)
-SEGMENTER = Stage(
-    "segmenter",
-    ("backbone", "segmenter"),
-    ("cam", "labels"),
-    train_segmenter,
-    measure_segmenter,
-    ("segmenter.scales", "segmenter.flip", "segmenter.crf"),
-)
+SEGMENTER_MEASURES = ("segmenter.scales", "segmenter.flip", "segmenter.crf")
+"""Settings of segmenters that do not shape their training."""
+
+
+def segmenter_stage(labels: str) -> Stage:
+    """The segmenter that learns the label maps of a stage."""
+    return Stage(
+        "segmenter",
+        ("backbone", "segmenter"),
+        ("cam", labels),
+        partial(train_segmenter, labels=labels),
+        measure_segmenter,
+        SEGMENTER_MEASURES,
+    )
+
+
+SEGMENTER = segmenter_stage("labels")

@@ -16,7 +16,7 @@ from .parameters import mark_new
 
 DILATION_AT_STRIDE_8 = 12
 HIDDEN_CHANNELS = 512
-HEADS = ("largefov", "resnet38", "linear")
+HEADS = ("largefov", "resnet38", "linear", "dilated")
 
 
 class Segmenter(nn.Module):
@@ -27,6 +27,7 @@ class Segmenter(nn.Module):
       channels, ReLU, dropout 0.5, 1x1 to C + 1.
     - `resnet38`: 3x3 to 512 channels, ReLU, 3x3 to C + 1, both with dilation 12.
     - `linear`: dropout 0.5, 1x1 to C + 1; its class planes can start from a CAM classifier.
+    - `dilated`: 3x3 with dilation 12 to C + 1.
 
     The dilation is meant for stride 8 and shrinks with the grid: 6 at stride 16, 3 at 32.
     Deviation: dropout drops whole channels, where DeepLab drops single cells; no normalisation
@@ -75,6 +76,8 @@ def _head_layers(backbone: Backbone, num_labels: int, head: str) -> Sequence[nn.
     dilation = max(1, DILATION_AT_STRIDE_8 * 8 // backbone.output_stride)
     if head == "linear" or (head == "largefov" and backbone.name == "vgg16"):
         return BatchKeyedDropout2d(0.5), _classifier(backbone.out_channels, num_labels, 1, 1)
+    if head == "dilated":
+        return (_classifier(backbone.out_channels, num_labels, 3, dilation),)
     hidden = nn.Conv2d(
         backbone.out_channels, HIDDEN_CHANNELS, 3, padding=dilation, dilation=dilation
     )

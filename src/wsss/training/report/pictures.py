@@ -39,16 +39,17 @@ def make_sheet(run: Run, finished: Collection[str], predictor: RunPredictor | No
         for sample in samples:
             rows.append(painter.row(sample))
             task.advance()
+    walks = isinstance(run.recipe, WalkRecipe)
+    told = "CAM, walk and pseudo label are" if walks else "CAMs are"
     return Sheet(
         title="Pictures",
-        text=f"{len(samples)} of the {len(chosen.samples)} images in list '{split}'. CAM, walk and "
-        "pseudo label are told which classes are in the image; the segmenter is not.",
+        text=f"{len(samples)} of the {len(chosen.samples)} images in list '{split}'. {told} told "
+        "which classes are in the image; the segmenter is not.",
         columns=[
             ("photo", ""),
             ("truth", "mask"),
             ("CAM", "score"),
-            ("walk", "score"),
-            ("pseudo label", "from the walk"),
+            *([("walk", "score"), ("pseudo label", "from the walk")] if walks else []),
             ("segmenter", "from the photo alone"),
         ],
         rows=rows,
@@ -83,17 +84,23 @@ class _Painter:
     def row(self, sample: Sample) -> SheetRow:
         image = read_image(sample.image_path)
         cam = self._cam(sample, image)
-        walk = self._walk(sample, image)
         truth = sample.load_mask() if sample.mask is not None else None
         cells = (
             shrink(image, PICTURE_SIDE),
-            _labels_cell(image, truth, "no mask"),
-            _heat_cell(image, cam),
-            _heat_cell(image, walk),
-            _labels_cell(image, self._pseudo_label(sample, image, walk), "not run"),
-            _labels_cell(image, self._segment(image), "not run"),
+            labels_cell(image, truth, "no mask"),
+            heat_cell(image, cam),
+            *self._walked(sample, image),
+            labels_cell(image, self._segment(image), "not run"),
         )
         return SheetRow(sample.name, caption(self.run, sample), cells)
+
+    def _walked(self, sample: Sample, image: Picture) -> tuple[Picture | str, ...]:
+        """Walk and pseudo label, for methods that have a walk."""
+        if not isinstance(self.run.recipe, WalkRecipe):
+            return ()
+        walk = self._walk(sample, image)
+        label = self._pseudo_label(sample, image, walk)
+        return heat_cell(image, walk), labels_cell(image, label, "not run")
 
     def _cam(self, sample: Sample, image: Picture) -> ScoreMaps | None:
         path = self.run.folder / "cam" / "scores" / f"{sample.name}.npz"
@@ -149,11 +156,13 @@ def labels_picture(
     return draw_labels(below, shrink_labels(labels, PICTURE_SIDE), ids=small)
 
 
-def _labels_cell(image: Picture, labels: NDArray[np.uint8] | None, absent: str) -> Picture | str:
+def labels_cell(image: Picture, labels: NDArray[np.uint8] | None, absent: str) -> Picture | str:
+    """A label map over its image, or why there is none."""
     return absent if labels is None else labels_picture(image, labels)
 
 
-def _heat_cell(image: Picture, maps: ScoreMaps | None) -> Picture | str:
+def heat_cell(image: Picture, maps: ScoreMaps | None) -> Picture | str:
+    """Scores over their image, in one colour."""
     if maps is None:
         return "not run"
     scores = maps.scores

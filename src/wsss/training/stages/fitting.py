@@ -50,6 +50,7 @@ def fit_objective(
     objective: Objective,
     settings: TrainSettings,
     validate: Callable[[], dict[str, float]] | None = None,
+    prepare: Callable[[int], None] | None = None,
 ) -> None:
     """`loop.train` as a stage calls it."""
     train(
@@ -62,4 +63,5 @@ def fit_objective(
         progress=run.progress,
         name=folder.name,
         validate=validate,
+        prepare=prepare,
     )
