@@ -34,10 +34,17 @@ def demo(
     if as_json:
         print_json(result.to_json())
         return
-    stdout.print(f"CAM, training images           mIoU {result.cam_miou:5.1f} %")
-    stdout.print(f"CAM + walk                     mIoU {result.walk_miou:5.1f} %")
-    stdout.print(f"pseudo labels                  mIoU {result.label_miou:5.1f} %")
-    stdout.print(f"segmenter, validation images   mIoU {result.segmenter_miou:5.1f} %")
+    steps = result.step_mious or ()
+    for name, miou in (
+        ("CAM, training images          ", result.cam_miou),
+        ("what seeds decide             ", result.seed_miou),
+        ("CAM + walk                    ", result.walk_miou),
+        *((f"maps behind step {n}           ", miou) for n, miou in enumerate(steps, 1)),
+        ("pseudo labels                 ", result.label_miou),
+        ("segmenter, validation images  ", result.segmenter_miou),
+    ):
+        if miou is not None:
+            stdout.print(f"{name} mIoU {miou:5.1f} %")
     for name, ap50 in (
         ("instances, training images    ", result.instance_ap50),
         ("of walked CAMs alone          ", result.boundary_instance_ap50),
