@@ -12,7 +12,11 @@ from .output import print_json, progress, stdout
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the images, the run and its report.")],
     method: Annotated[
-        Method, typer.Option(help="irnet finds single objects too, in scenes where they touch.")
+        Method,
+        typer.Option(
+            help="irnet finds single objects too, in scenes where they touch; selfguided is a "
+            "design after its paper's abstract."
+        ),
     ] = "affinitynet",
     seed: Annotated[int, typer.Option(min=0, help="Of the scenes and the training.")] = 0,
     device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = "auto",
@@ -36,15 +40,15 @@ def demo(
         return
     steps = result.step_mious or ()
     for name, miou in (
-        ("CAM, training images          ", result.cam_miou),
-        ("what seeds decide             ", result.seed_miou),
-        ("CAM + walk                    ", result.walk_miou),
-        *((f"maps behind step {n}           ", miou) for n, miou in enumerate(steps, 1)),
-        ("pseudo labels                 ", result.label_miou),
-        ("segmenter, validation images  ", result.segmenter_miou),
+        ("CAM, training images", result.cam_miou),
+        ("what seeds decide", result.seed_miou),
+        ("CAM + walk", result.walk_miou),
+        *((f"step {n}, at its best threshold", miou) for n, miou in enumerate(steps, 1)),
+        ("pseudo labels", result.label_miou),
+        ("segmenter, validation images", result.segmenter_miou),
     ):
         if miou is not None:
-            stdout.print(f"{name} mIoU {miou:5.1f} %")
+            stdout.print(f"{name:30} mIoU {miou:5.1f} %")
     for name, ap50 in (
         ("instances, training images    ", result.instance_ap50),
         ("of walked CAMs alone          ", result.boundary_instance_ap50),
