@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import wsss
 from tiny_run import (
     METHODS,
     TRAIN_NAMES,
@@ -83,9 +84,16 @@ def test_figures_are_those_of_the_stored_maps(
         assert report.background == "threshold 0.4"
     labels = measure(finished_self_guided_run / "labels", tiny_images, split="train")
     assert labels.miou == figures["miou"] == pytest.approx(figures["step3_miou"], abs=0.5)
-    segmenter = measure(finished_self_guided_run, tiny_images, device="cpu")
-    found = read_stage(finished_self_guided_run / "segmenter")["figures"]
-    assert segmenter.miou == found["miou"]
+
+
+def test_eval_by_the_command_line(finished_self_guided_run: Path, tiny_data: Path) -> None:
+    run = finished_self_guided_run
+    arguments = ("eval", run, "--data", tiny_data, "--json")
+    segmenter = json.loads(wsss(*arguments).succeeded().out)
+    assert segmenter["miou"] == read_stage(run / "segmenter")["figures"]["miou"]
+    cam = json.loads(wsss(*arguments, "--stage", "cam", "--split", "train").succeeded().out)
+    assert cam["miou"] == pytest.approx(read_stage(run / "cam")["figures"]["miou"], abs=0.5)
+    assert "has no walk: choose of cam, segmenter" in wsss(*arguments, "--stage", "walk").line()
 
 
 def test_the_network_starts_from_the_classifier_and_trains_both_heads(
