@@ -8,6 +8,7 @@ from pydantic.fields import FieldInfo
 
 from wsss.training.recipe import RECIPES, Recipe, load_recipe, shipped_recipes
 
+_TABLE = "| key | default | range | meaning |\n|---|---|---|---|\n"
 HEAD = """# Recipes
 
 A recipe is a TOML file with one section a stage. `wsss train NAME` takes a shipped one by name,
@@ -32,21 +33,51 @@ def render() -> str:
 
 
 def _own(method: str, kind: type[Recipe]) -> str:
-    """Sections that only this method has, and its own defaults in those of all."""
+    """Sections that only this method has, and its own defaults and keys in those of all."""
     tables, defaults = [], []
     for key, field in kind.model_fields.items():
         inner = field.annotation
         shared = Recipe.model_fields.get(key)
-        if shared is None and isinstance(inner, type) and issubclass(inner, BaseModel):
+        if not _is_section(field):
+            continue
+        if shared is None:
             tables += _section(inner, key)
-        elif isinstance(inner, type) and shared is not None and inner is not shared.annotation:
-            defaults += [
-                f"- `{key}.{name}`: {_default(found)}\n"
-                for name, found in inner.model_fields.items()
-                if found.default != shared.annotation.model_fields[name].default
-            ]
+        elif inner is not shared.annotation:
+            defaults += _own_defaults(inner, shared.annotation, key)
+            tables += _own_keys(inner, shared.annotation, key)
     others = f"\nOther defaults in the sections above:\n\n{''.join(defaults)}" if defaults else ""
     return f"\n## Keys of `{method}`\n{others}{''.join(tables)}"
+
+
+def _own_defaults(model: type[BaseModel], shared: type[BaseModel], path: str) -> list[str]:
+    """Lines of the keys that a section and the one of all methods give other defaults."""
+    lines = []
+    for key, field in model.model_fields.items():
+        known = shared.model_fields.get(key)
+        if known is None:
+            continue
+        if field.annotation is not known.annotation and _is_section(field):
+            lines += _own_defaults(field.annotation, known.annotation, f"{path}.{key}")
+        elif field.default != known.default:
+            lines.append(f"- `{path}.{key}`: {_default(field)}\n")
+    return lines
+
+
+def _own_keys(model: type[BaseModel], shared: type[BaseModel], path: str) -> list[str]:
+    """Tables of the keys that the section of all methods lacks."""
+    rows, below = [], []
+    for key, field in model.model_fields.items():
+        known = shared.model_fields.get(key)
+        if known is None:
+            rows.append(_row(key, field))
+        elif field.annotation is not known.annotation and _is_section(field):
+            below += _own_keys(field.annotation, known.annotation, f"{path}.{key}")
+    table = f"\n### Further keys of `{path}`\n\n{_TABLE}{''.join(rows)}"
+    return [table, *below] if rows else below
+
+
+def _is_section(field: FieldInfo) -> bool:
+    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 
 
 def _summary(name: str) -> str:
@@ -57,15 +88,13 @@ def _summary(name: str) -> str:
 def _section(model: type[BaseModel], path: str) -> list[str]:
     rows, below = [], []
     for key, field in model.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            below += _section(inner, f"{path}.{key}" if path else key)
+        if _is_section(field):
+            below += _section(field.annotation, f"{path}.{key}" if path else key)
         else:
             rows.append(_row(key, field))
     meaning = " ".join((model.__doc__ or "").split()).replace("|", "\\|")
     title = f"\n### `{path}`\n\n{meaning}\n\n" if path else "\n### top of the file\n\n"
-    table = "| key | default | range | meaning |\n|---|---|---|---|\n" + "".join(rows)
-    return [title + table, *below] if rows else below
+    return [title + _TABLE + "".join(rows), *below] if rows else below
 
 
 def _row(key: str, field: FieldInfo) -> str:

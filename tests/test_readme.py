@@ -21,7 +21,7 @@ COMMANDS = [
     for line in text.splitlines()
     if line.startswith("wsss ")
 ]
-RECIPE = "affinitynet_mobilenetv2"
+RECIPE, IRNET = "affinitynet_mobilenetv2", "irnet_mobilenetv2"
 WEIGHTS = "mobilenetv2.safetensors"
 
 
@@ -33,6 +33,7 @@ def place(tmp_path, monkeypatch):
     first = next((tmp_path / "photos" / "JPEGImages").iterdir())
     (tmp_path / "new.jpg").write_bytes(first.read_bytes())
     (tmp_path / "tiny.toml").write_text(dump_recipe(tiny_recipe()), encoding="utf-8")
+    (tmp_path / "irnet.toml").write_text(dump_recipe(tiny_recipe(method="irnet")), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -49,10 +50,20 @@ def test_six_lines_of_python(place):
 
 def test_a_command_for_every_stage(place):
     shown = " ".join(COMMANDS)
-    for command in ("data", "train", "eval", "export", "label", "serve", "demo", "bench"):
+    for command in (
+        "data",
+        "train",
+        "compare",
+        "eval",
+        "export",
+        "label",
+        "serve",
+        "demo",
+        "bench",
+    ):
         assert f"wsss {command} " in shown
     for command in COMMANDS:
-        words = shlex.split(command.replace(RECIPE, "tiny.toml"))[1:]
+        words = shlex.split(command.replace(RECIPE, "tiny.toml").replace(IRNET, "irnet.toml"))[1:]
         if "--weights" in words:
             position = words.index("--weights")
             del words[position : position + 2]

@@ -33,18 +33,20 @@ STAGES = ("cam", "seeds", "affinity", "labels", "segmenter")
 METHODS = {
     "affinitynet": ("demo", NETWORKS),
     "irnet": ("demo_irnet", ("cam", "irnet", "segmenter")),
+    "cian": ("demo_cian", ("cam", "cian", "segmenter")),
     "sec": ("demo_sec", ("cam", "segmenter")),
     "selfguided": ("demo_selfguided", ("cam", "segmenter")),
 }
 """Recipe that the tiny one is made from, and the stages that train a network."""
-_WALK = ("walk.steps=8", "walk.radius=3", "walk.threshold=0.3")
-_OWN = {
-    "affinitynet": (*_WALK, "affinity.radius=3", "seeds.crf.iterations=1"),
-    "irnet": (*_WALK, "irnet.radius=3", "seeds.crf.iterations=1"),
-    "sec": ("seeds.crf.iterations=1", "segmenter.sec.crf.iterations=2"),
+WALK = ("walk.steps=8", "walk.radius=3", "walk.threshold=0.3")
+TINY = {
+    "affinitynet": (*WALK, "affinity.radius=3"),
+    "irnet": (*WALK, "irnet.radius=3"),
+    "cian": ("cian.channels=8",),
+    "sec": ("segmenter.sec.crf.iterations=2",),
     "selfguided": ("selfguided.scales=[1.0]", "selfguided.radius=3", "selfguided.steps=4"),
 }
-"""What else makes the recipe of a method small."""
+"""Settings of the tiny recipe that not all methods have."""
 
 _START = multiprocessing.get_context("forkserver")
 # torch.optim imports torch._dynamo when it is first used: a second for each process.
@@ -105,7 +107,7 @@ def tiny_recipe(*overrides: str, method: str = "affinitynet") -> Recipe:
     Read once: runs that are compared must not see different versions of the file.
     """
     base, networks = METHODS[method]
-    settings = ["cam.scales=[1.0]", "cam.threshold=0.2", *_OWN[method]]
+    settings = ["cam.scales=[1.0]", "seeds.crf.iterations=1", "cam.threshold=0.2", *TINY[method]]
     for stage in networks:
         settings += [
             f"{stage}.train.epochs=2",

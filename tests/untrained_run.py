@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from wsss.training.checkpoint import load_checkpoint, save_checkpoint
 from wsss.training.networks import recipe_architectures, save_network
 from wsss.training.recipe import Recipe, dump_recipe, load_recipe
 
@@ -32,3 +33,12 @@ def write_untrained_run(
             folder / stage / "weights.safetensors", network, architecture, classes, recipe.method
         )
     return folder
+
+
+def share_backbone(run: Path) -> None:
+    """Give IRNet the classifier's backbone, as a run has it that started from there."""
+    source, _ = load_checkpoint(run / "cam" / "weights.safetensors")
+    path = run / "irnet" / "weights.safetensors"
+    tensors, header = load_checkpoint(path)
+    backbone = {key: value for key, value in source.items() if key.startswith("backbone.")}
+    save_checkpoint(path, tensors | backbone, header)

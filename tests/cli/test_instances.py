@@ -77,7 +77,7 @@ def test_eval_of_images_without_instances(run: Path, tiny_data: Path, job: Path)
     line = wsss("eval", job, "--data", tiny_data, "--instances").line()
     assert "13 of them without instance masks" in line
     line = wsss("eval", run, "--data", tiny_data, "--instances").line()
-    assert "is a run: `wsss label --instances` by it" in line
+    assert "has no instances: train a recipe of method irnet" in line
 
 
 def test_data_counts_instance_masks(devkit: Path) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 import pytest
 from command_line import wsss
+from onnx import TensorProto, helper
 from traced_once import traced_once
-from untrained_run import CLASSES, write_untrained_run
+from untrained_run import CLASSES, share_backbone, write_untrained_run
 
 from wsss.errors import ConfigError
 from wsss.export.bundle import ExportSettings, export_run
@@ -19,11 +20,12 @@ from wsss.runtime.bundle_predictor import BundlePredictor
 from wsss.runtime.image_io import read_image
 from wsss.training.checkpoint import load_checkpoint, save_checkpoint
 from wsss.training.demo_set.files import write_demo_scenes
+from wsss.training.models.irnet import DISPLACEMENT_CHANNELS, MIXED_CHANNELS
 from wsss.training.predictor import RunPredictor
 from wsss.training.recipe import Recipe, load_recipe
 
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'wsss[export]'")
-pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 
 SHORT = (
     "walk.steps=8",
@@ -37,15 +39,6 @@ SHORT = (
 
 def recipe_of(*overrides: str) -> Recipe:
     return load_recipe("demo_irnet", [*SHORT, *overrides])
-
-
-def share_backbone(run: Path) -> None:
-    """As a run has it whose IRNet started from the classifier."""
-    source, _ = load_checkpoint(run / "cam" / "weights.safetensors")
-    path = run / "irnet" / "weights.safetensors"
-    tensors, header = load_checkpoint(path)
-    backbone = {key: value for key, value in source.items() if key.startswith("backbone.")}
-    save_checkpoint(path, tensors | backbone, header)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -87,6 +80,34 @@ def test_a_bundle_says_what_is_in_it(exported: Path) -> None:
     assert [spec.name for spec in bundle.graphs["irnet"].outputs] == ["boundary", "displacement"]
     assert "boundary" in {spec.name for spec in bundle.graphs["refine"].inputs}
     assert bundle.settings["instances"]["steps"] == 40
+
+
+def test_displacements_are_those_of_the_images_alone(exported: Path) -> None:
+    """Boundaries come of the mirrors as well: everything else there works on twice the batch."""
+    model = onnx.load(exported / "irnet.onnx")
+    weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    made = {node.output[0]: node for node in model.graph.node if node.op_type == "Conv"}
+    for name in made:
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    image = np.random.default_rng(0).integers(0, 256, (3, 37, 53, 3), dtype=np.uint8)
+    found = dict(zip(made, session.run(list(made), {"image": image}), strict=True))
+    upright = [
+        tuple(weights[made[name].input[1]]) for name, maps in found.items() if len(maps) == 3
+    ]
+    assert {len(maps) for maps in found.values()} == {3, 6}
+    layers = [*DISPLACEMENT_CHANNELS, MIXED_CHANNELS, MIXED_CHANNELS, 2]
+    assert sorted(shape[0] for shape in upright) == sorted(layers)
+    assert all(shape[2:] == (1, 1) for shape in upright)
+
+
+def test_labels_need_no_displacements(exported: Path) -> None:
+    def offsets(graph: str) -> list[onnx.TensorProto]:
+        model = onnx.load(exported / f"{graph}.onnx")
+        shape = [2, MIXED_CHANNELS, 1, 1]
+        return [tensor for tensor in model.graph.initializer if list(tensor.dims) == shape]
+
+    assert len(offsets("irnet")) == 1 and not offsets("label")
 
 
 def test_equal_backbones_are_computed_once(run: Path, exported: Path, tmp_path: Path) -> None:

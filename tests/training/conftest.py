@@ -60,3 +60,11 @@ def finished_self_guided_run(
     out = tmp_path_factory.mktemp("finished_self_guided") / "run"
     train(tiny_recipe(method="selfguided"), tiny_images, out, device="cpu")
     return out
+
+
+@pytest.fixture(scope="session")
+def finished_cian_run(tmp_path_factory: pytest.TempPathFactory, tiny_images: ImageSet) -> Path:
+    """Likewise of CIAN."""
+    out = tmp_path_factory.mktemp("finished_cian") / "run"
+    train(tiny_recipe(method="cian"), tiny_images, out, device="cpu")
+    return out

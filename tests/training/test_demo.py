@@ -24,7 +24,7 @@ def test_every_method_has_a_demo_and_a_name_on_the_command_line() -> None:
 
 
 def test_what_a_method_does_not_make_is_left_out() -> None:
-    figures = {"cam_miou": 1.0, "walk_miou": 2.0, "label_miou": 3.0, "segmenter_miou": 4.0}
+    figures = {"cam_miou": 1.0, "label_miou": 3.0, "segmenter_miou": 4.0}
     places = {"data": "a", "run": "b", "report": "c"}
     assert DemoResult(**figures, **places).to_json() == {**figures, **places}
 
@@ -85,7 +85,27 @@ def test_methods_without_a_walk_print_what_they_make(
     assert "from the walk" not in page
 
 
+def test_cian_prints_its_rounds_and_no_walk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "TRAIN_IMAGES", 6)
+    monkeypatch.setattr(demo, "VAL_IMAGES", 2)
+    monkeypatch.setattr(
+        demo, "load_recipe", lambda name, overrides: tiny_recipe(*overrides, method="cian")
+    )
+    printed = run_demo(tmp_path / "out", method="cian", device="cpu").to_json()
+    assert printed.keys() == (KEYS - {"walk_miou"}) | {"first_round_miou"}
+    run = tmp_path / "out" / "run"
+    for key, stage in (
+        ("cam_miou", "cam"),
+        ("first_round_miou", "cian"),
+        ("label_miou", "labels"),
+        ("segmenter_miou", "segmenter"),
+    ):
+        assert printed[key] == read_stage(run / stage)["figures"]["miou"]
+
+
 def test_unknown_methods_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no demo of method 'cian': choose one of affinitynet, i"):
-        run_demo(tmp_path / "out", method="cian")
+    with pytest.raises(ConfigError, match="no demo of method 'psa': choose one of affinitynet, ir"):
+        run_demo(tmp_path / "out", method="psa")
     assert not (tmp_path / "out").exists()

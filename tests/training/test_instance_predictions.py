@@ -127,9 +127,6 @@ def test_jobs_that_cannot_be_measured(
 def test_places_without_instances(images: ImageSet, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="holds no instances: expected a job of"):
         measure_instances(tmp_path, images)
-    (tmp_path / "recipe.toml").touch()
-    with pytest.raises(ConfigError, match="is a run: `wsss label --instances` by it"):
-        measure_instances(tmp_path, images)
 
 
 def test_images_that_were_not_labelled(job: Path, images: ImageSet, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from tiny_run import tiny_recipe
 
-from wsss.errors import ConfigError
+from wsss.errors import ArtifactError, ConfigError, DataError
+from wsss.runtime.bulk.plan import Settings
+from wsss.runtime.bulk.run import label_in_bulk
 from wsss.runtime.image_io import read_image, read_label_map
 from wsss.runtime.instances.files import CLASSES, OBJECTS
 from wsss.runtime.instances.grouping import boundary_instances, cam_instances, group_instances
@@ -29,6 +31,7 @@ from wsss.training.models.irnet import IRNet
 from wsss.training.pipeline import train
 from wsss.training.predictor import RunPredictor
 from wsss.training.run import Run, read_stage
+from wsss.training.run_model import run_model
 from wsss.training.stages.instances import measure_instances as measure_stage
 from wsss.training.stages.instances import write_pair
 from wsss.training.stages.irnet import image_maps
@@ -58,6 +61,14 @@ def run(tmp_path_factory: pytest.TempPathFactory, scenes: ImageSet) -> Path:
     out = tmp_path_factory.mktemp("instances") / "run"
     train(RECIPE, scenes, out, stages=("cam", "seeds", "irnet", "instances"), device="cpu")
     return out
+
+
+@pytest.fixture(scope="module")
+def unseen(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    """Scenes that the run was not trained on."""
+    root = tmp_path_factory.mktemp("unseen") / "data"
+    write_demo_scenes(root, train=3, val=8, seed=1, size=(64, 80), draw=draw_touching_scene)
+    return read_image_set(root)
 
 
 @pytest.fixture
@@ -165,6 +176,51 @@ def test_a_run_finds_the_instances_of_any_image(run: Path, scenes: ImageSet) -> 
     assert not np.array_equal(found.ids > 0, cam_instances(maps, "corners", settings).ids > 0)
     assert len(boundary_instances(maps, boundary[0], walk, settings))
     assert len(predictor.instances(image, [])) == 0
+
+
+def test_a_run_is_measured_by_what_label_makes_of_it(
+    run: Path, unseen: ImageSet, tmp_path: Path
+) -> None:
+    """A job's instances taken as the truth: if told the labels, the run finds them again."""
+    devkit, job = Path(shutil.copytree(unseen.root, tmp_path / "devkit")), tmp_path / "job"
+    samples = unseen.select("val").samples
+    rows = ["file,labels"]
+    for sample in samples:
+        names = (unseen.classes[index] for index in sample.labels or ())
+        rows.append(f"{sample.image_path.name},{';'.join(names)}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+    label_in_bulk(
+        [sample.image_path for sample in samples],
+        run_model(run, kind="walk", has_labels=True, device="cpu", instances=True),
+        job,
+        settings=Settings(("instances",)),
+        labels_path=tmp_path / "labels.csv",
+        workers=0,
+    )
+    for folder in (OBJECTS, CLASSES):
+        shutil.copytree(job / folder, devkit / folder, dirs_exist_ok=True)
+    images = read_image_set(devkit)
+    told = measure_instances(run, images, device="cpu")
+    of_job = measure_instances(job, images, split="val")
+    expected = replace(of_job, predictions=f"instances of run {run}")
+    assert told.to_json() == expected.to_json()
+    assert told.list_name == "val" and told.images == 8 and told.image_labels_used
+    assert told.ap > 50 and told.predicted >= 5
+    found = measure_instances(run, images, use_image_labels=False, device="cpu")
+    assert found.image_labels_used is False and found.ap < told.ap
+    other = measure_instances(run, images, split="train", device="cpu")
+    assert (other.list_name, other.images) == ("train", 3) and other.ap < told.ap
+
+
+def test_a_run_is_not_measured_on_images_that_do_not_fit(run: Path, unseen: ImageSet) -> None:
+    samples = tuple(replace(sample, labels=None) for sample in unseen.samples)
+    with pytest.raises(DataError, match="has no image-level labels"):
+        measure_instances(run, replace(unseen, samples=samples), device="cpu")
+    with pytest.raises(ArtifactError, match="knows the classes"):
+        measure_instances(run, replace(unseen, classes=unseen.classes[::-1]), device="cpu")
+    samples = tuple(replace(sample, instances=None) for sample in unseen.samples)
+    with pytest.raises(DataError, match="8 of them without instance masks"):
+        measure_instances(run, replace(unseen, samples=samples), device="cpu")
 
 
 def test_without_displacements_there_are_no_instances(copy: Path, scenes: ImageSet) -> None:

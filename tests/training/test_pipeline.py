@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,6 +78,8 @@ def test_every_stage_leaves_its_record_and_its_files(
         assert record["stage"] == stage
         assert record["settings"]["seed"] == 0
         assert record["seconds"] >= 0
+        assert record["memory"].keys() == {"host_mib"}
+        assert sys.platform != "linux" or 50 < record["memory"]["host_mib"] < 50_000
         assert set(record["inputs"]) == {"images", *METHOD[STAGES.index(stage)].needs}
     figures = {stage: read_stage(finished_run / stage)["figures"] for stage in STAGES}
     assert figures["cam"].keys() == {"val_classification", "val_map", "miou", "images"}
@@ -426,3 +429,43 @@ def test_weights_of_another_architecture_are_refused(
     save_checkpoint(path, tensors, header)
     with pytest.raises(ArtifactError, match=r"lacks tensor 'stem\.0\.weight'"):
         _train(tiny_images, copy, "affinity.radius=4", stages=["affinity"])
+
+
+# Stages of other runs
+
+
+def test_equal_stages_of_another_run_are_taken_over(
+    finished_run: Path, tiny_images: ImageSet, tmp_path: Path
+) -> None:
+    progress = Notes()
+    _train(
+        tiny_images,
+        tmp_path / "run",
+        "affinity.radius=4",
+        stages=["cam", "seeds", "affinity"],
+        reuse=[finished_run],
+        progress=progress,
+    )
+    expected = [f"{stage}: taken over from '{finished_run}'" for stage in ("cam", "seeds")]
+    taken = [line for line in progress.lines if "taken over" in line]
+    assert taken == expected
+    for stage in ("cam", "seeds"):
+        assert files_of(tmp_path / "run" / stage) == files_of(finished_run / stage)
+        assert f"{stage}: up to date" in progress.lines
+    assert not any(path.name.startswith(".") for path in (tmp_path / "run").iterdir())
+
+
+def test_a_stage_of_other_settings_is_not_taken_over(
+    finished_run: Path, tiny_images: ImageSet, tmp_path: Path
+) -> None:
+    progress = Notes()
+    out = tmp_path / "run"
+    _train(tiny_images, out, "seed=1", stages=["cam"], reuse=[finished_run], progress=progress)
+    assert not any("taken over" in line for line in progress.lines)
+    assert read_stage(out / "cam")["settings"]["seed"] == 1
+
+
+def test_reuse_of_what_is_no_run(tiny_images: ImageSet, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--reuse: '.*' is no run: give a folder"):
+        _train(tiny_images, tmp_path / "run", reuse=[tmp_path])
+    assert not (tmp_path / "run").exists()

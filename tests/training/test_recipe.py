@@ -28,6 +28,8 @@ def test_the_promised_recipes_are_shipped():
         "sec_mobilenetv2",
         "selfguided_resnet50_voc12",
         "selfguided_mobilenetv2",
+        "cian_resnet101_voc12",
+        "cian_mobilenetv2",
         "demo",
     } <= set(NAMES)
 

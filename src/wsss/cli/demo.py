@@ -44,6 +44,7 @@ def demo(
         ("what seeds decide", result.seed_miou),
         ("CAM + walk", result.walk_miou),
         *((f"step {n}, at its best threshold", miou) for n, miou in enumerate(steps, 1)),
+        ("first round, validation images", result.first_round_miou),
         ("pseudo labels", result.label_miou),
         ("segmenter, validation images", result.segmenter_miou),
     ):

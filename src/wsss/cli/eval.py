@@ -27,7 +27,7 @@ def evaluate_command(
         typer.Argument(
             metavar="PREDICTIONS",
             help="A run, a job of `wsss label`, or a folder of NAME.png labels or NAME.npz score "
-            "maps; with --instances such a job, VOC's pair of folders, or a COCO JSON file.",
+            "maps; with --instances a run, a job, VOC's pair of folders, or a COCO JSON file.",
         ),
     ],
     data: Annotated[
@@ -47,8 +47,8 @@ def evaluate_command(
     image_labels: Annotated[
         bool,
         typer.Option(
-            help="Give the image-level labels to cam, walk and labels, or let the classifier find "
-            "the classes.",
+            help="Give the image-level labels to cam, walk, labels and instances, or let the "
+            "classifier find the classes.",
             rich_help_panel=RUN,
         ),
     ] = True,
@@ -128,7 +128,11 @@ def evaluate_command(
         if calibrate:
             _calibrate(predictions, read_image_set(data), split, device, out, as_json)
         elif instances:
-            _instances(predictions, read_image_set(data), split, as_json)
+            if stage not in ("segmenter", "walk"):
+                raise ConfigError(
+                    f"--instances come of the walk, not of {stage}: leave --stage out"
+                )
+            _instances(predictions, read_image_set(data), split, image_labels, device, as_json)
         else:
             _coverage(predictions, read_image_set(data), split, as_json)
         return
@@ -247,11 +251,25 @@ def _print_coverage(report: "CoverageReport") -> None:
     stdout.print(table)
 
 
-def _instances(path: Path, images: "ImageSet", split: str | None, as_json: bool) -> None:
+def _instances(
+    path: Path,
+    images: "ImageSet",
+    split: str | None,
+    image_labels: bool,
+    device: Device,
+    as_json: bool,
+) -> None:
     from ..training.measure import measure_instances
 
     with progress() as shown:
-        report = measure_instances(path, images, split=split, progress=shown)
+        report = measure_instances(
+            path,
+            images,
+            split=split,
+            use_image_labels=image_labels,
+            device=device,
+            progress=shown,
+        )
     if as_json:
         print_json(report.to_json())
     else:

@@ -8,6 +8,7 @@ import typer
 
 from ..version import __version__
 from .bench import app as bench_app
+from .compare import compare
 from .data import data
 from .demo import demo
 from .doctor import doctor
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command(name="train")(exit_codes()(train))
 app.command(name="eval")(exit_codes()(evaluate_command))
+app.command(name="compare")(exit_codes()(compare))
 app.command(name="export")(exit_codes()(export))
 app.command(name="label")(exit_codes()(label))
 app.command(name="serve")(exit_codes("ended by Ctrl-C")(serve))

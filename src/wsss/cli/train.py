@@ -26,6 +26,10 @@ def train(
         Path | None,
         typer.Option(help="Folder of NAME.png seeds (255 = undecided) that replace the seeds."),
     ] = None,
+    reuse: Annotated[
+        list[Path] | None,
+        typer.Option(help="Run whose finished stages are copied where they are the same."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="STAGE.KEY=VALUE", help="Change one value of the recipe."),
@@ -61,6 +65,7 @@ def train(
             weights_path=weights,
             cams_path=cams,
             seeds_path=seeds,
+            reuse=reuse or (),
             stages=[name.strip() for name in stages.split(",")] if stages else None,
             device=device,
             overwrite=overwrite,

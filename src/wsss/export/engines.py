@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..runtime.bundle import MANIFEST, Bundle, file_entry, open_bundle, seal
 from ..runtime.files import atomic_write_bytes
 from ..runtime.progress import SILENT, Progress
-from .graphs import CLASSES
+from .refinement import CLASSES
 from .subgraph import drop_defaults, keep_outputs
 from .tensorrt import (
     EngineInfo,

@@ -23,8 +23,9 @@ from ..training.models.classifier import CamClassifier
 from ..training.models.segmenter import Segmenter
 from ..training.stages.cam import class_probabilities, image_activation
 from ..training.stages.segmenter import segment_logits
-from .graphs import AFFINITY, BOUNDARY, FEATURES, PLANES, WALKED
+from .graphs import AFFINITY, BOUNDARY, FEATURES
 from .reference import Arrays, ParityCase
+from .refinement import PLANES, WALKED
 from .source import ExportSource
 from .subgraph import values_of
 

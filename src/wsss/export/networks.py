@@ -26,8 +26,9 @@ from ..training.networks import Network
 
 PIXELS = "pixels"
 """The input of every network: (batch, 3, height, width), normalised."""
-_EXAMPLE = (2, 3, 161, 225)
-"""Traced with: a batch above 1 keeps the batch dynamic, unlike odd sides keep them apart."""
+_EXAMPLE = (4, 3, 161, 225)
+"""Traced with: a batch whose half is above 1 keeps both dynamic, unlike odd sides keep them apart.
+"""
 _NO_LIMIT = 2**31
 """Elements: weights of any size are folded with the normalisation that follows them."""
 
@@ -80,22 +81,30 @@ class CamHead(nn.Module):
 
 
 class IRNetMaps(nn.Module):
-    """The maps of an IRNet in a fixed order: boundary logits, and displacements if it has them."""
+    """The maps of an IRNet from images and their mirrors, which displacements do not need.
+
+    Boundary logits are of all; displacements, if it has them, of the first half of the batch.
+    """
 
     def __init__(self, network: IRNet) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) -> boundary (B, 1, h, w), displacement (B, 2, h, w)."""
-        return tuple(self.network(pixels).values())
+        """(2B, 3, H, W), the mirrors last -> boundary (2B, 1, h, w), displacement (B, 2, h, w)."""
+        maps = self.network.frozen_maps(pixels)
+        boundary = self.network.boundary_of(maps)
+        if self.network.displacement is None:
+            return (boundary,)
+        upright = [taken[: taken.shape[0] // 2] for taken in maps]
+        return boundary, self.network.displacement_of(upright)
 
 
 def network_graph(network: Network) -> NetworkGraph:
     """Trace a network in evaluation mode.
 
     Outputs: `activation` and `logits` of a classifier, `features` of an AffinityNet, `boundary` and
-    `displacement` of an IRNet, `logits` of a segmenter.
+    `displacement` of an IRNet (see `IRNetMaps`), `logits` of a segmenter.
 
     Raises:
         MissingDependencyError: onnxscript is not installed.
@@ -155,12 +164,17 @@ def _trace(
 
 
 def _forget_traces(model: onnx.ModelProto) -> None:
-    """Drop paths and stack traces of this machine, and shapes that other parts make untrue."""
+    """Drop paths and stack traces of this machine, shapes that other parts make untrue, and what
+    only onnxruntime understands."""
     del model.graph.value_info[:]
     del model.metadata_props[:]
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
+        if node.op_type == "Reshape":  # no map is empty, so nothing is told by `allowzero`
+            kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
     for value in (*model.graph.input, *model.graph.output):
         del value.metadata_props[:]
     for tensor in model.graph.initializer:

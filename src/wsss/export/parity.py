@@ -17,7 +17,7 @@ from ..errors import ArtifactError
 from ..runtime.backends.choose import open_graph
 from ..training.demo_set.scenes import draw_scene
 from .agreement import Photo
-from .graphs import GraphSettings
+from .draft import GraphSettings
 from .locate import first_difference
 from .precision import LEAST_AGREEMENT
 from .reference import Arrays, ParityCase, feeds, reference_outputs

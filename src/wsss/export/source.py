@@ -11,7 +11,7 @@ from ..training.models.backbone import Normalisation
 from ..training.predictor import CLASS_THRESHOLD, NETWORKS, RunPredictor
 from ..training.recipe import IRNetRecipe, Recipe, WalkRecipe
 from ..training.stages.labels import walk_settings
-from .graphs import GraphSettings, Walking
+from .draft import GraphSettings, Walking
 from .networks import NetworkGraph, network_graph
 
 

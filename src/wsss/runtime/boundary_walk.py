@@ -9,18 +9,18 @@ from .boundary_affinity import affinity_from_boundary
 from .pseudo_labels import WalkSettings
 
 
-def boundary_affinities(boundary: Tensor, settings: WalkSettings) -> tuple[Tensor, Tensor]:
+def boundary_affinities(boundary: Tensor, settings: WalkSettings) -> tuple[Tensor, Tensor | None]:
     """Affinity and damping as `walk_planes` takes them.
 
     Args:
         boundary: (1, 1, h, w) floating in [0, 1]; computed in float32.
-        settings: beta, radius and borders are used.
+        settings: beta, radius, borders and damping are used.
 
     Returns:
-        (1, K, h, w), the exponent applied, and (1, 1, h, w), 1 minus the boundary.
+        (1, K, h, w), the exponent applied, and (1, 1, h, w), 1 minus the boundary, or None.
     """
     boundary = boundary.float()
     affinity = affinity_from_boundary(
         boundary, radius=settings.radius, beta=settings.beta, borders=settings.borders
     )
-    return affinity, 1 - boundary
+    return affinity, 1 - boundary if settings.damping else None

@@ -47,7 +47,8 @@ def _settings(bundle: Bundle) -> tuple[WalkSettings, InstanceSettings]:
     try:
         walk: dict[str, Any] = {key: bundle.settings["walk"][key] for key in _WALK}
         instances = InstanceSettings(**bundle.settings["instances"])
-        return WalkSettings(**walk, align=bundle.align), instances
+        damping = bundle.settings["walk"].get("damping", True)
+        return WalkSettings(**walk, align=bundle.align, damping=damping), instances
     except (KeyError, TypeError, WsssError) as error:
         raise ArtifactError(
             f"bundle '{bundle.folder}' has no usable settings of instances ({error}): export it "

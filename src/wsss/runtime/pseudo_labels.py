@@ -26,6 +26,7 @@ class WalkSettings:
     Attributes:
         maps_on_grid: CAMs lie on the grid of the walk already, and go into it as they are; only
             under the constant rule.
+        damping: CAMs are damped on boundaries before the walk; of IRNet alone.
     """
 
     beta: float
@@ -38,6 +39,7 @@ class WalkSettings:
     threshold: float
     align: Align
     maps_on_grid: bool = False
+    damping: bool = True
 
 
 def walk_scores(

@@ -35,6 +35,7 @@ class Demo:
 DEMOS = {
     "affinitynet": Demo("demo", draw_scene),
     "irnet": Demo("demo_irnet", draw_touching_scene),
+    "cian": Demo("demo_cian", draw_scene),
     "sec": Demo("demo_sec", draw_scene),
     "selfguided": Demo("demo_selfguided", draw_scene),
 }
@@ -50,7 +51,9 @@ class DemoResult:
 
     Attributes:
         seed_miou: of pixels that the seeds decide, where the segmenter learns these.
+        walk_miou: of CAMs that walked.
         step_mious: of the self-guided network's maps behind each step, each at its best threshold.
+        first_round_miou: of the segmenter that made the labels, on validation images.
         instance_ap50: of the method's instances.
         boundary_instance_ap50: of connected parts of CAMs that walked within boundaries.
         cam_instance_ap50: of connected parts of the CAMs.
@@ -65,6 +68,7 @@ class DemoResult:
     walk_miou: float | None = None
     step_mious: tuple[float, ...] | None = None
     label_miou: float | None = None
+    first_round_miou: float | None = None
     instance_ap50: float | None = None
     boundary_instance_ap50: float | None = None
     cam_instance_ap50: float | None = None
@@ -118,6 +122,7 @@ def run_demo(
         step_mious=tuple(labels[f"{s}_best_miou"] for s in STEPS if f"{s}_best_miou" in labels)
         or None,
         label_miou=labels.get("miou"),
+        first_round_miou=result.figures.get("cian", {}).get("miou"),
         instance_ap50=instances.get("ap50"),
         boundary_instance_ap50=instances.get("boundary_ap50"),
         cam_instance_ap50=instances.get("cam_ap50"),

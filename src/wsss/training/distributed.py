@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -60,21 +60,52 @@ def sum_over_processes(values: Tensor) -> Tensor:
     return values
 
 
+class _SumWithGradient(torch.autograd.Function):
+    """All processes depend on the sum, so the gradients of all of them flow back to each."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def sum_with_gradient(values: Tensor) -> Tensor:
+    """Element-wise sum over all processes, through which gradients flow.
+
+    For a loss that is itself summed over the processes, as `loop` does.
+    """
+    if not dist.is_initialized():
+        return values
+    total: Tensor = _SumWithGradient.apply(values)  # type: ignore[no-untyped-call]
+    return total
+
+
 def own_share(items: Sequence[T]) -> list[T]:
     """Every world_size-th item, starting at this process's rank."""
     return list(items[rank() :: world_size()])
 
 
-def own_rows(batch_size: int) -> slice:
+def own_rows(batch_size: int, group_size: int = 1) -> slice:
     """Rows of the effective batch that this process computes.
+
+    Args:
+        group_size: so many rows, one after the other, stay together.
 
     Raises:
         ConfigError: the batch cannot be divided evenly.
     """
-    if batch_size % world_size():
+    if batch_size % (world_size() * group_size):
+        groups = f" in groups of {group_size}" if group_size > 1 else ""
         raise ConfigError(
-            f"a batch of {batch_size} images cannot be shared by {world_size()} processes: "
-            f"choose a multiple of {world_size()}"
+            f"a batch of {batch_size} images{groups} cannot be shared by {world_size()} processes: "
+            f"choose a multiple of {world_size() * group_size}"
         )
     size = batch_size // world_size()
     return slice(rank() * size, (rank() + 1) * size)

@@ -44,6 +44,10 @@ MAX_SAVE_SHARE = 0.05
 LOADER_THREADS = 4
 
 
+def _means(sums: Tensor, counts: Tensor) -> Tensor:
+    return sums / counts.clamp(min=1)
+
+
 @dataclass(frozen=True)
 class Objective:
     """What a network learns.
@@ -57,6 +61,10 @@ class Objective:
         loss: (sums, counts of the whole batch) -> scalar. It must be linear in the sums, so that
             the gradients of several processes add up to those of one.
         names: what the terms are called in the metrics; () where there are too many to record.
+        figures: (sums, counts of the whole batch) -> one value a name; by default sums / counts.
+        order: generator of an epoch -> indices of its samples, of which the first whole batches are
+            taken, at least `num_samples`; by default each once, shuffled.
+        group_size: so many samples of the order, one after the other, stay in one process.
     """
 
     network: nn.Module
@@ -65,6 +73,9 @@ class Objective:
     terms: Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
     loss: Callable[[Tensor, Tensor], Tensor]
     names: tuple[str, ...]
+    figures: Callable[[Tensor, Tensor], Tensor] = _means
+    order: Callable[[np.random.Generator], NDArray[np.int64]] | None = None
+    group_size: int = 1
 
 
 def train(
@@ -110,7 +121,7 @@ def train(
     first = _resume(resume_path, network, optimizer, identity)
     distributed.barrier()
     wrapped = _wrap(network, device)
-    rows = distributed.own_rows(settings.batch_size)
+    rows = distributed.own_rows(settings.batch_size, objective.group_size)
     last_saved = time.monotonic()
     save_cost = 0.0
     network.train()
@@ -124,7 +135,8 @@ def train(
         if prepare is not None:
             steps = _by_epochs(batches, prepare, network, first, total, steps_per_epoch)
         for step, batch in steps:
-            factor = poly_factor(step, total, settings.poly_power)
+            scheduled = settings.schedule_step(step, steps_per_epoch)
+            factor = poly_factor(scheduled, total, settings.poly_power)
             for group, base in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = base * factor
             set_dropout_context(network, seed, step, settings.batch_size, rows.start)
@@ -166,10 +178,11 @@ def build_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.
     """Optimiser with the four groups of the Ahn repositories.
 
     Pretrained weights learn at the base rate, new layers at `new_layer_factor` times that; biases
-    as weights, or at twice their rate and without decay.
+    as weights, without decay, or at twice their rate and without decay.
     """
     decay = settings.weight_decay
-    times, bias_decay = (2.0, 0.0) if settings.biases == "doubled" else (1.0, decay)
+    times = 2.0 if settings.biases == "doubled" else 1.0
+    bias_decay = decay if settings.biases == "alike" else 0.0
     factors = {
         "pretrained_weights": (1.0, decay),
         "pretrained_biases": (times, bias_decay),
@@ -215,7 +228,7 @@ def _step(
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     total_sums = distributed.sum_over_processes(sums)
-    values = (total_sums / counts.clamp(min=1)).tolist()
+    values = objective.figures(total_sums, counts).tolist() if objective.names else []
     figures = dict(zip(objective.names, values, strict=False))
     return {"loss": float(objective.loss(total_sums, counts)), **figures}
 
@@ -241,9 +254,15 @@ def _batches(
     """Batches of the steps from `first` to before `total`, read two steps ahead by threads."""
     pending: list[list[Future[Sample]]] = []
     upcoming = iter(range(first, total))
+    steps_per_epoch = objective.num_samples // settings.batch_size
+    epoch, order = -1, np.empty(0, np.int64)
     for step in range(first, total):
         while len(pending) < 3 and (ahead := next(upcoming, None)) is not None:
-            indices = _step_samples(objective.num_samples, settings.batch_size, seed, ahead)
+            if ahead // steps_per_epoch != epoch:
+                epoch = ahead // steps_per_epoch
+                order = _epoch_order(objective, seed, epoch)
+            start = ahead % steps_per_epoch * settings.batch_size
+            indices = order[start : start + settings.batch_size]
             pending.append(
                 [
                     pool.submit(objective.sample, int(indices[row]), _generator(seed, ahead, row))
@@ -273,11 +292,12 @@ def _by_epochs(
         first = last
 
 
-def _step_samples(num_samples: int, batch_size: int, seed: int, step: int) -> NDArray[np.int64]:
-    """Sample indices of a step: its slice of the epoch's permutation, the remainder dropped."""
-    epoch, position = divmod(step, num_samples // batch_size)
-    order = np.random.default_rng([seed, 1, epoch]).permutation(num_samples)
-    return order[position * batch_size : (position + 1) * batch_size]
+def _epoch_order(objective: Objective, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Sample indices of an epoch; what its whole batches leave over is not used."""
+    generator = np.random.default_rng([seed, 1, epoch])
+    if objective.order is None:
+        return generator.permutation(objective.num_samples)
+    return objective.order(generator)
 
 
 def _generator(seed: int, step: int, row: int) -> np.random.Generator:

@@ -10,9 +10,9 @@ from ..runtime.geometry import Align
 from ..runtime.progress import SILENT, Progress
 from .data.image_set import ImageSet
 from .evaluation import EvalReport, FolderPredictions, Predictions, evaluate
-from .instance_evaluation import InstanceReport, evaluate_instances
+from .instance_evaluation import InstancePredictions, InstanceReport, evaluate_instances
 from .instance_predictions import open_instance_predictions
-from .predictor import WALKING, PredictionKind, RunPredictions, RunPredictor
+from .predictor import WALKING, PredictionKind, RunInstances, RunPredictions, RunPredictor
 from .recipe import Recipe, SelfGuidedRecipe, WalkRecipe, load_recipe
 from .run import read_stage
 from .stages.selfguided import STEPS
@@ -51,8 +51,7 @@ def measure(
         if stage not in get_args(PredictionKind):
             choices = ", ".join(get_args(PredictionKind))
             raise ConfigError(f"unknown stage '{stage}': choose of {choices}")
-        predictor = RunPredictor(path, device)
-        images.require_classes(predictor.classes, f"run '{path}'")
+        predictor = _open_run(path, images, device)
         kind = cast(PredictionKind, stage)
         if kind in WALKING:
             predictor.walk_recipe()
@@ -84,26 +83,38 @@ def measure_instances(
     images: ImageSet,
     *,
     split: str | None = None,
+    use_image_labels: bool = True,
+    device: str = "auto",
     progress: Progress = SILENT,
 ) -> InstanceReport:
-    """Measure predicted instances by average precision.
+    """Measure instances by average precision: of a run, or predicted before.
 
     Args:
-        path: see `open_instance_predictions`.
-        split: list of the image set; default: all images.
+        path: a run of method irnet, or what `open_instance_predictions` takes.
+        split: list of the image set; default: the recipe's validation list for a run, else all
+            images.
+        use_image_labels, device: of a run.
 
     Raises:
-        ArtifactError, ConfigError, DataError: see `evaluate_instances`.
+        ArtifactError, ConfigError, DataError: see `evaluate_instances` and `RunPredictor`.
     """
     path = Path(path)
+    predictions: InstancePredictions
     if (path / "recipe.toml").is_file():
-        raise ConfigError(
-            f"'{path}' is a run: `wsss label --instances` by it, or by its bundle, and give the "
-            "folder of that job"
-        )
-    predictions = open_instance_predictions(path, images)
+        predictor = _open_run(path, images, device)
+        predictions = RunInstances(predictor, use_image_labels=use_image_labels)
+        split = split or predictor.recipe.data.val_split
+    else:
+        predictions = open_instance_predictions(path, images)
     chosen = images.select(split)
     return evaluate_instances(predictions, chosen, split or "all", progress=progress)
+
+
+def _open_run(path: Path, images: ImageSet, device: str) -> RunPredictor:
+    """The networks of a run, which must know the classes of the images."""
+    predictor = RunPredictor(path, device)
+    images.require_classes(predictor.classes, f"run '{path}'")
+    return predictor
 
 
 def _labels_used(path: Path) -> bool | None:

@@ -1,7 +1,8 @@
 """Building the networks of a run, and opening them again from their checkpoints."""
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -16,18 +17,28 @@ from .models.affinity_network import AffinityNetwork
 from .models.affinitynet import AffinityNet
 from .models.backbone import Backbone, Normalisation
 from .models.build import build_backbone
+from .models.cian import CianSegmenter
 from .models.classifier import CamClassifier
 from .models.foreign_weights import load_backbone_weights
 from .models.irnet import IRNet
 from .models.segmenter import Segmenter
 from .models.selfguided import SelfGuidedNet
-from .recipe import AffinityNetRecipe, IRNetRecipe, Recipe, SelfGuidedRecipe, WalkRecipe
+from .recipe import (
+    AffinityNetRecipe,
+    CianRecipe,
+    IRNetRecipe,
+    Recipe,
+    SelfGuidedRecipe,
+    WalkRecipe,
+)
 
 Network = CamClassifier | AffinityNetwork | Segmenter
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 WITH_DISPLACEMENT = "displacement"
 """Head of an IRNet that has this branch; else ''."""
+_CIAN_HEAD = re.compile(r"([1-9][0-9]{0,3}) channels(, no self affinity)?")
+"""Head of a CIAN."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,9 @@ class Architecture:
         if self.kind == "selfguided":
             corners = self.align == "corners"
             return SelfGuidedNet(backbone, self.num_classes, self.head, align_corners=corners)
+        if self.kind == "cian":
+            channels, self_affinity = _read_cian_head(self.head)
+            return CianSegmenter(backbone, self.num_classes, channels, self_affinity)
         raise ArtifactError(f"unknown kind of network '{self.kind}'")
 
 
@@ -86,13 +100,34 @@ def recipe_architectures(recipe: Recipe, num_classes: int) -> dict[str, Architec
     networks = {"cam": classifier_architecture(recipe, num_classes)}
     if isinstance(recipe, WalkRecipe):
         networks[recipe.affinity_stage] = affinity_architecture(recipe)
+    if isinstance(recipe, CianRecipe):
+        networks["cian"] = cian_architecture(recipe, num_classes)
     return networks | {"segmenter": segmenter_architecture(recipe, num_classes)}
+
+
+def cian_architecture(recipe: CianRecipe, num_classes: int) -> Architecture:
+    """The segmenter of a recipe's first round."""
+    section = recipe.cian
+    stride = section.output_stride or recipe.backbone.output_stride
+    self_affinity = "" if section.self_affinity else ", no self affinity"
+    head = f"{section.channels} channels{self_affinity}"
+    return Architecture("cian", recipe.backbone.name, stride, num_classes, head, recipe.cam.align)
+
+
+def _read_cian_head(head: str) -> tuple[int, bool]:
+    """Channels, and whether images look at themselves."""
+    found = _CIAN_HEAD.fullmatch(head)
+    if found is None:
+        raise ArtifactError(f"unknown head of a CIAN {quoted(head)}: expected '1024 channels'")
+    return int(found[1]), found[2] is None
 
 
 def segmenter_architecture(recipe: Recipe, num_classes: int) -> Architecture:
     """The segmenter of a recipe."""
     section = recipe.segmenter
     stride = section.output_stride or recipe.backbone.output_stride
+    if isinstance(recipe, CianRecipe):
+        return replace(cian_architecture(recipe, num_classes), output_stride=stride)
     kind = "selfguided" if isinstance(recipe, SelfGuidedRecipe) else "segmenter"
     return Architecture(
         kind, recipe.backbone.name, stride, num_classes, section.head, recipe.cam.align
@@ -105,6 +140,7 @@ def start_network(
     seed: int,
     weights_path: Path | None,
     classifier_path: Path | None = None,
+    network_path: Path | None = None,
 ) -> Network:
     """A network at the start of its training.
 
@@ -112,13 +148,19 @@ def start_network(
         weights_path: foreign weights of the backbone; None for random ones.
         classifier_path: checkpoint whose backbone is taken over instead, and whose classifier
             becomes the class planes of a segmenter with a linear head.
+        network_path: checkpoint of such a network that goes on learning instead.
 
     Raises:
         ArtifactError: weights that cannot be read or do not fit.
     """
     torch.manual_seed(seed)
     network = architecture.build()
-    if classifier_path is not None:
+    if network_path is not None:
+        tensors, header = load_checkpoint(network_path)
+        load_into(network, tensors, network_path)
+        network.backbone.normalisation = Normalisation.from_dict(header["normalisation"])
+        network.backbone.mark_pretrained()
+    elif classifier_path is not None:
         tensors, header = load_checkpoint(classifier_path)
         prefix = "backbone."
         own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

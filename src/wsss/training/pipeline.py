@@ -11,7 +11,7 @@ from ..errors import ConfigError, DataError
 from ..runtime.files import file_digest
 from ..runtime.image_io import image_size
 from ..runtime.progress import SILENT, Progress
-from . import affinitynet, distributed, irnet, sec, selfguided
+from . import affinitynet, cian, distributed, irnet, sec, selfguided
 from .data.image_set import ImageSet
 from .devices import choose_device
 from .models.foreign_weights import check_weights_file
@@ -26,10 +26,12 @@ from .run import (
     run_stage,
     stage_settings,
 )
+from .sections import CianRoundSection
 
 METHODS: dict[str, tuple[Stage, ...]] = {
     "affinitynet": affinitynet.STAGES,
     "irnet": irnet.STAGES,
+    "cian": cian.STAGES,
     "sec": sec.STAGES,
     "selfguided": selfguided.STAGES,
 }
@@ -56,6 +58,7 @@ def train(
     weights_path: str | Path | None = None,
     cams_path: str | Path | None = None,
     seeds_path: str | Path | None = None,
+    reuse: Sequence[str | Path] = (),
     stages: Sequence[str] | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -68,6 +71,8 @@ def train(
         weights_path: backbone weights (.safetensors or torchvision-style .pth).
         cams_path: folder of score maps (npz) that takes the place of the CAM stage.
         seeds_path: folder of seed PNGs that takes the place of the seed stage.
+        reuse: folders of other runs, whose finished stages of the same settings, images and
+            weights are copied instead of done again.
         stages: only these, in the method's order; what they need must be there already.
         overwrite: remove another run from `out` first.
 
@@ -86,6 +91,7 @@ def train(
             _path(seeds_path),
             chosen_device,
             progress if distributed.is_main() else SILENT,
+            tuple(Path(other) for other in reuse),
         )
         todo = _select_stages(METHODS[recipe.method], stages)
         kept = _kept_stages(METHODS[recipe.method], todo)
@@ -131,7 +137,8 @@ def check(run: Run, stages: Sequence[str]) -> None:
         if name not in stages or (name == "cam" and run.cams_path is not None):
             continue
         batch_size = section.train.batch_size
-        distributed.own_rows(batch_size)
+        group_size = section.group_size if isinstance(section, CianRoundSection) else 1
+        distributed.own_rows(batch_size, group_size)
         if batch_size > len(train_set.samples):
             raise ConfigError(
                 f"{name}.train.batch_size is {batch_size}, but list "
@@ -162,6 +169,11 @@ def _check_start(run: Run, stages: Sequence[str]) -> None:
         check_weights_file(run.weights_path)
     if run.seeds_path is not None and "seeds" not in {s.name for s in METHODS[recipe.method]}:
         raise ConfigError(f"method {recipe.method} has no seeds of its own: leave --seeds out")
+    for other in run.reuse:
+        if not (other / "recipe.toml").is_file():
+            raise ConfigError(
+                f"--reuse: '{other}' is no run: give a folder that `wsss train` wrote"
+            )
     _check_given(run, run.cams_path, "--cams", ".npz")
     _check_given(run, run.seeds_path, "--seeds", ".png")
     for name in stages:

@@ -22,6 +22,7 @@ from .devices import choose_device
 from .evaluation import Prediction
 from .models.affinity_network import AffinityNetwork
 from .models.affinitynet import AffinityNet
+from .models.cian import CianSegmenter
 from .models.classifier import CamClassifier
 from .models.irnet import IRNet
 from .models.segmenter import Segmenter
@@ -49,6 +50,7 @@ NETWORKS: dict[str, type[Network]] = {
     "cam": CamClassifier,
     "affinity": AffinityNetwork,
     "irnet": AffinityNetwork,
+    "cian": CianSegmenter,
     "segmenter": Segmenter,
 }
 """Stages that leave a trained network, and its kind."""
@@ -301,10 +303,30 @@ class RunPredictions:
 
     def predict(self, sample: Sample) -> Prediction:
         """Score maps (cam, walk) or a label map (labels, segmenter)."""
-        labels = sample.labels if self.image_labels_used else None
-        if self.image_labels_used and labels is None:
-            raise DataError(f"image '{sample.name}' has no image-level labels")
+        labels = _labels_of(sample) if self.image_labels_used else None
         image = read_image(sample.image_path)
         if self.kind in ("cam", "walk"):
             return self.predictor.score_maps(image, labels, self.kind)
         return self.predictor.label(image, labels, self.kind)
+
+
+class RunInstances:
+    """A run's instances as something to be measured: see `InstancePredictions`."""
+
+    def __init__(self, predictor: RunPredictor, *, use_image_labels: bool) -> None:
+        """Refuse a run that has none; see `RunPredictor.require_instances`."""
+        predictor.require_instances()
+        self.predictor = predictor
+        self.image_labels_used = use_image_labels
+        self.description = f"instances of run {predictor.folder}"
+
+    def predict(self, sample: Sample) -> InstanceMap:
+        """The single objects in an image."""
+        labels = _labels_of(sample) if self.image_labels_used else None
+        return self.predictor.instances(read_image(sample.image_path), labels)
+
+
+def _labels_of(sample: Sample) -> Sequence[int]:
+    if sample.labels is None:
+        raise DataError(f"image '{sample.name}' has no image-level labels")
+    return sample.labels

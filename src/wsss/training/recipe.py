@@ -20,6 +20,9 @@ from .sections import (
     AffinitySection,
     BackboneSection,
     CamSection,
+    CianLabelsSection,
+    CianSection,
+    CianSegmenterSection,
     DataSection,
     InstancesSection,
     IRNetSection,
@@ -89,6 +92,15 @@ class IRNetRecipe(WalkRecipe):
     affinity_stage = "irnet"
 
 
+class CianRecipe(Recipe):
+    """A whole CIAN run."""
+
+    method: Literal["cian"]
+    cian: CianSection
+    labels: CianLabelsSection = CianLabelsSection()
+    segmenter: CianSegmenterSection
+
+
 class SecRecipe(Recipe):
     """A whole SEC run."""
 
@@ -109,6 +121,7 @@ AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 RECIPES: dict[str, type[Recipe]] = {
     "affinitynet": AffinityNetRecipe,
     "irnet": IRNetRecipe,
+    "cian": CianRecipe,
     "sec": SecRecipe,
     "selfguided": SelfGuidedRecipe,
 }

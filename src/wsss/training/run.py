@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,14 +15,15 @@ from typing import Any, TypeVar
 import torch
 
 from ..errors import ArtifactError
-from ..runtime.files import atomic_write_bytes, make_folder
+from ..runtime import peak_memory
+from ..runtime.files import atomic_write_bytes, make_folder, replace_folder
 from ..runtime.progress import Progress
 from . import distributed
 from .data.image_set import ImageSet, Sample
 from .recipe import AnyRecipe, Recipe, dump_recipe
 from .sections import Section
 
-STAGE_FORMAT = 2
+STAGE_FORMAT = 3
 """Raised when a stage of the same settings would now give another result."""
 
 Result = TypeVar("Result")
@@ -36,6 +38,7 @@ class Run:
         images: the whole image set; `train_set` and `val_set` select the recipe's lists.
         weights_path: foreign backbone weights, or None.
         cams_path, seeds_path: folders that take the place of the CAM or the seed stage.
+        reuse: folders of other runs, whose finished stages are taken over where they are equal.
     """
 
     folder: Path
@@ -46,6 +49,7 @@ class Run:
     seeds_path: Path | None
     device: torch.device
     progress: Progress
+    reuse: tuple[Path, ...] = ()
 
     def weights(self, stage: str) -> Path:
         """Where a stage's trained network lies."""
@@ -159,6 +163,9 @@ def run_stage(run: Run, stage: Stage, inputs: dict[str, str]) -> str:
     digest = _digest([STAGE_FORMAT, stage.name, settings, inputs])
     shown = _values(run.recipe, {*stage.settings, "data"})
     measured = _digest([digest, shown, run.images.digest(masks=True)])
+    if distributed.is_main() and read_stage(folder).get("digest") != digest:
+        _take_over(run, stage, digest)
+    distributed.barrier()
     record = read_stage(folder)
     distributed.barrier()  # all processes must decide by the same record
     is_done = record.get("digest") == digest
@@ -166,6 +173,7 @@ def run_stage(run: Run, stage: Stage, inputs: dict[str, str]) -> str:
         run.progress.note(f"{stage.name}: up to date")
         return digest
     started = time.monotonic()
+    memory = _MemoryPeak(run.device)
     if not is_done:
         if distributed.is_main():
             _prepare(folder, digest)
@@ -184,12 +192,42 @@ def run_stage(run: Run, stage: Stage, inputs: dict[str, str]) -> str:
             "settings": settings,
             "figures": {k: v if math.isfinite(v) else None for k, v in figures.items()},
             "seconds": record["seconds"] if is_done else seconds,
+            "memory": record["memory"] if is_done else memory.figures(),
             "device": str(run.device),
             "processes": distributed.world_size(),
         }
         atomic_write_bytes(folder / "stage.json", json.dumps(record, indent=2).encode())
     distributed.barrier()
     return digest
+
+
+class _MemoryPeak:
+    """The most memory of the main process from here on, its libraries and data included."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._counts = peak_memory.forget_peak()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def figures(self) -> dict[str, int | None]:
+        """MiB by place; None where the system does not tell."""
+        figures = {"host_mib": peak_memory.peak_bytes() >> 20 if self._counts else None}
+        if self._device.type == "cuda":
+            figures["gpu_mib"] = torch.cuda.max_memory_allocated(self._device) >> 20
+        return figures
+
+
+def _take_over(run: Run, stage: Stage, digest: str) -> None:
+    """Copy a stage that another run has finished, of the same settings and inputs, if there is."""
+    for other in run.reuse:
+        source, target = other / stage.name, run.folder / stage.name
+        if read_stage(source).get("digest") == digest:
+            work = Path(tempfile.mkdtemp(prefix=f".{stage.name}.", dir=run.folder))
+            shutil.copytree(source, work, dirs_exist_ok=True)
+            replace_folder(work, target)
+            run.progress.note(f"{stage.name}: taken over from '{other}'")
+            return
 
 
 def read_stage(folder: Path) -> dict[str, Any]:
@@ -203,7 +241,7 @@ def read_stage(folder: Path) -> dict[str, Any]:
 
 def stage_settings(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     """Settings that shape a stage's result, JSON-compatible, by `section.key`."""
-    values = _values(recipe, {*stage.settings, "method", "seed"})
+    values = _values(recipe, {*stage.settings, "seed"})
     flat: dict[str, Any] = {}
     for name, value in values.items():
         keys = {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else None
@@ -212,12 +250,12 @@ def stage_settings(recipe: Recipe, stage: Stage) -> dict[str, Any]:
 
 
 def _values(recipe: Recipe, names: set[str]) -> dict[str, Any]:
-    """Sections and keys of a recipe, JSON-compatible, without `Section.added` at its defaults."""
+    """Sections and keys of a recipe, JSON-compatible, without what `Section.added` leaves out."""
     values = recipe.model_dump(mode="json", include=names)
     for name in values:
         section = getattr(recipe, name)
-        for key in section.added if isinstance(section, Section) else ():
-            if getattr(section, key) == type(section).model_fields[key].default:
+        for key, value in section.added.items() if isinstance(section, Section) else ():
+            if getattr(section, key) == value:
                 del values[name][key]
     return values
 

@@ -1,9 +1,11 @@
 """Sections of recipes: every hyper-parameter of every stage, with its range and default.
 
 Defaults are the published settings of AffinityNet (Ahn and Kwak, CVPR 2018, and its released code);
-sections of IRNet (Ahn, Cho, Kwak, CVPR 2019, likewise) have those of their own.
+sections of IRNet (Ahn, Cho, Kwak, CVPR 2019, likewise) and CIAN (Fan et al., AAAI 2020, likewise)
+have those of their own.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -23,9 +25,9 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
-    added: ClassVar[tuple[str, ...]] = ()
-    """Keys that came after runs had been made without them: at their defaults a stage is what it
-    was, so that those runs stay up to date."""
+    added: ClassVar[Mapping[str, object]] = {}
+    """Keys that came after runs had been made without them, and the value at which a stage is what
+    it was, so that those runs stay up to date."""
 
 
 class CrfSection(Section):
@@ -128,9 +130,9 @@ class TrainSettings(Section):
     """Of weights; of biases see `biases`."""
     new_layer_factor: Positive = 10.0
     """Learning rate of new layers as a multiple of `learning_rate`."""
-    biases: Literal["doubled", "alike"] = "doubled"
+    biases: Literal["doubled", "alike", "undecayed"] = "doubled"
     """doubled: they learn at twice the rate of weights and do not decay, as in AffinityNet's code;
-    alike: as weights, as in IRNet's."""
+    alike: as weights, as in IRNet's; undecayed: at their rate, as in CIAN's."""
     poly_power: Positive = 0.9
     """Rates shrink by (1 - step / steps) ** poly_power."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -140,6 +142,10 @@ class TrainSettings(Section):
     frozen: tuple[str, ...] | None = None
     """Name prefixes of backbone layers that do not learn; default: those of the paper."""
     augmentation: Augmentation = Augmentation()
+
+    def schedule_step(self, step: int, steps_per_epoch: int) -> int:
+        """The step, counted from 0, that the learning rate of a step is taken from."""
+        return step
 
 
 class HeadWarmup(Section):
@@ -298,6 +304,9 @@ class IRNetWalkSection(WalkSection):
     beta: Annotated[float, Field(ge=1, le=256)] = 10.0
     borders: Literal["reference", "full"] = "full"
     background: Literal["power", "constant"] = "constant"
+    damping: bool = True
+    """Multiply CAMs by 1 - boundary before the walk, as published; hurts where boundaries are wide,
+    as those learnt from a few hundred images are."""
 
     @model_validator(mode="after")
     def _is_irnets(self) -> "IRNetWalkSection":
@@ -381,7 +390,74 @@ class SegmenterSection(Section):
     sec: SecSection = SecSection()
     """Used under loss = sec."""
 
-    added = ("loss", "sec")
+    added: ClassVar[Mapping[str, object]] = {"loss": "cross_entropy", "sec": SecSection()}
+
+
+class CianTrainSettings(TrainSettings):
+    """A training of CIAN."""
+
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of sgd."""
+    biases: Literal["doubled", "alike", "undecayed"] = "undecayed"
+    """undecayed: at the rate of weights, without decay, as published; others as elsewhere."""
+    poly: Literal["step", "epoch"] = "epoch"
+    """Rates shrink with every step, or with every epoch as published."""
+
+    def schedule_step(self, step: int, steps_per_epoch: int) -> int:
+        """See `TrainSettings`."""
+        return step - step % steps_per_epoch if self.poly == "epoch" else step
+
+
+class CianRoundSection(SegmenterSection):
+    """What both rounds of CIAN have."""
+
+    train: CianTrainSettings
+    head: Literal["cian"] = "cian"  # type: ignore[assignment]
+    """Affinity module and one 3x3 layer, the same in both rounds."""
+    group_size: Annotated[int, Field(ge=2, le=16)] = 2
+    """Images that share a class and look at each other; divides the batch."""
+    cross_affinity: bool = True
+    """Learn the cross branch; without it an image sees itself alone and nothing is completed."""
+    completion: NonNegative = 1.0
+    """Weight of the losses against what the cross branch says."""
+
+    @model_validator(mode="after")
+    def _groups_are_whole(self) -> "CianRoundSection":
+        if self.train.batch_size % self.group_size:
+            raise ValueError(
+                f"`train.batch_size` is {self.train.batch_size}, must be a multiple of "
+                f"`group_size` ({self.group_size})"
+            )
+        if self.loss != "cross_entropy":
+            raise ValueError(f"`loss` is {self.loss!r}, but CIAN has its own: leave it out")
+        return self
+
+
+class CianSection(CianRoundSection):
+    """First round of CIAN: a segmenter that is trained on the seeds.
+
+    Scales, mirror and CRF are those by which it is measured and by which the labels of the second
+    round are made.
+    """
+
+    channels: Annotated[int, Field(ge=1, le=4096)] = 1024
+    """Of queries, keys and values."""
+    self_affinity: bool = True
+    """Images look at themselves too; without it the self branch is a plain segmenter."""
+
+
+class CianLabelsSection(Section):
+    """Labels that the first round gives to the training images."""
+
+    present_only: bool = False
+    """Only classes in the image compete; off as published, where image labels are not looked at."""
+
+
+class CianSegmenterSection(CianRoundSection):
+    """Second round of CIAN: goes on from the first, on its labels."""
+
+    start: Literal["cian"] = "cian"  # type: ignore[assignment]
+    """Always the network of the first round."""
 
 
 class SecSegmenterSection(SegmenterSection):

@@ -16,7 +16,7 @@ folder, digest) and may be called alone.
 """
 
 from .run import Stage
-from .shared_stages import CAM, SEGMENTER_MEASURES
+from .shared_stages import CAM, SEGMENTER_FIGURES
 from .stages.segmenter import measure_segmenter
 from .stages.selfguided import make_self_guided_labels, measure_steps, train_self_guided
 
@@ -28,7 +28,7 @@ STAGES = (
         ("cam",),
         train_self_guided,
         measure_segmenter,
-        (*SEGMENTER_MEASURES, "selfguided.threshold"),
+        (*SEGMENTER_FIGURES, "selfguided.threshold"),
     ),
     Stage("labels", ("selfguided",), ("segmenter",), make_self_guided_labels, measure_steps),
 )

@@ -16,8 +16,8 @@ CAM = Stage(
     ("cam.threshold", "data.val_split", "data.figures_split"),
 )
 SEEDS = Stage("seeds", ("seeds",), ("cam",), make_seeds, measure_seeds)
-SEGMENTER_MEASURES = ("segmenter.scales", "segmenter.flip", "segmenter.crf")
-"""Settings of segmenters that do not shape their training."""
+SEGMENTER_FIGURES = ("segmenter.scales", "segmenter.flip", "segmenter.crf")
+"""Settings of a segmenter that its training does not depend on."""
 
 
 def segmenter_stage(labels: str) -> Stage:
@@ -28,7 +28,7 @@ def segmenter_stage(labels: str) -> Stage:
         ("cam", labels),
         partial(train_segmenter, labels=labels),
         measure_segmenter,
-        SEGMENTER_MEASURES,
+        SEGMENTER_FIGURES,
     )
 
 

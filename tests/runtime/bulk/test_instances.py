@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,8 +65,47 @@ def test_what_a_job_gives(devkit: Path, tmp_path: Path) -> None:
         classes = read_label_map(out / "SegmentationClass" / f"{name}.png")
         np.testing.assert_array_equal(classes, shown.label_map())
     assert {record.output: record.instances for record in records_of(out)} == {
-        name: len(shown) for name, (_, shown) in scenes.items()
+        name: Counter((shown.classes + 1).tolist()) for name, (_, shown) in scenes.items()
     }
+
+
+def instances_of(out: Path) -> tuple[int, dict[str, int]]:
+    """What `summary.json` says: of the job, and of each class."""
+    summary = json.loads((out / "summary.json").read_text())
+    classes = summary["classes"]
+    assert {name for name in classes if "instances" not in classes[name]} <= {
+        "background",
+        "no statement",
+    }
+    names = classes.keys() & {"cat", "dog"}
+    return summary["instances"], {name: classes[name]["instances"] for name in names}
+
+
+@pytest.mark.parametrize("how", ["at once", "shards", "in two goes"])
+def test_the_summary_counts_instances(how: str, devkit: Path, tmp_path: Path) -> None:
+    images, out = devkit / "JPEGImages", tmp_path / "out"
+    if how == "shards":
+        for index in range(2):
+            label(images, out, shard=Shard(index, 2))
+        finish(out)
+    else:
+        label(images, out)
+    if how == "in two goes":
+        (out / "units" / "00000.jsonl.gz").unlink()
+        label(images, out)
+    scenes = write_scenes(tmp_path / "again").values()
+    found = np.concatenate([shown.classes for _, shown in scenes])
+    cats, dogs = int((found == 0).sum()), int((found == 1).sum())
+    assert cats != dogs and min(cats, dogs) > 5
+    assert instances_of(out) == (cats + dogs, {"cat": cats, "dog": dogs})
+
+
+def test_the_summary_of_a_model_without_instances_has_none(devkit: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    label_in_bulk([devkit / "JPEGImages"], LocalModel(), out, settings=Settings(("png",)))
+    summary = json.loads((out / "summary.json").read_text())
+    assert "instances" not in summary and len(summary["classes"]) > 1
+    assert not any("instances" in figures for figures in summary["classes"].values())
 
 
 @pytest.mark.parametrize("how", ["workers", "shards", "threads"])
@@ -104,7 +144,9 @@ def test_fragments_are_not_counted(tmp_path: Path) -> None:
     write_photograph(tmp_path / "images", replace(found, scores=scores))
     label(tmp_path / "images", tmp_path / "out")
     (record,) = records_of(tmp_path / "out")
-    assert record.instances == len(found) - 2 == (scores >= LEAST_SCORE).sum()
+    assert record.instances is not None
+    assert sum(record.instances.values()) == len(found) - 2 == (scores >= LEAST_SCORE).sum()
+    assert instances_of(tmp_path / "out")[0] == len(found) - 2
     document = json.loads((tmp_path / "out" / "instances.json").read_text())
     assert len(document["annotations"]) == len(found) - 2
     assert read_ids(tmp_path / "out/SegmentationObject/a.png").ids.max() == len(found)
@@ -117,7 +159,8 @@ def test_an_image_without_instances(tmp_path: Path) -> None:
     write_photograph(tmp_path / "images", nothing)
     label(tmp_path / "images", tmp_path / "out")
     (record,) = records_of(tmp_path / "out")
-    assert record.instances == 0
+    assert record.instances == {}
+    assert instances_of(tmp_path / "out") == (0, {})
     stored = read_ids(tmp_path / "out/SegmentationObject/a.png")
     assert not stored.ids.any() and stored.scores is not None and stored.scores.size == 0
     document = json.loads((tmp_path / "out" / "instances.json").read_text())

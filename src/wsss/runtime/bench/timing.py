@@ -6,9 +6,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+from .. import peak_memory
 
 
 def median_seconds(
@@ -46,24 +45,14 @@ def timed_rounds(
 
 
 def peak_bytes(function: Callable[[], object]) -> int | None:
-    """Greatest growth of this process's memory while the function runs; None where unknown.
-
-    Linux alone lets a process forget its earlier peak.
-    """
-    if sys.platform != "linux" or not _CLEAR.exists():
-        return None
+    """Greatest growth of this process's memory while the function runs; None where unknown."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # freed blocks would be used again without showing
-    _CLEAR.write_text("5")
-    before = _status_bytes("VmRSS")
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)  # freed blocks would be used again without showing
+    if not peak_memory.forget_peak():
+        return None
+    before = peak_memory.resident_bytes()
     result = function()
-    grown = _status_bytes("VmHWM") - before
+    grown = peak_memory.peak_bytes() - before
     del result
     return max(grown, 0)
-
-
-def _status_bytes(key: str) -> int:
-    for line in _STATUS.read_text().splitlines():
-        if line.startswith(key):
-            return int(line.split()[1]) * 1024
-    raise ValueError(f"no {key} in {_STATUS}")

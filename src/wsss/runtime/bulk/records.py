@@ -6,7 +6,7 @@ the same bytes.
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -37,7 +37,8 @@ class ImageRecord:
         confidence: mean over the image.
         change: share of the cells of the walk's grid whose label the walk changed; None if unknown.
         missing: classes that were given for the image and got no pixel.
-        instances: number of them, fragments left out; None where the model told none.
+        instances: label value -> number of them, see `InstanceMap.counts`; None where the model
+            tells none.
     """
 
     index: int
@@ -51,7 +52,7 @@ class ImageRecord:
     confidence: float | None = None
     change: float | None = None
     missing: tuple[int, ...] = ()
-    instances: int | None = None
+    instances: Mapping[int, int] | None = None
 
     @property
     def is_ok(self) -> bool:
@@ -68,6 +69,7 @@ class UnitSummary:
         codes: code -> images; their sum is the number of images.
         pixels: label value -> pixels over all images.
         images_of: label value -> images in which it occurs.
+        instances: label value -> instances over all images; None where no image has told any.
     """
 
     unit: int
@@ -75,6 +77,7 @@ class UnitSummary:
     codes: Mapping[str, int]
     pixels: Mapping[int, int]
     images_of: Mapping[int, int]
+    instances: Mapping[int, int] | None = None
 
     @property
     def num_images(self) -> int:
@@ -115,10 +118,22 @@ def write_record(
         pixels.update(image.pixels)
         images_of.update(image.pixels.keys())
     codes = Counter(image.code for image in images)
-    summary = UnitSummary(unit, settings, dict(codes), dict(pixels), dict(images_of))
+    instances = total_instances(image.instances for image in images)
+    summary = UnitSummary(unit, settings, dict(codes), dict(pixels), dict(images_of), instances)
     lines = [asdict(summary), *(asdict(image) for image in images)]
     write_durably(_path(out, unit), pack(lines), work)
     return summary
+
+
+def total_instances(
+    told: Iterable[Mapping[int, int] | None],
+) -> dict[int, int] | None:
+    """Sum by label value; None where none of them says anything."""
+    known = [counts for counts in told if counts is not None]
+    total = Counter[int]()
+    for counts in known:
+        total.update(counts)
+    return dict(total) if known else None
 
 
 def recorded_units(out: Path) -> set[int]:
@@ -146,12 +161,11 @@ def read_summary(
     path = _path(out, unit)
     for line in read_lines(path):
         with _damage(path):
-            counts = {
-                key: {int(value): _count(count) for value, count in line[key].items()}
-                for key in ("pixels", "images_of")
-            }
+            counts = {key: _by_value(line[key]) for key in ("pixels", "images_of")}
+            instances = _by_value_if_told(line.get("instances"))
             codes = {_text(code): _count(count) for code, count in line["codes"].items()}
-            summary = UnitSummary(_count(line["unit"]), _text(line["settings"]), codes, **counts)
+            unit_of, made_by = _count(line["unit"]), _text(line["settings"])
+            summary = UnitSummary(unit_of, made_by, codes, **counts, instances=instances)
             if (summary.unit, summary.num_images) != (unit, images.parts[unit].count):
                 raise ValueError("it is of another unit")
         if settings not in (None, summary.settings):
@@ -198,11 +212,11 @@ def _image(line: Any) -> ImageRecord:
         _count(line["index"]),
         **texts,
         size=(_count(height), _count(width)),
-        pixels={int(value): _count(count) for value, count in line["pixels"].items()},
+        pixels=_by_value(line["pixels"]),
         confidence=_share(line["confidence"]),
         change=_share(line["change"]),
         missing=tuple(map(_count, line["missing"])),
-        instances=None if line.get("instances") is None else _count(line["instances"]),
+        instances=_by_value_if_told(line.get("instances")),
     )
 
 
@@ -216,6 +230,14 @@ def _count(value: object) -> int:
     if type(value) is not int or value < 0:
         raise TypeError("a count is none")
     return value
+
+
+def _by_value(counts: Any) -> dict[int, int]:
+    return {int(value): _count(count) for value, count in counts.items()}
+
+
+def _by_value_if_told(counts: Any) -> dict[int, int] | None:
+    return None if counts is None else _by_value(counts)
 
 
 def _share(value: object) -> float | None:

@@ -16,7 +16,7 @@ from ..progress import Progress
 from .durable import WORK, write_durably
 from .frozen_list import FrozenList
 from .json_lines import read_lines
-from .records import OK, read_images, read_summary, recorded_units
+from .records import OK, read_images, read_summary, recorded_units, total_instances
 from .timings import add_timings
 from .unit import entries_path
 from .writers.contract import JobView, Writer
@@ -34,6 +34,7 @@ class JobCounts:
         codes: code -> images, over the units that are done.
         pixels: label value -> pixels.
         images_of: label value -> images in which it occurs.
+        instances: label value -> instances; None where the model tells none.
     """
 
     units: int
@@ -42,6 +43,7 @@ class JobCounts:
     codes: Mapping[str, int]
     pixels: Mapping[int, int]
     images_of: Mapping[int, int]
+    instances: Mapping[int, int] | None = None
 
     @property
     def labelled(self) -> int:
@@ -75,6 +77,7 @@ def count_records(
         ArtifactError: one is damaged, or of another list, model or settings.
     """
     codes, pixels, images_of = Counter[str](), Counter[int](), Counter[int]()
+    instances: list[Mapping[int, int] | None] = []
     units = range(images.num_units) if units is None else units
     done = sorted(recorded_units(out).intersection(units))
     for unit in done:
@@ -82,8 +85,10 @@ def count_records(
         codes.update(summary.codes)
         pixels.update(summary.pixels)
         images_of.update(summary.images_of)
+        instances.append(summary.instances)
     num_images = sum(images.parts[unit].count for unit in units)
-    return JobCounts(len(units), len(done), num_images, codes, pixels, images_of)
+    total = total_instances(instances)
+    return JobCounts(len(units), len(done), num_images, codes, pixels, images_of, total)
 
 
 def has_results(out: Path) -> bool:
@@ -130,10 +135,24 @@ def write_results(
 
 
 def write_summary(out: Path, counts: JobCounts, job: JobView) -> None:
-    """`summary.json`: the counts, what each class got, and where the time went."""
+    """`summary.json`: the counts, what each class got, and where the time went.
+
+    `instances`, of the job and of each class, where the model tells them.
+    """
     names = {0: "background", IGNORE_INDEX: "no statement"}
     names |= {place + 1: name for place, name in enumerate(job.classes)}
     total = sum(counts.pixels.values()) or 1
+    instances = counts.instances or {}
+    classes: dict[str, dict[str, float]] = {}
+    # An instance's class may have no pixel of its own in the label maps.
+    for value in sorted({*counts.pixels, *instances}):
+        figures = {
+            "images": counts.images_of.get(value, 0),
+            "share_of_pixels": counts.pixels.get(value, 0) / total,
+        }
+        if counts.instances is not None and value not in (0, IGNORE_INDEX):
+            figures["instances"] = instances.get(value, 0)
+        classes[names.get(value, str(value))] = figures
     content = {
         "wsss": __version__,
         "settings": job.provenance,
@@ -143,15 +162,11 @@ def write_summary(out: Path, counts: JobCounts, job: JobView) -> None:
         "labelled": counts.labelled,
         "failed": counts.failed,
         "codes": dict(counts.codes),
-        "classes": {
-            names.get(value, str(value)): {
-                "images": counts.images_of.get(value, 0),
-                "share_of_pixels": pixels / total,
-            }
-            for value, pixels in sorted(counts.pixels.items())
-        },
+        "classes": classes,
         "time": add_timings(out),
     }
+    if counts.instances is not None:
+        content["instances"] = sum(instances.values())
     text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
     write_durably(out / SUMMARY, (text + "\n").encode("ascii"), out / WORK)
 

@@ -359,7 +359,7 @@ class _Work:
             confidence=None if confidence is None else round(float(confidence.mean()), 6),
             change=None if answer.change is None else round(answer.change, 6),
             missing=tuple(index for index in ref.labels or () if index + 1 not in found),
-            instances=None if instances is None else instances.num_whole,
+            instances=None if instances is None else instances.counts(),
         )
         return _Done(record, entries)
 

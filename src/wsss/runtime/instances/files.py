@@ -74,13 +74,25 @@ def encode_ids(
 
 
 def read_ids(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> StoredIds:
-    """The ids of a PNG: of 16 bits, or one that `read_label_map` reads.
+    """The ids of a PNG; see `decode_ids`.
+
+    Raises:
+        DataError: no such file, or see `decode_ids`.
+    """
+    name = os.fspath(path)
+    data = read_file(name, max_bytes=byte_limit(max_pixels))
+    return decode_ids(data, name, max_pixels=max_pixels)
+
+
+def decode_ids(data: bytes, name: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> StoredIds:
+    """The ids in the bytes of a PNG: of 16 bits, or one that `decode_label_map` reads.
+
+    Args:
+        name: for messages.
 
     Raises:
         DataError: not such a file, damaged, or with scores that are none.
     """
-    name = os.fspath(path)
-    data = read_file(name, max_bytes=byte_limit(max_pixels))
     stored = decode_png(data, name, max_pixels=max_pixels)
     is_wide = stored.bit_depth == 16 and stored.mode.startswith("I")
     ids = (stored.pixels if is_wide else label_indices(stored, name)).astype(np.uint16)

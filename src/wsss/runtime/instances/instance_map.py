@@ -45,10 +45,11 @@ class InstanceMap:
     def __len__(self) -> int:
         return len(self.classes)
 
-    @property
-    def num_whole(self) -> int:
-        """Instances that are no fragments; see `LEAST_SCORE`."""
-        return int((self.scores >= LEAST_SCORE).sum())
+    def counts(self) -> dict[int, int]:
+        """Label value -> instances that are no fragments; see `LEAST_SCORE`."""
+        whole = self.classes[self.scores >= LEAST_SCORE] + 1
+        values, numbers = np.unique(whole, return_counts=True)
+        return dict(zip(values.tolist(), numbers.tolist(), strict=True))
 
     def label_map(self) -> NDArray[np.uint8]:
         """(H, W) uint8: 0 background, class index + 1 of the instance of each pixel."""

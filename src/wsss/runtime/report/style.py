@@ -141,6 +141,8 @@ svg .end { text-anchor: end; }
 }
 .thumbs figure { margin: 0; padding: 8px; }
 .thumbs .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 4px; align-items: start; }
+.thumbs.wide { grid-template-columns: repeat(auto-fill, minmax(min(400px, 100%), 1fr)); }
+.thumbs.wide .pair { grid-template-columns: 1fr 1fr 1fr; }
 .thumbs img { display: block; width: 100%; height: auto; border-radius: 5px; }
 .thumbs figcaption {
   margin-top: 6px; font-size: 13px; line-height: 1.4; color: var(--soft); overflow-wrap: anywhere;

@@ -16,9 +16,10 @@ from .drawing import (
 from .figures import BODY_COLOURS, FIGURES, Plane
 from .scenes import DrawnObject, Scene, add_object, finish_scene
 
-_RADII = (0.2, 0.3)
+_RADII = (0.24, 0.34)
 """Of objects, in shorter sides of the image."""
-_GROUP_SIZES, _SHARES = (1, 2, 3), (0.25, 0.5, 0.25)
+_GROUP_SIZES, _SHARES = (1, 2, 3), (0.35, 0.45, 0.2)
+_EMPTY, _SECOND = 0.12, 0.3
 _MOST_HIDDEN = 0.15
 _OVERLAP = (0.02, 0.1)
 """Range of the share of an object that lies over its neighbour."""
@@ -35,8 +36,10 @@ def draw_touching_scene(
     canvas = paint_background(generator, size)
     paint_distractors(generator, canvas, (0.1, 0.18), rims=True)
     objects: list[DrawnObject] = []
+    if generator.random() < _EMPTY:
+        return finish_scene(generator, canvas, objects)
     _add_group(generator, canvas, objects, first_class)
-    if generator.random() < 0.3:
+    if generator.random() < _SECOND:
         _add_group(generator, canvas, objects, int(generator.integers(len(FIGURES))))
     return finish_scene(generator, canvas, objects)
 

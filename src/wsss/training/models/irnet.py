@@ -67,18 +67,15 @@ class IRNet(AffinityNetwork):
             `boundary` (B, 1, h, w), logits; with its branch also `displacement` (B, 2, h, w), (dy,
             dx) in cells from each cell to the centre of its object.
         """
-        maps = self._frozen_maps(x)
-        result = {"boundary": self._boundary_of(maps)}
+        maps = self.frozen_maps(x)
+        result = {"boundary": self.boundary_of(maps)}
         if self.displacement is not None:
-            displacement = self.displacement(maps)
-            if not self.training:
-                displacement = displacement - self.mean_displacement[:, None, None]
-            result["displacement"] = displacement
+            result["displacement"] = self.displacement_of(maps)
         return result
 
     def boundary_logits(self, x: Tensor) -> Tensor:
         """`forward(x)["boundary"]`, without the work for displacements."""
-        return self._boundary_of(self._frozen_maps(x))
+        return self.boundary_of(self.frozen_maps(x))
 
     def train(self, mode: bool = True) -> "IRNet":
         """Switch the branches to training or back."""
@@ -86,15 +83,26 @@ class IRNet(AffinityNetwork):
         self.backbone.eval()
         return self
 
-    def _frozen_maps(self, x: Tensor) -> list[Tensor]:
+    def frozen_maps(self, x: Tensor) -> list[Tensor]:
+        """Taps of the backbone, from fine to coarse, which both branches read."""
         found = self.backbone(x)
         return [found[tap].detach() for tap in self.taps]
 
-    def _boundary_of(self, maps: list[Tensor]) -> Tensor:
+    def boundary_of(self, maps: list[Tensor]) -> Tensor:
+        """(B, 1, h, w) logits from `frozen_maps`."""
         parts = [layer(taken) for layer, taken in zip(self.boundary_layers, maps, strict=True)]
         joined = _join(parts, self.strides, maps[FINE], self.feature_stride, self.align_corners)
         logits: Tensor = self.boundary(joined)
         return logits
+
+    def displacement_of(self, maps: list[Tensor]) -> Tensor:
+        """(B, 2, h, w) from `frozen_maps`; only of a network with that branch."""
+        if self.displacement is None:
+            raise ValueError("this IRNet has no branch of displacements")
+        displacement: Tensor = self.displacement(maps)
+        return (
+            displacement if self.training else displacement - self.mean_displacement[:, None, None]
+        )
 
 
 class DisplacementBranch(nn.Module):

@@ -27,7 +27,7 @@ class Segmenter(nn.Module):
       channels, ReLU, dropout 0.5, 1x1 to C + 1.
     - `resnet38`: 3x3 to 512 channels, ReLU, 3x3 to C + 1, both with dilation 12.
     - `linear`: dropout 0.5, 1x1 to C + 1; its class planes can start from a CAM classifier.
-    - `dilated`: 3x3 with dilation 12 to C + 1.
+    - `dilated`: 3x3 with dilation 12 to C + 1, without bias: the classifier of CIAN.
 
     The dilation is meant for stride 8 and shrinks with the grid: 6 at stride 16, 3 at 32.
     Deviation: dropout drops whole channels, where DeepLab drops single cells; no normalisation
@@ -77,7 +77,7 @@ def _head_layers(backbone: Backbone, num_labels: int, head: str) -> Sequence[nn.
     if head == "linear" or (head == "largefov" and backbone.name == "vgg16"):
         return BatchKeyedDropout2d(0.5), _classifier(backbone.out_channels, num_labels, 1, 1)
     if head == "dilated":
-        return (_classifier(backbone.out_channels, num_labels, 3, dilation),)
+        return (_classifier(backbone.out_channels, num_labels, 3, dilation, bias=False),)
     hidden = nn.Conv2d(
         backbone.out_channels, HIDDEN_CHANNELS, 3, padding=dilation, dilation=dilation
     )
@@ -89,9 +89,14 @@ def _head_layers(backbone: Backbone, num_labels: int, head: str) -> Sequence[nn.
     return hidden, nn.ReLU(), _classifier(HIDDEN_CHANNELS, num_labels, 3, dilation)
 
 
-def _classifier(in_channels: int, num_labels: int, kernel: int, dilation: int) -> nn.Conv2d:
+def _classifier(
+    in_channels: int, num_labels: int, kernel: int, dilation: int, bias: bool = True
+) -> nn.Conv2d:
     padding = dilation * (kernel // 2)
-    layer = nn.Conv2d(in_channels, num_labels, kernel, padding=padding, dilation=dilation)
+    layer = nn.Conv2d(
+        in_channels, num_labels, kernel, padding=padding, dilation=dilation, bias=bias
+    )
     nn.init.normal_(layer.weight, std=0.01)
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer

@@ -99,8 +99,8 @@ def render_report(report: Report) -> str:
     """The page as text; all names are escaped."""
     body = f"""<h2>Stages</h2>
 <ul class="stages">{"".join(_stage(card) for card in report.stages)}</ul>
-{"".join(_sheet(sheet) for sheet in report.sheets)}
-{_iou_table(report.classes, report.iou)}
+{"".join(sheet_section(sheet) for sheet in report.sheets)}
+{iou_table(report.classes, report.iou)}
 {_charts(report.charts)}
 {fold_out("Recipe", report.recipe)}"""
     return render_page(Page(report.title, report.lead, report.facts, body, report.footer))
@@ -122,7 +122,8 @@ def _stage(card: StageCard) -> str:
     )
 
 
-def _sheet(sheet: Sheet) -> str:
+def sheet_section(sheet: Sheet) -> str:
+    """A contact sheet below its title."""
     heads = "".join(
         f"<th>{escaped(name)}<small>{escaped(note)}</small></th>" for name, note in sheet.columns
     )
@@ -148,7 +149,8 @@ def _cell(cell: Picture | str, name: str) -> str:
     return picture_cell(cell if isinstance(cell, str) else encoded(cell), name)
 
 
-def _iou_table(classes: Sequence[str], columns: Sequence[IouColumn]) -> str:
+def iou_table(classes: Sequence[str], columns: Sequence[IouColumn]) -> str:
+    """Per-class IoU below its title."""
     heads = "".join(
         f"<th>{escaped(column.name)}<small>{escaped(column.note)}</small></th>"
         for column in columns

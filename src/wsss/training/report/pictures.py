@@ -12,7 +12,7 @@ from ...runtime.pseudo_labels import label_from_scores
 from ...runtime.score_maps import ScoreMaps, load_score_maps
 from ..data.image_set import Sample
 from ..predictor import RunPredictor
-from ..recipe import WalkRecipe
+from ..recipe import SecRecipe, SelfGuidedRecipe, WalkRecipe
 from ..run import Run
 from .page import Sheet, SheetRow
 
@@ -40,7 +40,8 @@ def make_sheet(run: Run, finished: Collection[str], predictor: RunPredictor | No
             rows.append(painter.row(sample))
             task.advance()
     walks = isinstance(run.recipe, WalkRecipe)
-    told = "CAM, walk and pseudo label are" if walks else "CAMs are"
+    told = "CAM, walk and pseudo label are" if walks else "The CAM is"
+    made_of = "from the walk" if walks else "of the training images"
     return Sheet(
         title="Pictures",
         text=f"{len(samples)} of the {len(chosen.samples)} images in list '{split}'. {told} told "
@@ -49,7 +50,8 @@ def make_sheet(run: Run, finished: Collection[str], predictor: RunPredictor | No
             ("photo", ""),
             ("truth", "mask"),
             ("CAM", "score"),
-            *([("walk", "score"), ("pseudo label", "from the walk")] if walks else []),
+            *([("walk", "score")] if walks else []),
+            *([("pseudo label", made_of)] if _has_labels(run) else []),
             ("segmenter", "from the photo alone"),
         ],
         rows=rows,
@@ -84,23 +86,18 @@ class _Painter:
     def row(self, sample: Sample) -> SheetRow:
         image = read_image(sample.image_path)
         cam = self._cam(sample, image)
+        walk = self._walk(sample, image)
+        label = self._pseudo_label(sample, image, walk)
         truth = sample.load_mask() if sample.mask is not None else None
         cells = (
             shrink(image, PICTURE_SIDE),
             labels_cell(image, truth, "no mask"),
             heat_cell(image, cam),
-            *self._walked(sample, image),
+            *([heat_cell(image, walk)] if isinstance(self.run.recipe, WalkRecipe) else []),
+            *([labels_cell(image, label, "not run")] if _has_labels(self.run) else []),
             labels_cell(image, self._segment(image), "not run"),
         )
         return SheetRow(sample.name, caption(self.run, sample), cells)
-
-    def _walked(self, sample: Sample, image: Picture) -> tuple[Picture | str, ...]:
-        """Walk and pseudo label, for methods that have a walk."""
-        if not isinstance(self.run.recipe, WalkRecipe):
-            return ()
-        walk = self._walk(sample, image)
-        label = self._pseudo_label(sample, image, walk)
-        return heat_cell(image, walk), labels_cell(image, label, "not run")
 
     def _cam(self, sample: Sample, image: Picture) -> ScoreMaps | None:
         path = self.run.folder / "cam" / "scores" / f"{sample.name}.npz"
@@ -145,6 +142,12 @@ class _Painter:
         if self.predictor is None or not self.can_apply("segmenter"):
             return None
         return self.predictor.label(image, None, "segmenter")
+
+
+def _has_labels(run: Run) -> bool:
+    """Whether the method makes pseudo labels that one column of pictures can show; those of the
+    self-guided network have a sheet of their own."""
+    return not isinstance(run.recipe, SecRecipe | SelfGuidedRecipe)
 
 
 def labels_picture(

@@ -1,30 +1,23 @@
 """What a run has to show, collected into `report.html`."""
 
-import json
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ...errors import ArtifactError
 from ...runtime.progress import SILENT, Progress
 from ...runtime.report.charts import Chart, Curve, thin
 from ...runtime.report.document import write_page
 from ...runtime.report.text import format_seconds
 from ...version import __version__
 from ..data.image_set import ImageSet
-from ..devices import choose_device
-from ..evaluation import EvalReport, FolderPredictions, evaluate
 from ..metrics import read_metrics
-from ..pipeline import METHODS
-from ..predictor import NETWORKS, RunPredictions, RunPredictor
-from ..recipe import WalkRecipe, load_recipe
-from ..run import Run, read_stage
+from ..predictor import NETWORKS
+from ..run import Run
+from .iou import iou_columns
 from .irnet import make_irnet_sheets
-from .page import IouColumn, Report, StageCard, render_report
-from .pictures import evenly, make_sheet
+from .opened import open_run
+from .page import Report, StageCard, render_report
+from .pictures import make_sheet
 from .selfguided import make_self_guided_sheets
 
 MAX_MEASURED = 400
@@ -37,7 +30,8 @@ STAGES = {
     "seeds": "labels taken as certain",
     "affinity": "which neighbours are alike",
     "irnet": "boundaries, and the way to the middle of each object",
-    "labels": "random walk, pseudo labels",
+    "cian": "segmenter of images that share a class, trained on the seeds",
+    "labels": "pseudo labels of the training images",
     "instances": "cells that meet in one place are an object",
     "segmenter": "trained on the pseudo labels",
 }
@@ -90,11 +84,9 @@ def write_run_report(
     Raises:
         ArtifactError: no run, or one of other classes; DataError: an image cannot be read.
     """
-    run = _open_run(run_folder, images, device, progress)
-    stages = [stage.name for stage in METHODS[run.recipe.method]]
-    finished = {name: read_stage(run_folder / name) for name in stages}
-    finished = {name: record for name, record in finished.items() if record}
-    predictor = _open_predictor(run, device)
+    opened = open_run(run_folder, images, device, progress)
+    run, stages = opened.run, opened.stages
+    finished, predictor = opened.finished, opened.predictor
     report = Report(
         title=run_folder.resolve().name,
         lead=f"Recipe {run.recipe.name}, from image-level labels to a segmenter.",
@@ -106,7 +98,7 @@ def write_run_report(
             *make_self_guided_sheets(run, finished),
         ],
         classes=images.classes,
-        iou=_iou_columns(run, finished, predictor),
+        iou=list(iou_columns(opened, MAX_MEASURED).values()),
         charts=[chart for name in stages for chart in stage_charts(run_folder / name)],
         recipe=(run_folder / "recipe.toml").read_text(encoding="utf-8"),
         footer=f"Written by wsss {__version__}. Source of the images: {images.layout}.",
@@ -116,28 +108,7 @@ def write_run_report(
     return path
 
 
-def _open_run(folder: Path, images: ImageSet, device: str, progress: Progress) -> Run:
-    if not (folder / "recipe.toml").is_file():
-        raise ArtifactError(f"'{folder}' is no run: expected a folder with recipe.toml in it")
-    try:
-        classes = json.loads((folder / "run.json").read_text(encoding="utf-8"))["classes"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ArtifactError(
-            f"'{folder}' is no run: expected a run.json that names its classes"
-        ) from None
-    images.require_classes(classes, f"run '{folder}'")
-    recipe = load_recipe(folder / "recipe.toml")
-    return Run(folder, recipe, images, None, None, None, choose_device(device), progress)
-
-
-def _open_predictor(run: Run, device: str) -> RunPredictor | None:
-    """None where no stage has a trained network."""
-    if not any(run.weights(stage.name).is_file() for stage in METHODS[run.recipe.method]):
-        return None
-    return RunPredictor(run.folder, device)
-
-
-def _facts(run: Run, finished: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+def _facts(run: Run, finished: Mapping[str, dict[str, Any]]) -> list[tuple[str, str]]:
     lists = [f"{len(run.train_set.samples)} to learn from"]
     if run.val_set is not None:
         lists.append(f"{len(run.val_set.samples)} to validate")
@@ -196,66 +167,3 @@ def _curve(rows: Sequence[dict[str, float]], key: str) -> Curve:
     x, y = thin([x for x, _ in points], [y for _, y in points], MAX_POINTS)
     names = {"val_classification": "validation loss", "val_map": "validation mAP"}
     return Curve(names.get(key, key.replace("_", " ")), x, y, dashed=key.startswith("val_"))
-
-
-def _iou_columns(
-    run: Run, finished: Collection[str], predictor: RunPredictor | None
-) -> list[IouColumn]:
-    """Stored maps are measured on the list of figures, the segmenter on the validation list."""
-    recipe, figures_set = run.recipe, run.figures_set
-    columns = []
-    places = [("CAM", "cam", recipe.cam.threshold)]
-    if isinstance(recipe, WalkRecipe):
-        places.append(("walk", "labels/scores", recipe.walk.threshold))
-    if "labels" in [stage.name for stage in METHODS[recipe.method]]:
-        places.append(("pseudo labels", "labels", 0.0))  # label maps, which no threshold changes
-    for name, place, threshold in places:
-        was_run = place.split("/")[0] in finished
-        if not was_run or figures_set is None:
-            columns.append(IouColumn(name, "no masks" if was_run else "not run"))
-            continue
-        subset = _thinned(figures_set)
-        report = evaluate(
-            FolderPredictions(run.folder / place, subset, image_labels_used=True),
-            subset,
-            recipe.data.figures_split,
-            threshold=threshold,
-            align=recipe.cam.align,
-            progress=run.progress,
-        )
-        columns.append(_iou_column(name, report, len(figures_set.samples)))
-    return [*columns, _segmenter_column(run, finished, predictor)]
-
-
-def _segmenter_column(
-    run: Run, finished: Collection[str], predictor: RunPredictor | None
-) -> IouColumn:
-    if "segmenter" not in finished or predictor is None or not predictor.has("segmenter"):
-        return IouColumn("segmenter", "not run")
-    val_set = run.val_set
-    masked = [sample for sample in val_set.samples if sample.mask] if val_set else []
-    if val_set is None or not masked:
-        return IouColumn("segmenter", "no masks")
-    predictions = RunPredictions(predictor, "segmenter", use_image_labels=False)
-    subset = _thinned(replace(val_set, samples=tuple(masked)))
-    report = evaluate(predictions, subset, run.recipe.data.val_split, progress=run.progress)
-    return _iou_column("segmenter", report, len(masked))
-
-
-def _thinned(images: ImageSet) -> ImageSet:
-    return replace(images, samples=evenly(images.samples, MAX_MEASURED))
-
-
-def _iou_column(name: str, report: EvalReport, num_images: int) -> IouColumn:
-    labels = "labels given" if report.image_labels_used else "no labels given"
-    of_all = "" if report.images == num_images else f" of {num_images}"
-    return IouColumn(
-        name,
-        f"{report.list_name}, {report.images}{of_all} images, {labels}",
-        _finite(report.miou),
-        {key: _finite(value) for key, value in report.iou.items()},
-    )
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None

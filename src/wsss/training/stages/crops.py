@@ -74,26 +74,29 @@ def vote_labels(
 def nearest_labels(
     label_map: NDArray[np.uint8], stride: int, *, corners: bool
 ) -> NDArray[np.uint8]:
-    """One label a cell: that of `cell_pixels`."""
+    """One label a cell: pixel i * stride under `corners`, else the middle of stride pixels."""
     rows, columns = (cell_pixels(side, stride, corners=corners) for side in label_map.shape)
     return np.ascontiguousarray(label_map[rows[:, None], columns])
 
 
+def inside_cells(inside: Tensor, side: int, stride: int, *, corners: bool) -> Tensor:
+    """Whether the cells of `nearest_labels` show the image.
+
+    Args:
+        inside: (B, 4) of `Crop.inside`.
+        side: of the crops in pixels.
+
+    Returns:
+        (B, h, w) bool.
+    """
+    pixels = torch.from_numpy(cell_pixels(side, stride, corners=corners)).to(inside.device)
+    top, left, bottom, right = inside.T[..., None]
+    in_rows, in_columns = (pixels >= top) & (pixels < bottom), (pixels >= left) & (pixels < right)
+    both: Tensor = in_rows[:, :, None] & in_columns[:, None, :]
+    return both
+
+
 def cell_pixels(side: int, stride: int, *, corners: bool) -> NDArray[np.int64]:
-    """The pixel of each cell along a side: i * stride under `corners`, else the middle of stride
-    pixels."""
+    """The row, or column, of the pixel that each cell takes."""
     first = 0 if corners else stride // 2
     return np.minimum(np.arange(0, side, stride) + first, side - 1)
-
-
-def cells_inside(batch: Batch, stride: int, *, corners: bool) -> Tensor:
-    """(B, h, w) bool: whether the pixel of a cell shows the image and not padding."""
-    height, width = batch["image"].shape[-2:]
-    rows, columns = (
-        torch.from_numpy(cell_pixels(side, stride, corners=corners)).to(batch["inside"].device)
-        for side in (height, width)
-    )
-    top, left, bottom, right = batch["inside"].T[..., None]
-    in_rows, in_columns = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
-    inside: Tensor = in_rows[:, :, None] & in_columns[:, None, :]
-    return inside

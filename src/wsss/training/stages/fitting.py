@@ -17,14 +17,15 @@ def trained_network(
     architecture: Architecture,
     settings: TrainSettings,
     fit: Callable[[AnyNetwork], None],
-    start: Literal["weights", "classifier"] = "weights",
+    start: Literal["weights", "classifier"] | Path = "weights",
 ) -> AnyNetwork:
     """The network of a stage, trained and written unless its `weights.safetensors` is there.
 
     Args:
         kind: class that the architecture builds.
         fit: trains the network in place.
-        start: backbone from the run's foreign weights, or from its trained classifier.
+        start: backbone from the run's foreign weights, or from its trained classifier; or all of it
+            from a checkpoint of such a network.
     """
     path = folder / "weights.safetensors"
     if not path.is_file():
@@ -33,6 +34,7 @@ def trained_network(
             seed=run.recipe.seed,
             weights_path=run.weights_path,
             classifier_path=run.weights("cam") if start == "classifier" else None,
+            network_path=start if isinstance(start, Path) else None,
         )
         if not isinstance(network, kind):
             raise TypeError(f"a {type(network).__name__} is no {kind.__name__}")

@@ -44,6 +44,7 @@ def walk_settings(recipe: WalkRecipe) -> WalkSettings:
         threshold=section.threshold,
         align=recipe.cam.align,
         maps_on_grid=isinstance(recipe, IRNetRecipe) and recipe.cam.map_stride == IRNET_STRIDE,
+        damping=not isinstance(recipe, IRNetRecipe) or recipe.walk.damping,
     )
 
 

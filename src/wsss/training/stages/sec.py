@@ -20,7 +20,7 @@ from ..sec_losses import (
     seed_term,
     weighted_means,
 )
-from .crops import cell_pixels, cells_inside, network_input
+from .crops import cell_pixels, inside_cells, network_input
 
 TERMS = ("seed", "expand_present", "expand_background", "expand_absent", "constrain")
 
@@ -43,7 +43,9 @@ def sec_objective(
         logits = model(network_input(network, batch)).float()
         logits = resize(logits, (labels.shape[-2], labels.shape[-1]), align)
         probabilities = floored_probabilities(logits)
-        inside = cells_inside(batch, section.label_stride, corners=corners)
+        inside = inside_cells(
+            batch["inside"], batch["image"].shape[-1], section.label_stride, corners=corners
+        )
         nothing = probabilities.sum() * 0
         found: list[Term] = [(nothing, nothing.detach())] * len(TERMS)
         if losses.seed:

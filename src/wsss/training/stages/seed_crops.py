@@ -1,4 +1,4 @@
-"""Augmented crops of photographs with their seeds, reduced to the grid of a network."""
+"""Augmented crops of photographs with their seeds or labels, reduced to the grid of a network."""
 
 from collections.abc import Callable
 
@@ -16,11 +16,15 @@ Reduce = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 
 def seed_sampler(
-    run: Run, settings: Augmentation, reduce: Reduce
+    run: Run, settings: Augmentation, reduce: Reduce, stage: str = "seeds"
 ) -> Callable[[int, np.random.Generator], dict[str, NDArray[np.generic]]]:
-    """What `Objective.sample` is for pairs of cells: arrays of a crop, and `labels` (h, w)."""
+    """What `Objective.sample` is for pairs of cells: arrays of a crop, and `labels` (h, w).
+
+    Args:
+        stage: that made the label maps.
+    """
     samples = run.train_set.samples
-    seeds = run.folder / "seeds"
+    seeds = run.folder / stage
 
     def sample(index: int, generator: np.random.Generator) -> dict[str, NDArray[np.generic]]:
         chosen = samples[index]

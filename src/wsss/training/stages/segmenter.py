@@ -1,6 +1,6 @@
 """The last stage: a segmenter trained on label maps; it needs no image-level labels to predict."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,13 +46,16 @@ def train_segmenter(run: Run, folder: Path, digest: str, labels: str = "labels")
 
 def measure_segmenter(run: Run, folder: Path) -> dict[str, float]:
     """mIoU on the validation list, where it has masks."""
+    return measure_on_validation(run, folder, run.recipe.segmenter)
+
+
+def measure_on_validation(run: Run, folder: Path, section: SegmenterSection) -> dict[str, float]:
+    """The same of any stage whose network is a segmenter, used as a section says."""
     val_set = run.val_set
     if val_set is None or any(sample.mask is None for sample in val_set.samples):
         return {}
-    network, _ = open_as(Segmenter, run.weights("segmenter"), run.device)
-    predictions = SegmenterPredictions(
-        network, run.recipe.segmenter, run.recipe.cam.align, run.device
-    )
+    network, _ = open_as(Segmenter, folder / "weights.safetensors", run.device)
+    predictions = SegmenterPredictions(network, section, run.recipe.cam.align, run.device)
     report = evaluate(predictions, val_set, run.recipe.data.val_split, progress=run.progress)
     return {"miou": report.miou, "images": report.images}
 
@@ -133,13 +136,21 @@ def segment_image(
     section: SegmenterSection,
     align: Align,
     device: torch.device,
+    present: Sequence[int] | None = None,
 ) -> NDArray[np.uint8]:
-    """(H, W) label map; the argmax of the logits, behind the optional dense CRF."""
+    """(H, W) label map; the argmax of the logits, behind the optional dense CRF.
+
+    Args:
+        present: the only classes that compete; by default all do.
+    """
     planes = segment_logits(network, image, section, align, device)
+    classes = range(network.num_classes) if present is None else present
+    labels = torch.tensor([0, *(index + 1 for index in classes)], device=planes.device)
+    planes = planes[labels]
     crf = section.crf.settings()
     if crf is not None:
         planes = DenseCrf(image, crf, device=device).refine(unary_from_logits(planes))
-    return planes.argmax(0).to(torch.uint8).cpu().numpy()
+    return labels[planes.argmax(0)].to(torch.uint8).cpu().numpy()
 
 
 class SegmenterPredictions:

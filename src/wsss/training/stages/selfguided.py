@@ -26,7 +26,7 @@ from ..networks import normalise, open_as, segmenter_architecture
 from ..recipe import SelfGuidedRecipe
 from ..run import Run, make_files
 from ..sections import SelfGuidedSection
-from .crops import cells_inside, network_input
+from .crops import inside_cells, network_input
 from .fitting import fit_objective, trained_network
 from .seeds import image_seed
 from .segmenter import LabelSampler, label_sampler
@@ -78,7 +78,12 @@ def self_guided_objective(run: Run, network: SelfGuidedNet, sample: LabelSampler
         logits = resize(maps.logits.float(), (labels.shape[-2], labels.shape[-1]), align)
         by_label, pixels = segmentation_loss_sums(logits, labels)
         if guided.affinity_weight:
-            inside = cells_inside(batch, network.feature_stride, corners=align == "corners")
+            inside = inside_cells(
+                batch["inside"],
+                batch["image"].shape[-1],
+                network.feature_stride,
+                corners=align == "corners",
+            )
             apart, cells = agreement_sums(maps, present > 0, inside, guided)
         else:
             apart, cells = classes.detach() * 0, count * 0

@@ -1,5 +1,6 @@
 """The report of a job: whole at any time, safe for any name, the same choice in any order."""
 
+import base64
 import json
 import random
 import tarfile
@@ -7,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -178,6 +180,76 @@ def test_without_masks_the_photographs_are_shown(tmp_path: Path) -> None:
     assert _page(tmp_path / "coco").texts.count("the job writes no masks (--format png)") == 4
 
 
+def _instance_job(out: Path, **files: NDArray[np.uint8]) -> Page:
+    """A job of one image, which has the pair of these `ids` and `classes`."""
+    ref = _ref(out.parent, 0)
+    _write_image(ref)
+    images = write_job(out, [ref], CLASSES, 1, formats=["instances", "png"])
+    write_label_map(out / "masks" / "o0.png", np.zeros(SIZE, np.uint8))
+    for folder, name in (("SegmentationObject", "ids"), ("SegmentationClass", "classes")):
+        if name in files:
+            write_label_map(out / folder / "o0.png", files[name])
+    write_units(out, images, [_record(ref, 0, instances={1: 2})])
+    return _page(out)
+
+
+def _instances_picture(page: Page) -> NDArray[np.uint8]:
+    """The third of an image's pictures."""
+    images = page.attributes("img")
+    assert len(images) == 2 * 3  # in its class, and by confidence
+    assert images[2]["alt"].startswith("instances of")
+    data = base64.b64decode(images[2]["src"].split(",", 1)[1])
+    return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))
+
+
+def test_instances_are_parted_by_lines(tmp_path: Path) -> None:
+    """Two objects of one class lie side by side: where they meet, there is a white column."""
+    classes, ids = np.ones(SIZE, np.uint8), np.ones(SIZE, np.uint8)
+    ids[:, 8:] = 2
+    apart = _instances_picture(_instance_job(tmp_path / "two", ids=ids, classes=classes))
+    whole = _instances_picture(_instance_job(tmp_path / "one", ids=classes, classes=classes))
+    columns = apart.min(axis=2).mean(axis=0)
+    assert apart.shape[:2] == SIZE and columns.argmax() == 7
+    assert columns[7] > 200 > whole.max(axis=2).mean() + 50
+    assert not (whole.min(axis=2) > 150).any()
+
+
+def test_instances_that_are_not_there_are_told(tmp_path: Path) -> None:
+    page = _instance_job(tmp_path / "none")
+    assert len(page.attributes("img")) == 2 * 2
+    assert page.texts.count("the file is not there any more") == 2
+    other = np.ones((3, 3), np.uint8)
+    page = _instance_job(tmp_path / "size", ids=other, classes=np.ones(SIZE, np.uint8))
+    assert page.texts.count("the mask has another size than the image") == 2
+
+
+def test_instances_are_counted(tmp_path: Path) -> None:
+    refs = [_ref(tmp_path, index) for index in range(3)]
+    images = write_job(tmp_path, refs, CLASSES, 2, formats=["coco-instances"])
+    told = ({1: 2, 2: 1}, {}, {1: 3})
+    records = [_record(ref, i, instances=told[i]) for i, ref in enumerate(refs)]
+    write_units(tmp_path, images, records)
+    assert count_records(tmp_path, images).instances == {1: 5, 2: 1}
+    texts = _page(tmp_path).texts
+    assert any(text.endswith("Instances: 6.") for text in texts)
+    place = texts.index("instances")
+    assert texts[place + 1 :][:11] == [
+        *("background", "3", "52.08"),
+        *("<b>cat</b>", "3", "47.92", "5"),
+        *("dog\\xff", "0", "0.00", "1"),
+    ]
+    assert any("3 instances; confidence" in text for text in texts)
+
+
+def test_without_instances_none_are_counted(tmp_path: Path) -> None:
+    images = write_job(tmp_path, [_ref(tmp_path, 0)], CLASSES, 1)
+    write_units(tmp_path, images, [_record(_ref(tmp_path, 0), 0)])
+    assert count_records(tmp_path, images).instances is None
+    texts = _page(tmp_path).texts
+    assert "images" in texts and "instances" not in texts
+    assert not [text for text in texts if "Instances:" in text or " instances;" in text]
+
+
 def _drawn_job(out: Path, count: int) -> tuple[FrozenList, list[ImageRecord]]:
     draw = random.Random(7)
     refs = [_ref(out, index) for index in range(count)]
@@ -242,7 +314,8 @@ def test_many_classes_share_a_bounded_number_of_pictures(tmp_path: Path) -> None
     [
         *({"name": 3}, {"output": None}, {"sha256": 7}, {"index": 5}, {"size": (1, -2)}),
         *({"size": "x"}, {"confidence": "high"}, {"confidence": 7}, {"change": -1}),
-        *({"missing": ("x",)}, {"missing": 4}, {"instances": "many"}, {"instances": -1}),
+        *({"missing": ("x",)}, {"missing": 4}, {"instances": "many"}, {"instances": {1: -1}}),
+        *({"instances": {1: 0.5}}, {"instances": {"x": 1}}),
     ],
 )
 def test_records_of_strangers_are_refused(tmp_path: Path, values: dict[str, object]) -> None:

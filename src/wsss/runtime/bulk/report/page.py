@@ -25,7 +25,7 @@ from ..writers.contract import JobView
 from ..writers.text import plain
 from .chosen import BACKGROUND_ALONE, Chosen, Shown
 from .throughput import Throughput
-from .thumbnails import Thumbnail
+from .thumbnails import Thumbnail, shows_instances
 
 
 @dataclass(frozen=True)
@@ -126,14 +126,19 @@ def _classes(counts: JobCounts, view: JobView) -> str:
         f"<tr><th>{escaped(plain(name))}</th>"
         + _count_cell(counts.images_of.get(value, 0), counts.labelled)
         + _percent_cell(counts.pixels.get(value, 0), pixels)
+        + _instances_cell(counts.instances, value)
         + "</tr>\n"
         for value, name in names.items()
     )
+    heading, told = "", ""
+    if counts.instances is not None:
+        heading = "<th>instances</th>"
+        told = f" Instances: {format_count(sum(counts.instances.values()))}."
     return f"""<h2>Classes</h2>
 <p>In how many of the {format_count(counts.labelled)} labelled images each occurs, and its share of
-all pixels.</p>
+all pixels.{told}</p>
 <div class="card scroll"><table class="bars few"><thead><tr><th></th><th>images</th>
-<th>pixels %</th></tr></thead>
+<th>pixels %</th>{heading}</tr></thead>
 <tbody>{rows}</tbody></table></div>"""
 
 
@@ -144,6 +149,15 @@ def _count_cell(count: int, total: int) -> str:
 def _percent_cell(count: int, total: int) -> str:
     percent = 100 * count / total if total else 0
     return bar_cell(f"{percent:.2f}", percent)
+
+
+def _instances_cell(instances: Mapping[int, int] | None, value: int) -> str:
+    """Empty where the model tells none, and of what is no class."""
+    if instances is None:
+        return ""
+    if value in (0, IGNORE_INDEX):
+        return "<td></td>"
+    return _count_cell(instances.get(value, 0), sum(instances.values()))
 
 
 def _times(throughput: Throughput | None, times: Mapping[str, Any]) -> str:
@@ -195,6 +209,8 @@ def _pictures(report: JobReport) -> str:
     ]
     colours = [(plain(name), _rgb(report.view, place + 1)) for place, name in enumerate(classes)]
     legend = f'<ul class="legend">{legend_items(colours)}</ul>' if chosen.by_class else ""
+    if legend and shows_instances(report.view):
+        legend += "<p>The photograph, its labels, and its instances, with a line around each.</p>"
     heading = "<h2>A sample of each class</h2>" if sample else ""
     return f"{heading}{legend}{sample}" + "".join(sections)
 
@@ -216,7 +232,8 @@ def _thumbs(report: JobReport, some: Sequence[Shown]) -> str:
         _thumb(shown.record, report.thumbnails[shown.record.index], report.view.classes)
         for shown in some
     )
-    return f'<div class="thumbs">{figures}</div>\n'
+    kind = "thumbs wide" if shows_instances(report.view) else "thumbs"
+    return f'<div class="{kind}">{figures}</div>\n'
 
 
 def _thumb(record: ImageRecord, thumbnail: Thumbnail, classes: Sequence[str]) -> str:
@@ -224,6 +241,8 @@ def _thumb(record: ImageRecord, thumbnail: Thumbnail, classes: Sequence[str]) ->
     cells = picture_cell(thumbnail.photo, name)
     if thumbnail.labels is not None:
         cells += picture_cell(thumbnail.labels, f"labels of {name}")
+    if thumbnail.instances is not None:
+        cells += picture_cell(thumbnail.instances, f"instances of {name}")
     said = "; ".join(_captions(record, classes))
     return (
         f'<figure class="card"><div class="pair">{cells}</div>'
@@ -243,6 +262,8 @@ def _captions(record: ImageRecord, classes: Sequence[str]) -> list[str]:
     if record.missing:
         missing = (classes[index] for index in record.missing if 0 <= index < len(classes))
         lines.append(f"without a pixel: {', '.join(missing)}")
+    if record.instances is not None:
+        lines.append(f"{format_count(sum(record.instances.values()))} instances")
     if record.confidence is not None:
         lines.append(f"confidence {record.confidence:.2f}")
     if record.change is not None:

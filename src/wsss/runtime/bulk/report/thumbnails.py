@@ -1,7 +1,7 @@
-"""Small pictures of images of a job: the photograph, and its labels over it."""
+"""Small pictures of images of a job: the photograph, its labels over it, and its instances."""
 
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from ....errors import DataError, WsssError
 from ...bad_files import CODES, BadFile
 from ...files import read_file
 from ...image_io import DEFAULT_MAX_PIXELS, byte_limit, decode_label_map
+from ...instances.files import CLASSES, OBJECTS, decode_ids
 from ...pictures import Picture, draw_labels, shrink, shrink_labels
 from ...report.document import Encoded, encoded
 from ..frozen_list import FrozenList
@@ -29,14 +30,26 @@ SIDE = 208
 _QUALITY = 80
 
 Labels = NDArray[np.uint8]
+Ids = NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """Two pictures, or why there is none in the place of one; None: it needs the photograph."""
+    """Pictures of an image, or why there is none in the place of one.
+
+    Attributes:
+        labels: None: it needs the photograph.
+        instances: as overlays draw them; None likewise, and where the job writes no pair of PNGs.
+    """
 
     photo: Encoded | str
-    labels: Encoded | str | None
+    labels: Encoded | str | None = None
+    instances: Encoded | str | None = None
+
+
+def shows_instances(view: JobView) -> bool:
+    """Whether there are pictures of instances: the job writes the pair of PNGs."""
+    return "instances" in view.provenance["formats"]
 
 
 def draw_thumbnails(
@@ -65,48 +78,70 @@ def _draw(ref: ImageRef, shown: Shown, masks: "_Masks", view: JobView) -> Thumbn
     try:
         photo = read_pixels(ref, DEFAULT_MAX_PIXELS)
     except BadFile as error:
-        return Thumbnail(CODES[error.code], None)
+        return Thumbnail(CODES[error.code])
     except WsssError as error:  # a package that its URL needs
-        return Thumbnail(str(error), None)
+        return Thumbnail(str(error))
     small = shrink(photo, SIDE)
-    try:
-        labels: Encoded | str = _overlay(photo, small, masks.read(shown, ref), view)
-    except DataError as error:
-        labels = CODES[error.code] if isinstance(error, BadFile) else str(error)
-    return Thumbnail(encoded(small, _QUALITY), labels)
+
+    def over(read: Callable[[Shown, ImageRef], tuple[Labels, Ids | None]]) -> Encoded | str:
+        try:
+            return _overlay(photo, small, view, *read(shown, ref))
+        except DataError as error:
+            return CODES[error.code] if isinstance(error, BadFile) else str(error)
+
+    instances = over(masks.instances) if shows_instances(view) else None
+    return Thumbnail(encoded(small, _QUALITY), over(masks.labels), instances)
 
 
-def _overlay(photo: Picture, small: Picture, labels: Labels, view: JobView) -> Encoded:
-    if labels.shape != photo.shape[:2]:
-        raise DataError("the mask has another size than the image")
-    drawn = draw_labels(small, shrink_labels(labels, SIDE), palette=view.palette)
+def _overlay(
+    photo: Picture, small: Picture, view: JobView, labels: Labels, ids: Ids | None
+) -> Encoded:
+    for stored in (labels,) if ids is None else (labels, ids):
+        if stored.shape != photo.shape[:2]:
+            raise DataError("the mask has another size than the image")
+    drawn = draw_labels(
+        small,
+        shrink_labels(labels, SIDE),
+        palette=view.palette,
+        ids=None if ids is None else shrink_labels(ids, SIDE),
+    )
     return encoded(drawn, _QUALITY)
 
 
 class _Masks:
-    """Reads label maps of a job, from their folder or from tars."""
+    """Reads label maps of a job, or its instances, from their folders or from tars."""
 
     def __init__(self, out: Path, formats: Iterable[str]) -> None:
         self._out, self._formats = out, frozenset(formats)
 
-    def read(self, shown: Shown, ref: ImageRef) -> Labels:
+    def labels(self, shown: Shown, ref: ImageRef) -> tuple[Labels, None]:
         """Of an image.
 
         Raises:
-            DataError: there is none, or it cannot be read.
+            DataError: there are none, or they cannot be read.
         """
         if "png" not in self._formats:
             raise DataError("the job writes no masks (--format png)")
+        return decode_label_map(self._file(MASKS, shown, ref), "mask"), None
+
+    def instances(self, shown: Shown, ref: ImageRef) -> tuple[Labels, Ids]:
+        """Of an image: the label value of each, and their ids.
+
+        Raises:
+            DataError: there are none, or they cannot be read.
+        """
+        classes = decode_label_map(self._file(CLASSES, shown, ref), "classes of instances")
+        return classes, decode_ids(self._file(OBJECTS, shown, ref), "instance ids").ids
+
+    def _file(self, folder: str, shown: Shown, ref: ImageRef) -> bytes:
         limit = byte_limit(DEFAULT_MAX_PIXELS)
         if TAR in self._formats:
-            data = _member(self._out, shown, limit)
-        else:
-            data = read_file(self._out / MASKS / f"{ref.output}.png", max_bytes=limit)
-        return decode_label_map(data, "mask")
+            return _member(self._out, folder, shown, limit)
+        return read_file(self._out / folder / f"{ref.output}.png", max_bytes=limit)
 
 
-def _member(out: Path, shown: Shown, max_bytes: int) -> bytes:
-    wanted = f"{shown.record.index:09d}.{MASKS}.png"
+def _member(out: Path, folder: str, shown: Shown, max_bytes: int) -> bytes:
+    wanted = f"{shown.record.index:09d}.{folder}.png"
     try:
         with tarfile.open(out / SHARDS / f"{unit_name(shown.unit)}.tar", "r:") as tar:
             for info in tar:

@@ -1,9 +1,9 @@
-"""Trains `affinitynet_mobilenetv2` for several seeds and measures every step by `wsss eval`.
+"""Trains a recipe for several seeds and measures every step by `wsss eval`.
 
-    python benchmarks/affinitynet_voc_mini.py --data DIR --weights FILE --runs DIR --seeds 0 1 2
+    python benchmarks/train_seeds.py RECIPE --data DIR --weights FILE --runs DIR --seeds 0 1 2
 
-Writes `benchmarks/results/affinitynet_mobilenetv2.json` and a table beside it. Finished stages and
-measured seeds are kept, so the command can be repeated.
+Writes `benchmarks/results/RECIPE.json` and a table beside it. Finished stages and measured seeds
+are kept, so the command can be repeated. Remove RUNS/seedN.json to measure a seed again.
 """
 
 import argparse
@@ -14,9 +14,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-RECIPE = "affinitynet_mobilenetv2"
+from wsss.training.pipeline import METHODS
+from wsss.training.recipe import load_recipe
+
 RESULTS = Path(__file__).parent / "results"
-# name -> (split, arguments of `wsss eval` behind the predictions, folder below the run)
+# name -> (split, arguments of `wsss eval` behind the run, or folder below it)
 ROWS = {
     "train, CAM": ("train", "cam"),
     "train, CAM + walk": ("train", "labels/scores"),
@@ -26,33 +28,50 @@ ROWS = {
     "val, CAM, no labels": ("val", "--stage cam --no-image-labels"),
     "val, segmenter, no labels": ("val", "--stage segmenter"),
 }
+# name -> figure of the stage `instances`
+INSTANCE_ROWS = {
+    "CAM, components": "cam_ap50",
+    "+ boundaries": "boundary_ap50",
+    "+ displacement": "ap50",
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe", metavar="RECIPE")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--lists",
+        nargs="+",
+        default=["train", "val"],
+        help="train alone: labels are measured, and no segmenter is trained",
+    )
     arguments = parser.parse_args()
-    results = [
-        measure_seed(seed, arguments.data, arguments.weights, arguments.runs)
-        for seed in arguments.seeds
-    ]
+    results = [measure_seed(arguments, seed) for seed in arguments.seeds]
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{RECIPE}.json").write_text(json.dumps(results, indent=1) + "\n")
-    (RESULTS / f"{RECIPE}.md").write_text(table(results))
+    (RESULTS / f"{arguments.recipe}.json").write_text(json.dumps(results, indent=1) + "\n")
+    (RESULTS / f"{arguments.recipe}.md").write_text(table(results))
     print(table(results))
 
 
-def measure_seed(seed: int, data: Path, weights: Path, runs: Path) -> dict:
-    run, kept = runs / f"seed{seed}", runs / f"seed{seed}.json"
+def measure_seed(arguments: argparse.Namespace, seed: int) -> dict:
+    run, kept = arguments.runs / f"seed{seed}", arguments.runs / f"seed{seed}.json"
     if kept.is_file():
         return json.loads(kept.read_text())
-    options = ["--data", data, "--weights", weights, "--out", run, "--set", f"seed={seed}"]
-    trained, peak_gib = wsss("train", RECIPE, *options)
+    data = arguments.data
+    options = ["--data", data, "--weights", arguments.weights, "--out", run]
+    options += ["--set", f"seed={seed}"]
+    if "val" not in arguments.lists:
+        stages = [stage.name for stage in METHODS[load_recipe(arguments.recipe).method]]
+        options += ["--stages", ",".join(stage for stage in stages if stage != "segmenter")]
+    trained, peak_gib = wsss("train", arguments.recipe, *options)
     figures = {}
     for name, (split, what) in ROWS.items():
+        if split not in arguments.lists or not exists(run, what):
+            continue
         is_stage = what.startswith("--stage")
         place = [run, *what.split()] if is_stage else [run / what]
         report, _ = wsss("eval", *place, "--data", data, "--split", split)
@@ -68,9 +87,17 @@ def measure_seed(seed: int, data: Path, weights: Path, runs: Path) -> dict:
         "stage_seconds": stages,
         "train_peak_gib": round(peak_gib, 2),
         "figures": figures,
+        "instances": trained["figures"].get("instances", {}),
     }
     kept.write_text(json.dumps(result))
     return result
+
+
+def exists(run: Path, what: str) -> bool:
+    """Whether the method of a run has this step; all have CAMs and a segmenter."""
+    if what.startswith("--stage"):
+        return "walk" not in what or (run / "labels" / "scores").is_dir()
+    return (run / what).is_dir()
 
 
 def wsss(*arguments: object) -> tuple[dict, float]:
@@ -96,13 +123,26 @@ def table(results: list[dict]) -> str:
         "| list and step | " + " | ".join(groups) + " |",
         "|---|" + "---|" * len(groups),
     ]
-    for name in ROWS:
+    for name in results[0]["figures"]:
         cells = []
         for group in groups:
             values = [result["figures"][name][group] for result in results]
             low, high = min(values), max(values)
             cells.append(f"{statistics.mean(values):.1f} ({low:.1f} to {high:.1f})")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    if results[0]["instances"]:
+        lines += [
+            "",
+            f"AP50 of instances in per cent on {results[0]['instances']['images']} training images "
+            "with instance masks, image-level labels given, likewise.",
+            "",
+            "| step | AP50 |",
+            "|---|---|",
+        ]
+        for name, key in INSTANCE_ROWS.items():
+            values = [result["instances"][key] for result in results]
+            mean, low, high = statistics.mean(values), min(values), max(values)
+            lines.append(f"| {name} | {mean:.1f} ({low:.1f} to {high:.1f}) |")
     seconds = [sum(result["stage_seconds"].values()) / 60 for result in results]
     memory = max(result["train_peak_gib"] for result in results)
     lines += [

@@ -1,0 +1,173 @@
+"""The page of a comparison: what every recipe measured, and the same photographs for all."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...runtime.image_io import read_image, read_label_map
+from ...runtime.pictures import Picture, shrink
+from ...runtime.report.document import Page, bar_cell, render_page, write_page
+from ...runtime.report.text import escaped, format_seconds
+from ...version import __version__
+from ..compare import CompareRow, Comparison
+from ..data.image_set import Sample
+from .opened import OpenedRun
+from .page import IouColumn, Sheet, SheetRow, iou_table, sheet_section
+from .pictures import PICTURE_SIDE, caption, class_legend, evenly, labels_cell
+
+KINDS = {"labels": "pseudo labels", "segmenter": "segmenter"}
+"""What the columns of classes show of each run."""
+Labels = NDArray[np.uint8]
+
+
+def write_compare_page(comparison: Comparison, path: Path, *, pictures: int = 8) -> Path:
+    """Write the page of a comparison as one HTML file; returns its path.
+
+    Args:
+        pictures: photographs of each sheet; 0 leaves them out, so that figures alone are shown.
+    """
+    runs = comparison.runs
+    columns = [
+        IouColumn(name, f"{KINDS[kind]}: {column.note}", column.miou, column.iou)
+        for kind in KINDS
+        for name in runs
+        for column in [comparison.columns[name].get(kind)]
+        if column is not None
+    ]
+    body = "".join(
+        (
+            _miou_table(comparison.rows, list(runs)),
+            _cost_table(runs),
+            *(map(sheet_section, _sheets(comparison, pictures)) if pictures else ()),
+            iou_table(comparison.images.classes, columns),
+        )
+    )
+    images = comparison.images
+    facts = [
+        ("Images", f"{images.root.name}: {len(images.samples)}"),
+        ("Classes", str(len(images.classes))),
+        *((name, _network(opened)) for name, opened in runs.items()),
+    ]
+    lead = "Methods from image-level labels to a segmenter, on the same images."
+    footer = f"Written by wsss {__version__}. Source of the images: {images.layout}."
+    write_page(path, render_page(Page("Comparison", lead, facts, body, footer)))
+    return path
+
+
+def _network(opened: OpenedRun) -> str:
+    recipe = opened.run.recipe
+    return f"{recipe.method}, {recipe.backbone.name}"
+
+
+def _miou_table(rows: Sequence[CompareRow], names: Sequence[str]) -> str:
+    stages = list(dict.fromkeys(row.stage for row in rows if row.stage != "segmenter"))
+    lines = []
+    for stage in (*stages, "segmenter"):
+        found = {row.recipe: row for row in rows if row.stage == stage}
+        lines.append(_bars(stage, [_miou(found.get(name)) for name in names]))
+        published = [found[name].published if name in found else None for name in names]
+        if any(value is not None for value in published):
+            lines.append(_bars(f"{stage}, published on VOC 2012", published))
+    return f"""<h2>mIoU</h2>
+<p>Per cent. CAMs, walks and labels: training images, image-level labels given; networks that
+segment: validation images, no labels given. A dash: the method has no such step, or it was not
+measured.</p>
+{_table(names, lines)}"""
+
+
+def _cost_table(runs: Mapping[str, OpenedRun]) -> str:
+    stages = list(dict.fromkeys(name for opened in runs.values() for name in opened.stages))
+    lines = []
+    for stage in stages:
+        cells = []
+        for opened in runs.values():
+            record = opened.finished.get(stage)
+            memory = (record or {}).get("memory", {}).get("host_mib")
+            text = format_seconds(float(record["seconds"])) if record else "&ndash;"
+            cells.append(f"<td>{text}{f', {memory} MiB' if memory else ''}</td>")
+        lines.append(f"<tr><th>{escaped(stage)}</th>{''.join(cells)}</tr>")
+    totals = [sum(float(r["seconds"]) for r in o.finished.values()) for o in runs.values()]
+    cells = [f"<td>{format_seconds(total)}</td>" for total in totals]
+    lines.append(f'<tr class="total"><th>all</th>{"".join(cells)}</tr>')
+    return f"""<h2>Time and memory</h2>
+<p>Of each stage where it was first run, and the most memory of its process, libraries included.</p>
+{_table(list(runs), lines)}"""
+
+
+def _table(names: Sequence[str], lines: Sequence[str]) -> str:
+    heads = "".join(f"<th>{escaped(name)}</th>" for name in names)
+    return (
+        f'<div class="card scroll"><table class="bars"><thead><tr><th></th>{heads}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _bars(name: str, values: Sequence[float | None]) -> str:
+    cells = [bar_cell(None) if v is None else bar_cell(f"{v:.1f}", v) for v in values]
+    return f"<tr><th>{escaped(name)}</th>{''.join(cells)}</tr>"
+
+
+def _miou(row: CompareRow | None) -> float | None:
+    return row.miou if row else None
+
+
+def _sheets(comparison: Comparison, pictures: int) -> list[Sheet]:
+    """Segmenters on validation images, pseudo labels on training images."""
+    first = next(iter(comparison.runs.values())).run
+    sheets = []
+    if first.val_set is not None:
+        sheets.append(
+            _sheet(
+                comparison,
+                "Segmenters",
+                f"Images of list '{first.recipe.data.val_split}'; no labels were given.",
+                evenly(first.val_set.samples, pictures),
+                _segment,
+            )
+        )
+    sheets.append(
+        _sheet(
+            comparison,
+            "Pseudo labels",
+            f"Images of list '{first.recipe.data.train_split}', with their image-level labels.",
+            evenly(first.train_set.samples, pictures),
+            _pseudo_label,
+        )
+    )
+    return sheets
+
+
+def _sheet(
+    comparison: Comparison,
+    title: str,
+    text: str,
+    samples: Sequence[Sample],
+    label: Callable[[OpenedRun, Sample, Picture], Labels | None],
+) -> Sheet:
+    runs = comparison.runs
+    run = next(iter(runs.values())).run
+    rows = []
+    with run.progress.task(title.lower(), len(samples)) as task:
+        for sample in samples:
+            image = read_image(sample.image_path)
+            truth = sample.load_mask() if sample.mask is not None else None
+            cells = [shrink(image, PICTURE_SIDE), labels_cell(image, truth, "no mask")]
+            for opened in runs.values():
+                cells.append(labels_cell(image, label(opened, sample, image), "not run"))
+            rows.append(SheetRow(sample.name, caption(run, sample), cells))
+            task.advance()
+    columns = [("photo", ""), ("truth", "mask"), *((name, "") for name in runs)]
+    return Sheet(title, text, columns, rows, class_legend(run))
+
+
+def _segment(opened: OpenedRun, sample: Sample, image: Picture) -> Labels | None:
+    if "segmenter" not in opened.finished or opened.predictor is None:
+        return None
+    return opened.predictor.label(image, None, "segmenter")
+
+
+def _pseudo_label(opened: OpenedRun, sample: Sample, image: Picture) -> Labels | None:
+    path = opened.run.folder / "labels" / f"{sample.name}.png"
+    return read_label_map(path) if path.is_file() else None

@@ -1,0 +1,153 @@
+"""Both rounds of CIAN: a segmenter learns seeds, labels the training images, and learns those."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ...runtime.geometry import resize
+from ...runtime.image_io import read_image, write_label_map
+from ..cian_losses import CIAN_NAMES, cian_loss, cian_loss_sums, cian_terms
+from ..data.class_groups import class_groups
+from ..data.image_set import Sample
+from ..evaluation import FolderPredictions, evaluate
+from ..loop import Batch, Objective
+from ..losses import segmentation_loss, segmentation_loss_sums
+from ..models.cian import CianSegmenter
+from ..networks import cian_architecture, open_as, segmenter_architecture
+from ..recipe import CianRecipe
+from ..run import Run, make_files
+from ..sections import CianRoundSection
+from .crops import inside_cells, nearest_labels, network_input
+from .fitting import fit_objective, trained_network
+from .seed_crops import seed_sampler
+from .segmenter import measure_on_validation, segment_image
+
+
+def train_cian(run: Run, folder: Path, digest: str) -> None:
+    """First round, on the seeds; writes `weights.safetensors`."""
+    recipe = run.recipe_of(CianRecipe)
+    section = recipe.cian
+
+    def fit(network: CianSegmenter) -> None:
+        objective = cian_objective(run, network, section, "seeds")
+        fit_objective(run, folder, digest, objective, section.train)
+
+    architecture = cian_architecture(recipe, len(run.train_set.classes))
+    trained_network(CianSegmenter, run, folder, architecture, section.train, fit, section.start)
+
+
+def measure_cian(run: Run, folder: Path) -> dict[str, float]:
+    """mIoU of the first round on the validation list, where it has masks."""
+    return measure_on_validation(run, folder, run.recipe_of(CianRecipe).cian)
+
+
+def make_cian_labels(run: Run, folder: Path, digest: str) -> None:
+    """Write what the first round says of the training images as pseudo labels (`NAME.png`)."""
+    recipe = run.recipe_of(CianRecipe)
+    network, _ = open_as(CianSegmenter, run.weights("cian"), run.device)
+
+    def make(sample: Sample, image: NDArray[np.uint8], path: Path) -> None:
+        present = (sample.labels or ()) if recipe.labels.present_only else None
+        label = segment_image(
+            network, image, recipe.cian, recipe.cam.align, run.device, present=present
+        )
+        write_label_map(path, label)
+
+    make_files(
+        run,
+        "labels",
+        run.train_set.samples,
+        lambda sample: folder / f"{sample.name}.png",
+        lambda sample: read_image(sample.image_path),
+        make,
+    )
+
+
+def measure_cian_labels(run: Run, folder: Path) -> dict[str, float]:
+    """mIoU of the labels, where there are masks."""
+    subset = run.figures_set
+    if subset is None:
+        return {}
+    present_only = run.recipe_of(CianRecipe).labels.present_only
+    predictions = FolderPredictions(folder, subset, image_labels_used=present_only)
+    report = evaluate(predictions, subset, run.recipe.data.figures_split)
+    return {"miou": report.miou, "images": report.images}
+
+
+def train_cian_segmenter(run: Run, folder: Path, digest: str) -> None:
+    """Second round, from the first and on its labels; writes `weights.safetensors`."""
+    recipe = run.recipe_of(CianRecipe)
+    section = recipe.segmenter
+
+    def fit(network: CianSegmenter) -> None:
+        objective = cian_objective(run, network, section, "labels")
+        fit_objective(run, folder, digest, objective, section.train)
+
+    architecture = segmenter_architecture(recipe, len(run.train_set.classes))
+    start = run.weights("cian")
+    trained_network(CianSegmenter, run, folder, architecture, section.train, fit, start)
+
+
+def cian_objective(
+    run: Run, network: CianSegmenter, section: CianRoundSection, labels: str
+) -> Objective:
+    """Augmented crops in groups that share a class, against the label maps of a stage.
+
+    Args:
+        labels: the stage that made them.
+    """
+    align, stride = run.recipe.cam.align, section.label_stride
+    samples = run.train_set.samples
+    corners = align == "corners"
+
+    def reduce(label_map: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return nearest_labels(label_map, stride, corners=corners)
+
+    sample = seed_sampler(run, section.train.augmentation, reduce, labels)
+
+    def on_label_grid(logits: Tensor, batch: Batch) -> Tensor:
+        height, width = batch["labels"].shape[-2:]
+        return resize(logits.float(), (height, width), align)
+
+    def terms_alone(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = model(network_input(network, batch))
+        return segmentation_loss_sums(on_label_grid(logits, batch), batch["labels"])
+
+    def loss_alone(sums: Tensor, counts: Tensor) -> Tensor:
+        return segmentation_loss(sums, counts, section.balance)
+
+    if not section.cross_affinity:
+        return Objective(network, len(samples), sample, terms_alone, loss_alone, ())
+
+    def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        branches = model(network_input(network, batch), section.group_size)
+        logits = torch.stack([on_label_grid(branch, batch) for branch in branches])
+        side = batch["image"].shape[-1]
+        inside = inside_cells(batch["inside"], side, stride, corners=corners)
+        return cian_loss_sums(logits, batch["labels"], inside)
+
+    def loss(sums: Tensor, counts: Tensor) -> Tensor:
+        return cian_loss(sums, counts, section.balance, section.completion)
+
+    def figures(sums: Tensor, counts: Tensor) -> Tensor:
+        return cian_terms(sums, counts, section.balance)
+
+    def order(generator: np.random.Generator) -> NDArray[np.int64]:
+        return class_groups(
+            [chosen.labels or () for chosen in samples], section.group_size, generator
+        )
+
+    return Objective(
+        network,
+        len(samples),
+        sample,
+        terms,
+        loss,
+        CIAN_NAMES,
+        figures=figures,
+        order=order,
+        group_size=section.group_size,
+    )

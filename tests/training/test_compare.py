@@ -1,0 +1,209 @@
+"""What `wsss compare` runs, what it takes as it is, and what it shows of them."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from tiny_run import CLASSES, NUM_TRAIN, NUM_VAL, tiny_recipe
+
+from wsss.errors import ArtifactError, ConfigError
+from wsss.runtime.progress import Progress
+from wsss.training import compare as module
+from wsss.training.compare import Comparison, compare, read_weights
+from wsss.training.data.class_list import VOC_CLASSES
+from wsss.training.data.image_set import ImageSet
+from wsss.training.published_figures import published_miou
+from wsss.training.recipe import dump_recipe
+from wsss.training.report.compare import write_compare_page
+from wsss.training.run import read_stage
+
+
+class Notes(Progress):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Files of two recipes that have their CAMs and seeds in common."""
+    folder = tmp_path_factory.mktemp("recipes")
+    same = ["seeds.rule=constant", "seeds.foreground=0.3", "seeds.background=0.05"]
+    files = {}
+    for name, changed in (("long", "walk.steps=8"), ("short", "walk.steps=1")):
+        path = folder / f"{name}.toml"
+        path.write_text(dump_recipe(tiny_recipe(f"name={name}", changed, *same)))
+        files[name] = str(path)
+    return files
+
+
+@pytest.fixture(scope="module")
+def compared(
+    tmp_path_factory: pytest.TempPathFactory,
+    recipes: dict[str, str],
+    finished_run: Path,
+    tiny_images: ImageSet,
+) -> tuple[Path, Comparison, list[str]]:
+    out, notes = tmp_path_factory.mktemp("compared") / "out", Notes()
+    asked = [*recipes.values(), str(finished_run)]
+    found = compare(asked, tiny_images, out, weights={}, device="cpu", progress=notes)
+    return out, found, notes.lines
+
+
+def test_recipes_are_run_and_runs_are_taken(
+    compared: tuple[Path, Comparison, list[str]], finished_run: Path
+) -> None:
+    out, found, notes = compared
+    assert list(found.runs) == ["long", "short", finished_run.name]
+    assert {path.name for path in out.iterdir()} == {"long", "short", "measured.json"}
+    # Only the walk differs: what lies before it is done once.
+    taken = [line for line in notes if "taken over" in line]
+    assert taken == [
+        f"{stage}: taken over from '{out / 'long'}'" for stage in ("cam", "seeds", "affinity")
+    ]
+
+
+def test_rows_are_the_figures_of_the_stages(
+    compared: tuple[Path, Comparison, list[str]], finished_run: Path
+) -> None:
+    out, found, _ = compared
+    assert [(row.recipe, row.stage) for row in found.rows] == [
+        (name, stage)
+        for name in ("long", "short", finished_run.name)
+        for stage in ("cam", "walk", "labels", "segmenter")
+    ]
+    for row in found.rows:
+        run = finished_run if row.recipe == finished_run.name else out / row.recipe
+        record = read_stage(run / {"walk": "labels"}.get(row.stage, row.stage))
+        key = "walk_miou" if row.stage == "walk" else "miou"
+        assert row.miou == record["figures"][key]
+        assert row.seconds == record["seconds"]
+        assert row.host_mib == record["memory"]["host_mib"]
+        assert row.images == (NUM_VAL if row.stage == "segmenter" else NUM_TRAIN)
+        assert row.published is None  # these are no classes of VOC
+        # The same evaluation, class by class.
+        values = [value for value in row.classes.values() if value is not None]
+        assert row.classes.keys() == {"background", *CLASSES}
+        assert sum(values) / len(values) == pytest.approx(row.miou, abs=0.01)
+    miou = {(row.recipe, row.stage): row.miou for row in found.rows}
+    assert miou["long", "cam"] == miou["short", "cam"]
+    assert miou["long", "walk"] != miou["short", "walk"]
+
+
+def test_json_has_rows(compared: tuple[Path, Comparison, list[str]]) -> None:
+    content = json.loads(json.dumps(compared[1].to_json(), allow_nan=False))
+    for row in content["rows"]:
+        assert {"recipe", "stage", "miou"} <= row.keys()
+
+
+def test_a_second_call_measures_nothing_again(
+    compared: tuple[Path, Comparison, list[str]],
+    recipes: dict[str, str],
+    tiny_images: ImageSet,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, found, _ = compared
+
+    def fail(*arguments: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(module, "iou_columns", fail)
+    notes = Notes()
+    again = compare([recipes["short"]], tiny_images, out, weights={}, progress=notes)
+    assert again.rows == [row for row in found.rows if row.recipe == "short"]
+    assert [line for line in notes.lines if "up to date" in line] == [
+        f"{stage}: up to date" for stage in ("cam", "seeds", "affinity", "labels", "segmenter")
+    ]
+
+
+class Cells(HTMLParser):
+    """Texts of table cells by row, and the number of pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.pictures = 0
+        self._inside = False
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._inside = True
+        self.pictures += tag == "img"
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self._inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.rows[-1][-1] += data.strip()
+
+
+def test_the_page_shows_every_figure_and_the_same_photographs(
+    compared: tuple[Path, Comparison, list[str]], tmp_path: Path
+) -> None:
+    found = compared[1]
+    page = write_compare_page(found, tmp_path / "compare.html", pictures=2)
+    cells = Cells()
+    cells.feed(page.read_text(encoding="utf-8"))
+    for stage in ("cam", "walk", "labels", "segmenter"):
+        expected = [f"{row.miou:.1f}" for row in found.rows if row.stage == stage]
+        assert [stage, *expected] in cells.rows
+    # Two sheets of two images: photo, truth and three runs each.
+    assert cells.pictures == 2 * 2 * (2 + 3)
+
+
+def test_a_page_of_figures_alone(
+    compared: tuple[Path, Comparison, list[str]], tmp_path: Path
+) -> None:
+    page = write_compare_page(compared[1], tmp_path / "figures.html", pictures=0)
+    cells = Cells()
+    cells.feed(page.read_text(encoding="utf-8"))
+    assert cells.rows and not cells.pictures
+
+
+def test_published_figures_stand_beside_those_on_voc_alone() -> None:
+    assert published_miou("irnet", "walk", VOC_CLASSES) == 66.5
+    assert published_miou("irnet", "walk", CLASSES) is None
+    assert published_miou("selfguided", "segmenter", VOC_CLASSES) is None  # none was found
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["a.pth"], {"": "a.pth"}),
+        (["resnet50=a.pth", "b=c.pth"], {"resnet50": "a.pth", "": "b=c.pth"}),
+    ],
+)
+def test_weights(given: list[str], expected: dict[str, str]) -> None:
+    assert read_weights(given) == {key: Path(value) for key, value in expected.items()}
+
+
+@pytest.mark.parametrize("given", [["a.pth", "b.pth"], ["vgg16=a", "vgg16=b"]])
+def test_weights_given_twice(given: list[str]) -> None:
+    with pytest.raises(ConfigError, match="is given twice: give one file for each backbone"):
+        read_weights(given)
+
+
+def test_what_cannot_be_compared_is_refused_before_any_work(
+    recipes: dict[str, str], tiny_images: ImageSet, finished_run: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    long = recipes["long"]
+    for asked, what in (
+        ([long, long], "'long' is asked for twice"),
+        ([long, "affinitynet_mobilenetv2"], "starts from ImageNet weights of mobilenetv2"),
+        ([long, "nothing"], "no recipe 'nothing'"),
+    ):
+        with pytest.raises(ConfigError, match=what):
+            compare(asked, tiny_images, out, weights={})
+        assert not out.exists()
+    other = ImageSet(tiny_images.root, tiny_images.layout, ("cat",), tiny_images.samples)
+    with pytest.raises(ArtifactError, match="classes"):
+        compare([str(finished_run)], other, out, weights={})
