@@ -34,6 +34,8 @@ METHODS = {
     "affinitynet": ("demo", NETWORKS),
     "irnet": ("demo_irnet", ("cam", "irnet", "segmenter")),
     "cian": ("demo_cian", ("cam", "cian", "segmenter")),
+    "sec": ("demo_sec", ("cam", "segmenter")),
+    "selfguided": ("demo_selfguided", ("cam", "segmenter")),
 }
 """Recipe that the tiny one is made from, and the stages that train a network."""
 WALK = ("walk.steps=8", "walk.radius=3", "walk.threshold=0.3")
@@ -41,6 +43,8 @@ TINY = {
     "affinitynet": (*WALK, "affinity.radius=3"),
     "irnet": (*WALK, "irnet.radius=3"),
     "cian": ("cian.channels=8",),
+    "sec": ("segmenter.sec.crf.iterations=2",),
+    "selfguided": ("selfguided.scales=[1.0]", "selfguided.radius=3", "selfguided.steps=4"),
 }
 """Settings of the tiny recipe that not all methods have."""
 

@@ -4,7 +4,12 @@ from pytest import approx, importorskip, mark, raises
 
 from wsss.errors import ConfigError, DataError, ShapeError
 from wsss.runtime import affinity
-from wsss.runtime.affinity import affinity_from_features, pair_distances, pair_labels
+from wsss.runtime.affinity import (
+    affinity_from_cosine,
+    affinity_from_features,
+    pair_distances,
+    pair_labels,
+)
 from wsss.runtime.pairs import PairOffsets, is_empty, shifted
 
 SIZES = [(1, 1), (1, 7), (9, 1), (3, 4), (5, 5), (5, 9), (6, 10), (13, 11)]
@@ -185,3 +190,33 @@ def test_large_features_take_the_compiled_form_and_agree_with_torch(monkeypatch)
     torch.testing.assert_close(
         compiled, affinity_from_features(features, beta=8.0), rtol=0, atol=1e-6
     )
+
+
+@mark.parametrize("borders", BORDERS)
+@mark.parametrize("size", SIZES)
+def test_cosine_affinity_equals_loops(size, borders):
+    features = random_features(2, 6, *size, dtype=torch.float64)
+    features[0, :, 0, 0] = 0  # like no other
+    found = affinity_from_cosine(features, radius=3, beta=2.5, borders=borders)
+    expected = torch.zeros_like(found)
+    for image in range(2):
+        for plane, first, second in reference.pairs_of_grid(*size, 3, borders):
+            one, other = features[image, :, first[0], first[1]], features[image, :, *second]
+            length = float(one.norm() * other.norm())
+            cosine = float(one @ other) / length if length else 0.0
+            expected[image, plane, first[0], first[1]] = max(0.0, cosine) ** 2.5
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_cosine_affinity_of_equal_features_is_one_at_any_length():
+    features = random_features(1, 4, 1, 1).expand(1, 4, 5, 5) * torch.rand(1, 1, 5, 5).add(0.1)
+    found = affinity_from_cosine(features, beta=8.0)
+    for plane, offset in enumerate(PairOffsets(5).offsets):
+        region = PairOffsets(5).from_cells(offset, (5, 5), "full")
+        torch.testing.assert_close(
+            found[0, plane, *region], torch.ones_like(found[0, plane, *region])
+        )
+    with raises(DataError, match="NaN"):
+        affinity_from_cosine(features / 0)
+    with raises(ConfigError, match="`beta` is -1"):
+        affinity_from_cosine(features, beta=-1)

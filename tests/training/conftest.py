@@ -45,6 +45,24 @@ def finished_irnet_run(tmp_path_factory: pytest.TempPathFactory, tiny_images: Im
 
 
 @pytest.fixture(scope="session")
+def finished_sec_run(tmp_path_factory: pytest.TempPathFactory, tiny_images: ImageSet) -> Path:
+    """Likewise of SEC."""
+    out = tmp_path_factory.mktemp("finished_sec") / "run"
+    train(tiny_recipe(method="sec"), tiny_images, out, device="cpu")
+    return out
+
+
+@pytest.fixture(scope="session")
+def finished_self_guided_run(
+    tmp_path_factory: pytest.TempPathFactory, tiny_images: ImageSet
+) -> Path:
+    """Likewise of the self-guided network."""
+    out = tmp_path_factory.mktemp("finished_self_guided") / "run"
+    train(tiny_recipe(method="selfguided"), tiny_images, out, device="cpu")
+    return out
+
+
+@pytest.fixture(scope="session")
 def finished_cian_run(tmp_path_factory: pytest.TempPathFactory, tiny_images: ImageSet) -> Path:
     """Likewise of CIAN."""
     out = tmp_path_factory.mktemp("finished_cian") / "run"

@@ -59,6 +59,32 @@ def test_irnet_prints_the_figures_of_its_run_and_spares_other_demos(
     assert image.read_bytes() == drawn
 
 
+@pytest.mark.parametrize(
+    ("method", "own"),
+    [("sec", {"seed_miou"}), ("selfguided", {"step_mious", "label_miou"})],
+)
+def test_methods_without_a_walk_print_what_they_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, own: set[str]
+) -> None:
+    monkeypatch.setattr(demo, "TRAIN_IMAGES", 6)
+    monkeypatch.setattr(demo, "VAL_IMAGES", 2)
+    monkeypatch.setattr(demo, "load_recipe", lambda name, set_: tiny_recipe(*set_, method=method))
+    printed = run_demo(tmp_path / "out", method=method, device="cpu").to_json()
+    assert printed.keys() == (KEYS - {"walk_miou", "label_miou"}) | own
+    figures = {
+        stage.name: read_stage(Path(printed["run"]) / stage.name) for stage in METHODS[method]
+    }
+    assert printed["segmenter_miou"] == figures["segmenter"]["figures"]["miou"]
+    if method == "sec":
+        assert printed["seed_miou"] == figures["seeds"]["figures"]["miou"]
+    else:
+        labels = figures["labels"]["figures"]
+        assert printed["step_mious"] == tuple(labels[f"step{n}_best_miou"] for n in (1, 2, 3))
+    page = Path(printed["report"]).read_text()
+    assert ("Maps behind each step" in page) == (method == "selfguided")
+    assert "from the walk" not in page
+
+
 def test_cian_prints_its_rounds_and_no_walk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -320,3 +320,74 @@ def test_validation_runs_after_each_epoch_in_evaluation_mode(tmp_path: Path) -> 
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows if "val_figure" in row] == [2, 4, 6]
     assert not recorder.network.training
+
+
+class Preparing(Recorder):
+    """Makes a number of the network before each epoch, as a round of labels; a sample needs it."""
+
+    def __init__(self, folder: Path, **options: int) -> None:
+        super().__init__(**options)
+        self.folder, self.calls = folder, list[tuple[int, int, bool]]()
+
+    def prepare(self, epoch: int) -> None:
+        self.calls.append((epoch, len(self.batches), self.network.training))
+        path = self.folder / f"prepared_{epoch}"
+        self.current = path
+        if not path.exists():
+            path.write_text(repr(float(self.network.new.weight.detach().sum())))
+
+    def sample(self, index: int, generator: np.random.Generator) -> dict[str, NDArray[np.generic]]:
+        arrays = super().sample(index, generator)
+        return arrays | {"draw": np.float32(arrays["draw"] + float(self.current.read_text()))}
+
+    def train(self, settings: TrainSettings) -> None:
+        train(
+            self.objective(),
+            settings,
+            self.folder,
+            seed=0,
+            identity="a",
+            device=CPU,
+            progress=SILENT,
+            name="toy",
+            prepare=self.prepare,
+        )
+
+
+def test_an_epoch_is_prepared_before_any_of_its_samples_is_read(tmp_path: Path) -> None:
+    plain, prepared = Recorder(), Preparing(tmp_path)
+    _train(plain, tmp_path / "plain", seed=0)
+    prepared.train(_settings())
+    assert prepared.calls == [(0, 0, False), (1, 2, False), (2, 4, False)]
+    assert [batch for batch, _ in prepared.batches] == [batch for batch, _ in plain.batches]
+    for step, (_, draws) in enumerate(prepared.batches):
+        added = float((tmp_path / f"prepared_{step // 2}").read_text())
+        expected = [draw + added for draw in plain.batches[step][1]]
+        assert draws == pytest.approx(expected, abs=1e-6)
+    assert not prepared.network.training
+
+
+@pytest.mark.parametrize("every_step", [False, True])
+@pytest.mark.parametrize("stop_at", [1, 2, 3, 4, 5])
+def test_a_resumed_training_learns_what_was_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int, every_step: bool
+) -> None:
+    if every_step:
+        monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+        monkeypatch.setattr(loop, "MAX_SAVE_SHARE", float("inf"))
+    straight = Preparing(tmp_path / "straight")
+    straight.folder.mkdir()
+    straight.train(_settings())
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    with pytest.raises(Stop):
+        Preparing(folder, stop_at=stop_at).train(_settings())
+    resumed = Preparing(folder)
+    resumed.train(_settings())
+    # Without a file of each step it goes on where the epoch began.
+    assert len(resumed.batches) == STEPS - (stop_at if every_step else stop_at // 2 * 2)
+    for own, other in zip(straight.network.parameters(), resumed.network.parameters(), strict=True):
+        assert torch.equal(own, other)
+    for epoch in range(EPOCHS):
+        name = f"prepared_{epoch}"
+        assert (folder / name).read_text() == (straight.folder / name).read_text()

@@ -24,6 +24,10 @@ def test_the_promised_recipes_are_shipped():
         "affinitynet_mobilenetv2",
         "irnet_resnet50_voc12",
         "irnet_mobilenetv2",
+        "sec_vgg16_voc12",
+        "sec_mobilenetv2",
+        "selfguided_resnet50_voc12",
+        "selfguided_mobilenetv2",
         "cian_resnet101_voc12",
         "cian_mobilenetv2",
         "demo",
@@ -109,6 +113,52 @@ def test_defaults_of_irnet_are_its_published_ones():
     train = type(given.train)(epochs=3, batch_size=32, learning_rate=0.1)
     assert train.model_copy(update={"augmentation": given.train.augmentation}) == given.train
     assert load_recipe("affinitynet_resnet38_voc12").affinity.train.biases == "doubled"
+
+
+def test_published_values_of_the_sec_recipe():
+    recipe = load_recipe("sec_vgg16_voc12")
+    section, train = recipe.segmenter, recipe.segmenter.train
+    assert (section.loss, section.head, section.label_stride) == ("sec", "largefov", 8)
+    losses = section.sec
+    assert (losses.seed, losses.expand, losses.constrain) == (1, 1, 1)
+    assert (losses.object_decay, losses.background_decay) == (0.996, 0.999)
+    found = losses.crf.settings()
+    assert (found.iterations, found.gaussian_compat, found.bilateral_compat) == (10, 3, 10)
+    assert (found.gaussian_sxy, found.bilateral_srgb) == (3 / 12, 13)
+    assert found.bilateral_sxy == pytest.approx(80 / 12)
+    default = type(losses)().crf
+    assert default.model_copy(update={"bilateral_sxy": losses.crf.bilateral_sxy}) == losses.crf
+    assert (train.batch_size, train.learning_rate, train.momentum) == (15, 1e-3, 0.9)
+    assert 10582 // train.batch_size * train.epochs == pytest.approx(8000, rel=0.04)
+    assert train.augmentation.long_side == (321, 321) and train.augmentation.crop_size == 321
+
+
+def test_the_self_guided_recipe_is_the_design():
+    recipe = load_recipe("selfguided_resnet50_voc12")
+    assert (recipe.backbone.name, recipe.backbone.output_stride) == ("resnet50", 8)
+    assert (recipe.segmenter.head, recipe.segmenter.start) == ("dilated", "classifier")
+    assert recipe.cam.train.epochs == 5
+    section = recipe.selfguided
+    assert (section.radius, section.beta, section.steps) == (5, 8, 2**3)
+    assert (section.guide_radius, section.guide_eps, section.affinity_weight) == (8, 1e-3, 0.1)
+    assert section.affinity and section.guided and section.alternate
+    assert (recipe.seeds.rule, recipe.seeds.foreground) == ("constant", 0.3)
+    assert (recipe.seeds.background, recipe.seeds.crf.settings()) == (0.05, None)
+    assert type(section)() == section
+    assert type(recipe.seeds)(crf=recipe.seeds.crf) == recipe.seeds
+
+
+@pytest.mark.parametrize("name", ["sec_mobilenetv2", "selfguided_mobilenetv2"])
+def test_small_recipes_share_the_stages_that_can_be_reused(name):
+    own, shared = load_recipe(name), load_recipe("affinitynet_mobilenetv2")
+    assert own.cam == shared.cam and own.backbone == shared.backbone
+    assert name != "sec_mobilenetv2" or own.seeds == shared.seeds
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "selfguided" in name])
+def test_self_guided_recipes_say_that_they_follow_an_abstract(name):
+    text = (ROOT / "src/wsss/recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    assert "design after the" in text.split("\n\n")[0] and "abstract" in text.split("\n\n")[0]
 
 
 def test_all_faults_are_reported_at_once(tmp_path):

@@ -14,7 +14,8 @@ def demo(
     method: Annotated[
         Method,
         typer.Option(
-            help="irnet finds single objects too, in scenes where they touch; cian has no walk."
+            help="irnet finds single objects too, in scenes where they touch; selfguided is a "
+            "design after its paper's abstract."
         ),
     ] = "affinitynet",
     seed: Annotated[int, typer.Option(min=0, help="Of the scenes and the training.")] = 0,
@@ -37,13 +38,18 @@ def demo(
     if as_json:
         print_json(result.to_json())
         return
-    stdout.print(f"CAM, training images           mIoU {result.cam_miou:5.1f} %")
-    if result.walk_miou is not None:
-        stdout.print(f"CAM + walk                     mIoU {result.walk_miou:5.1f} %")
-    if result.first_round_miou is not None:
-        stdout.print(f"first round, validation images mIoU {result.first_round_miou:5.1f} %")
-    stdout.print(f"pseudo labels                  mIoU {result.label_miou:5.1f} %")
-    stdout.print(f"segmenter, validation images   mIoU {result.segmenter_miou:5.1f} %")
+    steps = result.step_mious or ()
+    for name, miou in (
+        ("CAM, training images", result.cam_miou),
+        ("what seeds decide", result.seed_miou),
+        ("CAM + walk", result.walk_miou),
+        *((f"step {n}, at its best threshold", miou) for n, miou in enumerate(steps, 1)),
+        ("first round, validation images", result.first_round_miou),
+        ("pseudo labels", result.label_miou),
+        ("segmenter, validation images", result.segmenter_miou),
+    ):
+        if miou is not None:
+            stdout.print(f"{name:30} mIoU {miou:5.1f} %")
     for name, ap50 in (
         ("instances, training images    ", result.instance_ap50),
         ("of walked CAMs alone          ", result.boundary_instance_ap50),

@@ -11,5 +11,5 @@ SharedMemory = Literal["auto", "on", "off"]
 Backend = Literal["auto", "torch", "onnxruntime", "tensorrt", "triton"]
 """The same names as in `runtime/backends/choose.py`, which `--help` has no time to import."""
 
-Method = Literal["affinitynet", "irnet", "cian"]
+Method = Literal["affinitynet", "irnet", "cian", "sec", "selfguided"]
 """Those of `METHODS` in `training/pipeline.py`, likewise."""

@@ -22,6 +22,7 @@ __all__ = [
     "Borders",
     "PairKind",
     "PairOffsets",
+    "affinity_from_cosine",
     "affinity_from_features",
     "pair_distances",
     "pair_labels",
@@ -64,6 +65,29 @@ def affinity_from_features(
     cells, pairs = _cells_first(features), PairOffsets(radius)
     compute = _native_distances(cells) or _distances
     return compute(cells, pairs, borders).mul_(-beta).exp_()
+
+
+@torch.no_grad()
+def affinity_from_cosine(
+    features: Tensor, *, radius: int = 5, beta: float = 1.0, borders: Borders = "full"
+) -> Tensor:
+    """Affinity of every pair as the cosine of its features: max(0, cos(f_i, f_j)) ** beta.
+
+    Args, result and errors: those of `affinity_from_features`. A cell whose features are all 0 is
+    like no other.
+    """
+    _require_grid(features)
+    if not (math.isfinite(beta) and beta > 0):
+        raise ConfigError(f"`beta` is {beta}, must be a finite number above 0")
+    if not bool(torch.isfinite(features).all()):
+        raise DataError("`features` hold NaN or infinity, expected finite values")
+    cells = torch.nn.functional.normalize(_cells_first(features), dim=-1)
+    pairs = PairOffsets(radius)
+    batch, height, width, _ = cells.shape
+    result = cells.new_zeros((batch, len(pairs), height, width))
+    for plane, first, second, region, scratch in _blocks(cells, pairs, borders):
+        result[region[0], plane, *region[1:]] = torch.mul(first, second, out=scratch).sum(-1)
+    return result.clamp_(0, 1).pow_(beta)
 
 
 def _native_distances(cells: Tensor) -> Callable[[Tensor, PairOffsets, Borders], Tensor] | None:

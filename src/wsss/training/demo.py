@@ -13,6 +13,7 @@ from .demo_set.touching import draw_touching_scene
 from .pipeline import train
 from .recipe import load_recipe
 from .report.run import write_run_report
+from .stages.selfguided import STEPS
 
 TRAIN_IMAGES = 240
 VAL_IMAGES = 60
@@ -35,6 +36,8 @@ DEMOS = {
     "affinitynet": Demo("demo", draw_scene),
     "irnet": Demo("demo_irnet", draw_touching_scene),
     "cian": Demo("demo_cian", draw_scene),
+    "sec": Demo("demo_sec", draw_scene),
+    "selfguided": Demo("demo_selfguided", draw_scene),
 }
 """By method."""
 
@@ -43,25 +46,28 @@ DEMOS = {
 class DemoResult:
     """What the demo measured (mIoU and AP50 in per cent) and where everything lies.
 
-    CAMs, labels and instances are measured on the training images, with their image-level labels;
-    the segmenter on validation images, without.
+    CAMs, seeds, labels and instances are measured on the training images, with their image-level
+    labels; the segmenter on validation images, without. What the method does not make is None.
 
     Attributes:
-        walk_miou: of CAMs that walked; None where nothing walks.
-        first_round_miou: of the segmenter that made the labels, on validation images; None where
-            none did.
-        instance_ap50: of the method's instances; None where it makes none.
+        seed_miou: of pixels that the seeds decide, where the segmenter learns these.
+        walk_miou: of CAMs that walked.
+        step_mious: of the self-guided network's maps behind each step, each at its best threshold.
+        first_round_miou: of the segmenter that made the labels, on validation images.
+        instance_ap50: of the method's instances.
         boundary_instance_ap50: of connected parts of CAMs that walked within boundaries.
         cam_instance_ap50: of connected parts of the CAMs.
     """
 
     cam_miou: float
-    label_miou: float
     segmenter_miou: float
     data: str
     run: str
     report: str
+    seed_miou: float | None = None
     walk_miou: float | None = None
+    step_mious: tuple[float, ...] | None = None
+    label_miou: float | None = None
     first_round_miou: float | None = None
     instance_ap50: float | None = None
     boundary_instance_ap50: float | None = None
@@ -103,15 +109,19 @@ def run_demo(
     recipe = load_recipe(demo.recipe, [f"seed={seed}"])
     result = train(recipe, images, run, device=device, overwrite=overwrite, progress=progress)
     report = write_run_report(run, images, progress=progress)
-    instances = result.figures.get("instances", {})
+    labels, instances = (result.figures.get(name, {}) for name in ("labels", "instances"))
+    seeds = {} if "labels" in result.figures else result.figures.get("seeds", {})
     return DemoResult(
         cam_miou=result.figures["cam"]["miou"],
-        label_miou=result.figures["labels"]["miou"],
         segmenter_miou=result.figures["segmenter"]["miou"],
         data=str(data),
         run=str(run),
         report=str(report),
-        walk_miou=result.figures["labels"].get("walk_miou"),
+        seed_miou=seeds.get("miou"),
+        walk_miou=labels.get("walk_miou"),
+        step_mious=tuple(labels[f"{s}_best_miou"] for s in STEPS if f"{s}_best_miou" in labels)
+        or None,
+        label_miou=labels.get("miou"),
         first_round_miou=result.figures.get("cian", {}).get("miou"),
         instance_ap50=instances.get("ap50"),
         boundary_instance_ap50=instances.get("boundary_ap50"),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,7 @@ def train(
     progress: Progress,
     name: str,
     validate: Callable[[], dict[str, float]] | None = None,
+    prepare: Callable[[int], None] | None = None,
 ) -> None:
     """Train the objective's network in place, continuing where a killed run stopped.
 
@@ -96,6 +98,10 @@ def train(
         identity: digest of everything that shapes the result; a resume file of another identity
             is ignored.
         validate: figures measured after each epoch, on the main process.
+        prepare: called with the number of an epoch, from 0, on all processes and with the network
+            in evaluation mode, before any sample of the epoch is read. The network at that point is
+            kept: a training that is killed from here on calls this again with the same network, or
+            goes on behind it with what this has left.
 
     Raises:
         ConfigError: batch larger than the data, or not divisible by the number of processes.
@@ -124,7 +130,11 @@ def train(
         progress.task(name, total, done=first) as task,
         ThreadPoolExecutor(LOADER_THREADS) as pool,
     ):
-        for step, batch in _batches(objective, settings, seed, first, total, rows, pool, device):
+        batches = partial(_batches, objective, settings, seed, rows=rows, pool=pool, device=device)
+        steps = batches(first, total)
+        if prepare is not None:
+            steps = _by_epochs(batches, prepare, network, first, total, steps_per_epoch)
+        for step, batch in steps:
             scheduled = settings.schedule_step(step, steps_per_epoch)
             factor = poly_factor(scheduled, total, settings.poly_power)
             for group, base in zip(optimizer.param_groups, base_rates, strict=True):
@@ -137,16 +147,16 @@ def train(
                     f"{name}.train.learning_rate ({settings.learning_rate:g}) or look at the data"
                 )
             done = step + 1
-            if validate is not None and distributed.is_main() and done % steps_per_epoch == 0:
+            is_epoch_end = done % steps_per_epoch == 0
+            if validate is not None and distributed.is_main() and is_epoch_end:
                 network.eval()
                 figures |= validate()
                 network.train()
             rate = settings.learning_rate * factor
             _record(metrics, task, done, steps_per_epoch, figures, rate)
             elapsed = time.monotonic() - last_saved
-            if distributed.is_main() and elapsed > max(
-                CHECKPOINT_SECONDS, save_cost / MAX_SAVE_SHARE
-            ):
+            is_due = elapsed > max(CHECKPOINT_SECONDS, save_cost / MAX_SAVE_SHARE)
+            if distributed.is_main() and (is_due or (is_epoch_end and prepare is not None)):
                 started = time.monotonic()
                 _save_resume(resume_path, network, optimizer, identity, done)
                 last_saved = time.monotonic()
@@ -236,11 +246,12 @@ def _batches(
     seed: int,
     first: int,
     total: int,
+    *,
     rows: slice,
     pool: ThreadPoolExecutor,
     device: torch.device,
 ) -> Iterator[tuple[int, Batch]]:
-    """Batches from step `first` on, prepared two steps ahead by threads."""
+    """Batches of the steps from `first` to before `total`, read two steps ahead by threads."""
     pending: list[list[Future[Sample]]] = []
     upcoming = iter(range(first, total))
     steps_per_epoch = objective.num_samples // settings.batch_size
@@ -260,6 +271,25 @@ def _batches(
             )
         samples = [future.result() for future in pending.pop(0)]
         yield step, _collate(samples, device)
+
+
+def _by_epochs(
+    batches: Callable[[int, int], Iterator[tuple[int, Batch]]],
+    prepare: Callable[[int], None],
+    network: nn.Module,
+    first: int,
+    total: int,
+    steps_per_epoch: int,
+) -> Iterator[tuple[int, Batch]]:
+    """Batches as `_batches` gives them, each epoch's behind its preparation."""
+    while first < total:
+        epoch = first // steps_per_epoch
+        network.eval()
+        prepare(epoch)
+        network.train()
+        last = (epoch + 1) * steps_per_epoch
+        yield from batches(first, last)
+        first = last
 
 
 def _epoch_order(objective: Objective, seed: int, epoch: int) -> NDArray[np.int64]:

@@ -13,8 +13,9 @@ from .evaluation import EvalReport, FolderPredictions, Predictions, evaluate
 from .instance_evaluation import InstancePredictions, InstanceReport, evaluate_instances
 from .instance_predictions import open_instance_predictions
 from .predictor import WALKING, PredictionKind, RunInstances, RunPredictions, RunPredictor
-from .recipe import Recipe, WalkRecipe, load_recipe
+from .recipe import Recipe, SelfGuidedRecipe, WalkRecipe, load_recipe
 from .run import read_stage
+from .stages.selfguided import STEPS
 
 
 def measure(
@@ -120,7 +121,7 @@ def _labels_used(path: Path) -> bool | None:
     """Whether stored predictions saw image-level labels, as far as their maker says it."""
     if (path.parent / JOB).is_file():
         return read_job(path.parent)["settings"].get("image_labels") is not None
-    stage = path.parent if path.name == "scores" else path
+    stage = path.parent if path.name in ("scores", *STEPS) else path
     return True if stage.name in ("cam", "seeds", "labels") and read_stage(stage) else None
 
 
@@ -136,7 +137,9 @@ def _default_threshold(path: Path, stage: str, recipe: Recipe | None) -> float:
     if recipe is None:
         return 0.2
     is_run = (path / "recipe.toml").is_file()
-    walked = stage in ("walk", "labels") if is_run else path.parent.name == "labels"
-    if walked and isinstance(recipe, WalkRecipe):
+    refined = stage in ("walk", "labels") if is_run else path.parent.name == "labels"
+    if refined and isinstance(recipe, WalkRecipe):
         return recipe.walk.threshold
+    if refined and isinstance(recipe, SelfGuidedRecipe):
+        return recipe.selfguided.threshold
     return recipe.cam.threshold

@@ -22,7 +22,15 @@ from .models.classifier import CamClassifier
 from .models.foreign_weights import load_backbone_weights
 from .models.irnet import IRNet
 from .models.segmenter import Segmenter
-from .recipe import AffinityNetRecipe, CianRecipe, IRNetRecipe, Recipe, WalkRecipe
+from .models.selfguided import SelfGuidedNet
+from .recipe import (
+    AffinityNetRecipe,
+    CianRecipe,
+    IRNetRecipe,
+    Recipe,
+    SelfGuidedRecipe,
+    WalkRecipe,
+)
 
 Network = CamClassifier | AffinityNetwork | Segmenter
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
@@ -56,6 +64,9 @@ class Architecture:
             return IRNet(backbone, self.align == "corners", displacement=displacement)
         if self.kind == "segmenter":
             return Segmenter(backbone, self.num_classes, head=self.head)
+        if self.kind == "selfguided":
+            corners = self.align == "corners"
+            return SelfGuidedNet(backbone, self.num_classes, self.head, align_corners=corners)
         if self.kind == "cian":
             channels, self_affinity = _read_cian_head(self.head)
             return CianSegmenter(backbone, self.num_classes, channels, self_affinity)
@@ -117,8 +128,9 @@ def segmenter_architecture(recipe: Recipe, num_classes: int) -> Architecture:
     stride = section.output_stride or recipe.backbone.output_stride
     if isinstance(recipe, CianRecipe):
         return replace(cian_architecture(recipe, num_classes), output_stride=stride)
+    kind = "selfguided" if isinstance(recipe, SelfGuidedRecipe) else "segmenter"
     return Architecture(
-        "segmenter", recipe.backbone.name, stride, num_classes, section.head, recipe.cam.align
+        kind, recipe.backbone.name, stride, num_classes, section.head, recipe.cam.align
     )
 
 

@@ -11,7 +11,7 @@ from ..errors import ConfigError, DataError
 from ..runtime.files import file_digest
 from ..runtime.image_io import image_size
 from ..runtime.progress import SILENT, Progress
-from . import affinitynet, cian, distributed, irnet
+from . import affinitynet, cian, distributed, irnet, sec, selfguided
 from .data.image_set import ImageSet
 from .devices import choose_device
 from .models.foreign_weights import check_weights_file
@@ -32,6 +32,8 @@ METHODS: dict[str, tuple[Stage, ...]] = {
     "affinitynet": affinitynet.STAGES,
     "irnet": irnet.STAGES,
     "cian": cian.STAGES,
+    "sec": sec.STAGES,
+    "selfguided": selfguided.STAGES,
 }
 
 
@@ -165,6 +167,8 @@ def _check_start(run: Run, stages: Sequence[str]) -> None:
         )
     if run.weights_path is not None:
         check_weights_file(run.weights_path)
+    if run.seeds_path is not None and "seeds" not in {s.name for s in METHODS[recipe.method]}:
+        raise ConfigError(f"method {recipe.method} has no seeds of its own: leave --seeds out")
     for other in run.reuse:
         if not (other / "recipe.toml").is_file():
             raise ConfigError(
@@ -175,8 +179,8 @@ def _check_start(run: Run, stages: Sequence[str]) -> None:
     for name in stages:
         if run.cams_path is not None and _start(recipe, name) == "classifier":
             raise ConfigError(
-                f"{name}.start is 'classifier', but --cams leaves the classifier untrained: set "
-                f"{name}.start=weights"
+                f"{name}.start is 'classifier', but --cams leaves the classifier untrained: leave "
+                f"it out, or set {name}.start=weights"
             )
     with torch.device("meta"):
         for architecture in recipe_architectures(recipe, len(run.images.classes)).values():

@@ -28,9 +28,13 @@ from .sections import (
     IRNetSection,
     IRNetSeedsSection,
     IRNetWalkSection,
+    SecSegmenterSection,
     Section,
     SeedsSection,
     SegmenterSection,
+    SelfGuidedSection,
+    SelfGuidedSeedsSection,
+    SelfGuidedSegmenterSection,
     WalkSection,
 )
 
@@ -97,11 +101,29 @@ class CianRecipe(Recipe):
     segmenter: CianSegmenterSection
 
 
+class SecRecipe(Recipe):
+    """A whole SEC run."""
+
+    method: Literal["sec"]
+    segmenter: SecSegmenterSection
+
+
+class SelfGuidedRecipe(Recipe):
+    """A whole run of the self-guided network."""
+
+    method: Literal["selfguided"]
+    seeds: SelfGuidedSeedsSection = SelfGuidedSeedsSection()
+    segmenter: SelfGuidedSegmenterSection
+    selfguided: SelfGuidedSection = SelfGuidedSection()
+
+
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 RECIPES: dict[str, type[Recipe]] = {
     "affinitynet": AffinityNetRecipe,
     "irnet": IRNetRecipe,
     "cian": CianRecipe,
+    "sec": SecRecipe,
+    "selfguided": SelfGuidedRecipe,
 }
 """By method."""
 

@@ -5,7 +5,8 @@ sections of IRNet (Ahn, Cho, Kwak, CVPR 2019, likewise) and CIAN (Fan et al., AA
 have those of their own.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -24,6 +25,9 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
+    added: ClassVar[Mapping[str, object]] = {}
+    """Keys that came after runs had been made without them, and the value at which a stage is what
+    it was, so that those runs stay up to date."""
 
 
 class CrfSection(Section):
@@ -329,12 +333,45 @@ class InstancesSection(Section):
     """keep: a fragment is an instance with a score of 0, as published; drop: it is background."""
 
 
+class SecSection(Section):
+    """Seed, expand and constrain: the loss of SEC (Kolesnikov and Lampert, ECCV 2016), with the
+    settings of its released code."""
+
+    seed: NonNegative = 1.0
+    """Weight of the cross entropy where there are labels; 0 leaves it out."""
+    expand: NonNegative = 1.0
+    """Weight of the terms that ask for a share of the image for each class in it, for background
+    likewise, and for no cell of other classes; 0 leaves them out."""
+    constrain: NonNegative = 1.0
+    """Weight of the divergence from the network's own dense CRF; 0 leaves it out."""
+    object_decay: Annotated[float, Field(gt=0, lt=1)] = 0.996
+    """By how much each next cell, from the highest probability down, counts less for a class in the
+    image. Meant for 41 x 41 cells; on other grids its power lets the same share of the image
+    count."""
+    background_decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """The same of background."""
+    crf: CrfSection = CrfSection(gaussian_sxy=3 / 12, bilateral_sxy=80 / 12)
+    """Of the last term, on the image reduced to the grid of labels: its pixels are cells."""
+
+    @model_validator(mode="after")
+    def _something_is_learnt(self) -> "SecSection":
+        if not (self.seed or self.expand or self.constrain):
+            raise ValueError("`seed`, `expand` and `constrain` are all 0, one must be above")
+        if self.constrain and not self.crf.iterations:
+            raise ValueError(
+                f"`constrain` is {self.constrain:g}, but `crf.iterations` is 0: set `constrain` to "
+                "0, or `crf.iterations` to at least 1"
+            )
+        return self
+
+
 class SegmenterSection(Section):
     """The network that is trained on the pseudo labels."""
 
     train: TrainSettings
-    head: Literal["largefov", "resnet38", "linear"] = "largefov"
-    """DeepLab-LargeFOV, the two dilated layers of the ResNet38 segmenter, or one 1x1 layer."""
+    head: Literal["largefov", "resnet38", "linear", "dilated"] = "largefov"
+    """DeepLab-LargeFOV, the two dilated layers of the ResNet38 segmenter, one 1x1 layer, or one 3x3
+    layer of dilation 12."""
     output_stride: Literal[8, 16, 32] | None = None
     """Backbone stride of this stage; default: that of the backbone section."""
     start: Literal["weights", "classifier"] = "weights"
@@ -350,6 +387,12 @@ class SegmenterSection(Section):
     """Average with the logits of the mirrored image."""
     crf: CrfSection = NO_CRF
     """Dense CRF on the test-time scores."""
+    loss: Literal["cross_entropy", "sec"] = "cross_entropy"
+    """cross_entropy: of every labelled pixel; sec: see the section below."""
+    sec: SecSection = SecSection()
+    """Used under loss = sec."""
+
+    added: ClassVar[Mapping[str, object]] = {"loss": "cross_entropy", "sec": SecSection()}
 
 
 class CianTrainSettings(TrainSettings):
@@ -387,6 +430,8 @@ class CianRoundSection(SegmenterSection):
                 f"`train.batch_size` is {self.train.batch_size}, must be a multiple of "
                 f"`group_size` ({self.group_size})"
             )
+        if self.loss != "cross_entropy":
+            raise ValueError(f"`loss` is {self.loss!r}, but CIAN has its own: leave it out")
         return self
 
 
@@ -415,3 +460,68 @@ class CianSegmenterSection(CianRoundSection):
 
     start: Literal["cian"] = "cian"  # type: ignore[assignment]
     """Always the network of the first round."""
+
+
+class SecSegmenterSection(SegmenterSection):
+    """The network that is trained on the seeds, with the losses of SEC."""
+
+    loss: Literal["cross_entropy", "sec"] = "sec"
+
+
+class SelfGuidedSeedsSection(SeedsSection):
+    """The labels that the network makes for itself, from its refined maps."""
+
+    rule: Literal["power", "constant"] = "constant"
+    foreground: Positive = 0.3
+    background: Positive = 0.05
+    unary: Literal["scores", "labels"] = "labels"
+    crf: CrfSection = NO_CRF
+
+
+class SelfGuidedSegmenterSection(SegmenterSection):
+    """The network with two heads, which learns the labels that it makes."""
+
+    head: Literal["largefov", "resnet38", "linear", "dilated"] = "dilated"
+    start: Literal["weights", "classifier"] = "classifier"
+
+    @model_validator(mode="after")
+    def _has_its_own_loss(self) -> "SelfGuidedSegmenterSection":
+        if self.loss != "cross_entropy":
+            raise ValueError(
+                f"`loss` is {self.loss!r}, but the self-guided network has its own: leave it out"
+            )
+        if self.start != "classifier":
+            raise ValueError(
+                "`start` is 'weights', but the first labels come of the classifier: leave it out"
+            )
+        return self
+
+
+class SelfGuidedSection(Section):
+    """How the self-guided network refines its maps and makes labels of them. Our design after the
+    paper's abstract; nothing more of the paper was at hand."""
+
+    scales: Scales = (1.0,)
+    """Image scales whose activation maps are summed (step 1)."""
+    flip: bool = True
+    """Add the maps of the mirrored image (step 1)."""
+    affinity: bool = True
+    """Step 2: maps walk to neighbours that are alike in intermediate features."""
+    radius: Annotated[int, Field(ge=2, le=16)] = 5
+    """Partners lie less than this many cells apart."""
+    beta: Annotated[float, Field(ge=1, le=256)] = 8.0
+    """Exponent of affinities; larger keeps the walk closer to home."""
+    steps: Annotated[int, Field(ge=0, le=4096)] = 8
+    """Steps of the walk."""
+    guided: bool = True
+    """Step 3: a guided filter carries the structure of the image into the maps."""
+    guide_radius: Annotated[int, Field(ge=1, le=64)] = 8
+    """Of the filter, in pixels of the image at half size."""
+    guide_eps: Positive = 1e-3
+    """Variance of the guide, colours in [0, 1], below which the filter smooths."""
+    affinity_weight: NonNegative = 0.1
+    """Weight of the loss that pulls maps towards what step 2 makes of them; 0 leaves it out."""
+    alternate: bool = True
+    """Make labels anew before each epoch; else once, by the network that the stage starts from."""
+    threshold: Fraction = 0.3
+    """Background constant of the final labels, and at which the maps of each step are measured."""

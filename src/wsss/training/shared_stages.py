@@ -1,5 +1,7 @@
 """Stages that the methods have in common, in front of what is special to each and behind it."""
 
+from functools import partial
+
 from .run import Stage
 from .stages.cam import make_cams, measure_cams
 from .stages.seeds import make_seeds, measure_seeds
@@ -16,11 +18,18 @@ CAM = Stage(
 SEEDS = Stage("seeds", ("seeds",), ("cam",), make_seeds, measure_seeds)
 SEGMENTER_FIGURES = ("segmenter.scales", "segmenter.flip", "segmenter.crf")
 """Settings of a segmenter that its training does not depend on."""
-SEGMENTER = Stage(
-    "segmenter",
-    ("backbone", "segmenter"),
-    ("cam", "labels"),
-    train_segmenter,
-    measure_segmenter,
-    SEGMENTER_FIGURES,
-)
+
+
+def segmenter_stage(labels: str) -> Stage:
+    """The segmenter that learns the label maps of a stage."""
+    return Stage(
+        "segmenter",
+        ("backbone", "segmenter"),
+        ("cam", labels),
+        partial(train_segmenter, labels=labels),
+        measure_segmenter,
+        SEGMENTER_FIGURES,
+    )
+
+
+SEGMENTER = segmenter_stage("labels")

@@ -12,7 +12,7 @@ from ...runtime.pseudo_labels import label_from_scores
 from ...runtime.score_maps import ScoreMaps, load_score_maps
 from ..data.image_set import Sample
 from ..predictor import RunPredictor
-from ..recipe import WalkRecipe
+from ..recipe import SecRecipe, SelfGuidedRecipe, WalkRecipe
 from ..run import Run
 from .page import Sheet, SheetRow
 
@@ -51,7 +51,7 @@ def make_sheet(run: Run, finished: Collection[str], predictor: RunPredictor | No
             ("truth", "mask"),
             ("CAM", "score"),
             *([("walk", "score")] if walks else []),
-            ("pseudo label", made_of),
+            *([("pseudo label", made_of)] if _has_labels(run) else []),
             ("segmenter", "from the photo alone"),
         ],
         rows=rows,
@@ -87,13 +87,14 @@ class _Painter:
         image = read_image(sample.image_path)
         cam = self._cam(sample, image)
         walk = self._walk(sample, image)
+        label = self._pseudo_label(sample, image, walk)
         truth = sample.load_mask() if sample.mask is not None else None
         cells = (
             shrink(image, PICTURE_SIDE),
             labels_cell(image, truth, "no mask"),
-            _heat_cell(image, cam),
-            *([_heat_cell(image, walk)] if isinstance(self.run.recipe, WalkRecipe) else []),
-            labels_cell(image, self._pseudo_label(sample, image, walk), "not run"),
+            heat_cell(image, cam),
+            *([heat_cell(image, walk)] if isinstance(self.run.recipe, WalkRecipe) else []),
+            *([labels_cell(image, label, "not run")] if _has_labels(self.run) else []),
             labels_cell(image, self._segment(image), "not run"),
         )
         return SheetRow(sample.name, caption(self.run, sample), cells)
@@ -143,6 +144,12 @@ class _Painter:
         return self.predictor.label(image, None, "segmenter")
 
 
+def _has_labels(run: Run) -> bool:
+    """Whether the method makes pseudo labels that one column of pictures can show; those of the
+    self-guided network have a sheet of their own."""
+    return not isinstance(run.recipe, SecRecipe | SelfGuidedRecipe)
+
+
 def labels_picture(
     image: Picture, labels: NDArray[np.uint8], ids: NDArray[np.uint16] | None = None
 ) -> Picture:
@@ -153,11 +160,12 @@ def labels_picture(
 
 
 def labels_cell(image: Picture, labels: NDArray[np.uint8] | None, absent: str) -> Picture | str:
-    """`labels_picture`, or what to say where there are none."""
+    """A label map over its image, or why there is none."""
     return absent if labels is None else labels_picture(image, labels)
 
 
-def _heat_cell(image: Picture, maps: ScoreMaps | None) -> Picture | str:
+def heat_cell(image: Picture, maps: ScoreMaps | None) -> Picture | str:
+    """Scores over their image, in one colour."""
     if maps is None:
         return "not run"
     scores = maps.scores

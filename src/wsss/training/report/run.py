@@ -18,6 +18,7 @@ from .irnet import make_irnet_sheets
 from .opened import open_run
 from .page import Report, StageCard, render_report
 from .pictures import make_sheet
+from .selfguided import make_self_guided_sheets
 
 MAX_MEASURED = 400
 """Images that per-class figures are counted on; longer lists are thinned evenly."""
@@ -35,6 +36,12 @@ STAGES = {
     "segmenter": "trained on the pseudo labels",
 }
 """What the stages of all methods do."""
+_OWN_STAGES = {
+    ("sec", "segmenter"): "agrees with seeds, classes and boundaries",
+    ("selfguided", "segmenter"): "one network, learns labels that it makes anew before each epoch",
+    ("selfguided", "labels"): "its final labels, measured step by step",
+}
+"""Where a method's stage of a common name does something else."""
 _UNITS = {"miou": "% mIoU", "val_map": "% mAP", "ap50": "% AP50"}
 _NAMES = {
     "miou": "mIoU %",
@@ -49,6 +56,12 @@ _NAMES = {
     "cam_ap70": "AP70 % of CAMs alone",
     "boundary_ap50": "AP50 % with boundaries",
     "boundary_ap70": "AP70 % with boundaries",
+    "step1_miou": "mIoU % of step 1, CAMs",
+    "step2_miou": "mIoU % of step 2, walked",
+    "step3_miou": "mIoU % of step 3, guided",
+    "step1_best_miou": "step 1 at its best threshold",
+    "step2_best_miou": "step 2 at its best threshold",
+    "step3_best_miou": "step 3 at its best threshold",
 }
 
 
@@ -78,8 +91,12 @@ def write_run_report(
         title=run_folder.resolve().name,
         lead=f"Recipe {run.recipe.name}, from image-level labels to a segmenter.",
         facts=_facts(run, finished),
-        stages=[_stage_card(name, finished.get(name)) for name in stages],
-        sheets=[make_sheet(run, finished, predictor), *make_irnet_sheets(run, finished, predictor)],
+        stages=[_stage_card(run.recipe.method, name, finished.get(name)) for name in stages],
+        sheets=[
+            make_sheet(run, finished, predictor),
+            *make_irnet_sheets(run, finished, predictor),
+            *make_self_guided_sheets(run, finished),
+        ],
         classes=images.classes,
         iou=list(iou_columns(opened, MAX_MEASURED).values()),
         charts=[chart for name in stages for chart in stage_charts(run_folder / name)],
@@ -107,9 +124,10 @@ def _facts(run: Run, finished: Mapping[str, dict[str, Any]]) -> list[tuple[str, 
     ]
 
 
-def _stage_card(name: str, record: dict[str, Any] | None) -> StageCard:
+def _stage_card(method: str, name: str, record: dict[str, Any] | None) -> StageCard:
+    text = _OWN_STAGES.get((method, name), STAGES[name])
     if record is None:
-        return StageCard(name, STAGES[name])
+        return StageCard(name, text)
     figures = {key: float(value) for key, value in record.get("figures", {}).items()}
     figures.pop("walk_images", None)  # the same images as those of the labels
     key = next((key for key in _UNITS if key in figures), None)
@@ -117,9 +135,7 @@ def _stage_card(name: str, record: dict[str, Any] | None) -> StageCard:
     if not figures and name in NETWORKS:
         headline = ("trained", "")
     shown = {_NAMES.get(key, key): f"{value:.6g}" for key, value in _rounded(figures).items()}
-    return StageCard(
-        name, STAGES[name], headline, shown, format_seconds(float(record.get("seconds", 0)))
-    )
+    return StageCard(name, text, headline, shown, format_seconds(float(record.get("seconds", 0))))
 
 
 def _rounded(figures: dict[str, float]) -> dict[str, float]:

@@ -75,7 +75,7 @@ def nearest_labels(
     label_map: NDArray[np.uint8], stride: int, *, corners: bool
 ) -> NDArray[np.uint8]:
     """One label a cell: pixel i * stride under `corners`, else the middle of stride pixels."""
-    rows, columns = (_cell_pixels(side, stride, corners) for side in label_map.shape)
+    rows, columns = (cell_pixels(side, stride, corners=corners) for side in label_map.shape)
     return np.ascontiguousarray(label_map[rows[:, None], columns])
 
 
@@ -89,14 +89,14 @@ def inside_cells(inside: Tensor, side: int, stride: int, *, corners: bool) -> Te
     Returns:
         (B, h, w) bool.
     """
-    pixels = torch.from_numpy(_cell_pixels(side, stride, corners)).to(inside.device)
+    pixels = torch.from_numpy(cell_pixels(side, stride, corners=corners)).to(inside.device)
     top, left, bottom, right = inside.T[..., None]
     in_rows, in_columns = (pixels >= top) & (pixels < bottom), (pixels >= left) & (pixels < right)
     both: Tensor = in_rows[:, :, None] & in_columns[:, None, :]
     return both
 
 
-def _cell_pixels(side: int, stride: int, corners: bool) -> NDArray[np.int64]:
+def cell_pixels(side: int, stride: int, *, corners: bool) -> NDArray[np.int64]:
     """The row, or column, of the pixel that each cell takes."""
     first = 0 if corners else stride // 2
     return np.minimum(np.arange(0, side, stride) + first, side - 1)

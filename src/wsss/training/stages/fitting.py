@@ -52,6 +52,7 @@ def fit_objective(
     objective: Objective,
     settings: TrainSettings,
     validate: Callable[[], dict[str, float]] | None = None,
+    prepare: Callable[[int], None] | None = None,
 ) -> None:
     """`loop.train` as a stage calls it."""
     train(
@@ -64,4 +65,5 @@ def fit_objective(
         progress=run.progress,
         name=folder.name,
         validate=validate,
+        prepare=prepare,
     )

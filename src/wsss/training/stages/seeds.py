@@ -3,15 +3,17 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ...errors import DataError
 from ...runtime.image_io import read_image, read_label_map, write_label_map
 from ...runtime.palette import IGNORE_INDEX
-from ...runtime.score_maps import load_score_maps
+from ...runtime.score_maps import ScoreMaps, load_score_maps
 from ...runtime.seeds import make_seed
 from ..data.image_set import Sample
 from ..evaluation import ConfusionMatrix
+from ..recipe import Recipe
 from ..run import Run, make_files
 
 
@@ -24,23 +26,11 @@ def make_seeds(run: Run, folder: Path, digest: str) -> None:
 
 
 def _from_cams(run: Run, folder: Path) -> None:
-    section = run.recipe.seeds
     scores = run.folder / "cam" / "scores"
 
     def make(sample: Sample, image: NDArray[np.uint8], path: Path) -> None:
-        seed = make_seed(
-            image,
-            load_score_maps(scores / f"{sample.name}.npz"),
-            rule=section.rule,
-            foreground=section.foreground,
-            background=section.background,
-            unary=section.unary,
-            certainty=section.certainty,
-            crf=section.crf.settings(),
-            align=run.recipe.cam.align,
-            device=run.device,
-        )
-        write_label_map(path, seed)
+        maps = load_score_maps(scores / f"{sample.name}.npz")
+        write_label_map(path, image_seed(run.recipe, image, maps, run.device))
 
     make_files(
         run,
@@ -49,6 +39,25 @@ def _from_cams(run: Run, folder: Path) -> None:
         lambda sample: folder / f"{sample.name}.png",
         lambda sample: read_image(sample.image_path),
         make,
+    )
+
+
+def image_seed(
+    recipe: Recipe, image: NDArray[np.uint8], maps: ScoreMaps, device: torch.device
+) -> NDArray[np.uint8]:
+    """The recipe's two-sided seed of one image, see `make_seed`."""
+    section = recipe.seeds
+    return make_seed(
+        image,
+        maps,
+        rule=section.rule,
+        foreground=section.foreground,
+        background=section.background,
+        unary=section.unary,
+        certainty=section.certainty,
+        crf=section.crf.settings(),
+        align=recipe.cam.align,
+        device=device,
     )
 
 

@@ -1,6 +1,6 @@
-"""Stage 5: a segmenter trained on the pseudo labels; it needs no image-level labels to predict."""
+"""The last stage: a segmenter trained on label maps; it needs no image-level labels to predict."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +22,23 @@ from ..run import Run
 from ..sections import SegmenterSection
 from .crops import crop_arrays, nearest_labels, network_input
 from .fitting import fit_objective, trained_network
+from .sec import sec_objective
+
+LabelSampler = Callable[[int, np.random.Generator], dict[str, NDArray[np.generic]]]
 
 
-def train_segmenter(run: Run, folder: Path, digest: str) -> None:
-    """Train the segmenter; writes `weights.safetensors`."""
+def train_segmenter(run: Run, folder: Path, digest: str, labels: str = "labels") -> None:
+    """Train the segmenter; writes `weights.safetensors`.
+
+    Args:
+        labels: stage that has made the label maps to learn from.
+    """
     section = run.recipe.segmenter
+    sample = label_sampler(run, lambda image: run.folder / labels / f"{image.name}.png")
+    objective_of = sec_objective if section.loss == "sec" else segmentation_objective
 
     def fit(network: Segmenter) -> None:
-        fit_objective(run, folder, digest, segmentation_objective(run, network), section.train)
+        fit_objective(run, folder, digest, objective_of(run, network, sample), section.train)
 
     architecture = segmenter_architecture(run.recipe, len(run.train_set.classes))
     trained_network(Segmenter, run, folder, architecture, section.train, fit, section.start)
@@ -51,23 +60,38 @@ def measure_on_validation(run: Run, folder: Path, section: SegmenterSection) -> 
     return {"miou": report.miou, "images": report.images}
 
 
-def segmentation_objective(run: Run, network: Segmenter) -> Objective:
-    """Cross entropy of augmented crops against the pseudo labels."""
-    section = run.recipe.segmenter
+def label_sampler(run: Run, label_path: Callable[[Sample], Path]) -> LabelSampler:
+    """What `Objective.sample` is for a segmenter.
+
+    Args:
+        label_path: of the label map of an image.
+
+    Returns:
+        Arrays of a crop, `labels` (h, w) on the grid of `label_stride`, `classes` (C,) of the
+        image.
+    """
+    section, train_set = run.recipe.segmenter, run.train_set
     settings = section.train.augmentation
-    samples = run.train_set.samples
-    labels = run.folder / "labels"
-    align = run.recipe.cam.align
+    corners = run.recipe.cam.align == "corners"
 
     def sample(index: int, generator: np.random.Generator) -> dict[str, NDArray[np.generic]]:
-        chosen = samples[index]
-        label_map = read_label_map(labels / f"{chosen.name}.png")
+        chosen = train_set.samples[index]
+        label_map = read_label_map(label_path(chosen))
         crop = augment(read_image(chosen.image_path), label_map, settings, generator)
         arrays = crop_arrays(crop)
         full = np.asarray(arrays.pop("label_map"), np.uint8)
         return arrays | {
-            "labels": nearest_labels(full, section.label_stride, corners=align == "corners")
+            "labels": nearest_labels(full, section.label_stride, corners=corners),
+            "classes": chosen.label_vector(len(train_set.classes)),
         }
+
+    return sample
+
+
+def segmentation_objective(run: Run, network: Segmenter, sample: LabelSampler) -> Objective:
+    """Cross entropy of augmented crops against label maps."""
+    section = run.recipe.segmenter
+    align = run.recipe.cam.align
 
     def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         logits = model(network_input(network, batch)).float()
@@ -77,7 +101,7 @@ def segmentation_objective(run: Run, network: Segmenter) -> Objective:
     def loss(sums: Tensor, counts: Tensor) -> Tensor:
         return segmentation_loss(sums, counts, section.balance)
 
-    return Objective(network, len(samples), sample, terms, loss, ())
+    return Objective(network, len(run.train_set.samples), sample, terms, loss, ())
 
 
 @torch.no_grad()

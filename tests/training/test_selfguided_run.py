@@ -1,0 +1,287 @@
+"""The self-guided network end to end: its rounds of labels, its switches, kills, two processes."""
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import wsss
+from tiny_run import (
+    METHODS,
+    TRAIN_NAMES,
+    copy_run,
+    errors_of,
+    files_of,
+    results_of,
+    start_group,
+    start_training,
+    tiny_recipe,
+)
+
+from wsss.errors import ConfigError
+from wsss.runtime.image_io import read_image, read_label_map
+from wsss.runtime.score_maps import load_score_maps
+from wsss.training.checkpoint import load_checkpoint
+from wsss.training.data.image_set import ImageSet
+from wsss.training.measure import measure
+from wsss.training.metrics import read_metrics
+from wsss.training.pipeline import train
+from wsss.training.predictor import RunPredictor
+from wsss.training.run import read_stage
+from wsss.training.selfguided import STAGES
+from wsss.training.stages.selfguided import STEPS
+
+EPOCHS = ("cam.train.epochs=2", "segmenter.train.epochs=4")
+SGD = ("optimizer=sgd", "learning_rate=0.01", "momentum=0.5", "new_layer_factor=2")
+
+
+def _from_segmenter(images: ImageSet, finished: Path, out: Path, *overrides: str) -> Path:
+    """A run that differs from the finished one behind its classifier."""
+    copy_run(finished, out, without=["segmenter", "labels"])
+    recipe = tiny_recipe(*overrides, method="selfguided")
+    train(recipe, images, out, stages=["segmenter", "labels"], device="cpu")
+    return out
+
+
+def test_every_stage_leaves_its_record_and_its_files(
+    finished_self_guided_run: Path, tiny_images: ImageSet
+) -> None:
+    run = finished_self_guided_run
+    for stage in STAGES:
+        record = read_stage(run / stage.name)
+        assert record["stage"] == stage.name
+        assert set(record["inputs"]) == {"images", *stage.needs}
+        weights = run / stage.name / "weights.safetensors"
+        assert weights.is_file() == (stage.name in METHODS["selfguided"][1])
+    rounds = run / "segmenter" / "labels"
+    assert [path.name for path in rounds.iterdir()] == ["epoch_1"]  # of the last epoch alone
+    for sample in tiny_images.select("train").samples:
+        size = read_image(sample.image_path).shape[:2]
+        allowed = {0, *(label + 1 for label in sample.labels or ())}
+        learnt = read_label_map(rounds / "epoch_1" / f"{sample.name}.png")
+        final = read_label_map(run / "labels" / f"{sample.name}.png")
+        assert learnt.shape == final.shape == size
+        assert set(np.unique(learnt)) <= allowed | {255} and set(np.unique(final)) <= allowed
+        for step in STEPS:
+            maps = load_score_maps(run / "labels" / step / f"{sample.name}.npz")
+            assert tuple(maps.classes) == sample.labels and maps.size == size
+            assert maps.scores.max(initial=0) <= 1
+
+
+def test_figures_are_those_of_the_stored_maps(
+    finished_self_guided_run: Path, tiny_images: ImageSet
+) -> None:
+    figures = read_stage(finished_self_guided_run / "labels")["figures"]
+    keys = {f"{step}_{kind}" for step in STEPS for kind in ("miou", "best_miou")}
+    assert figures.keys() == keys | {"miou", "images"}
+    for step in STEPS:
+        assert figures[f"{step}_best_miou"] >= figures[f"{step}_miou"]
+        place = finished_self_guided_run / "labels" / step
+        report = measure(place, tiny_images, split="train")
+        assert report.miou == figures[f"{step}_miou"] and report.image_labels_used
+        assert report.background == "threshold 0.4"
+    labels = measure(finished_self_guided_run / "labels", tiny_images, split="train")
+    assert labels.miou == figures["miou"] == pytest.approx(figures["step3_miou"], abs=0.5)
+
+
+def test_eval_by_the_command_line(finished_self_guided_run: Path, tiny_data: Path) -> None:
+    run = finished_self_guided_run
+    arguments = ("eval", run, "--data", tiny_data, "--json")
+    segmenter = json.loads(wsss(*arguments).succeeded().out)
+    assert segmenter["miou"] == read_stage(run / "segmenter")["figures"]["miou"]
+    cam = json.loads(wsss(*arguments, "--stage", "cam", "--split", "train").succeeded().out)
+    assert cam["miou"] == pytest.approx(read_stage(run / "cam")["figures"]["miou"], abs=0.5)
+    assert "has no walk: choose of cam, segmenter" in wsss(*arguments, "--stage", "walk").line()
+
+
+def test_the_network_starts_from_the_classifier_and_trains_both_heads(
+    finished_self_guided_run: Path,
+) -> None:
+    (cam, _), (both, header) = (
+        load_checkpoint(finished_self_guided_run / stage / "weights.safetensors")
+        for stage in ("cam", "segmenter")
+    )
+    assert header["architecture"]["kind"] == header["method"] == "selfguided"
+    assert set(cam) < set(both)
+    change = (both["classifier.weight"] - cam["classifier.weight"]).abs().max()
+    assert 0 < float(change) < float(cam["classifier.weight"].abs().max())
+    rows = read_metrics(finished_self_guided_run / "segmenter" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all(0 < 0.1 * row["agreement"] + row["classification"] < row["loss"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("off", "equal"), [("affinity", ("step1", "step2")), ("guided", ("step2", "step3"))]
+)
+def test_a_step_that_is_switched_off_passes_its_maps_on(
+    tiny_images: ImageSet,
+    finished_self_guided_run: Path,
+    tmp_path: Path,
+    off: str,
+    equal: tuple[str, str],
+) -> None:
+    override = f"selfguided.{off}=false"
+    run = _from_segmenter(tiny_images, finished_self_guided_run, tmp_path / "run", override)
+    for folder, same in ((run, True), (finished_self_guided_run, False)):
+        first, second = (files_of(folder / "labels" / step, "*.npz") for step in equal)
+        assert first.keys() == second.keys() and (first == second) == same
+    figures = read_stage(run / "labels")["figures"]
+    assert figures[f"{equal[0]}_miou"] == figures[f"{equal[1]}_miou"]
+    learnt = [
+        files_of(folder / "segmenter" / "labels", "**/*.png")
+        for folder in (run, finished_self_guided_run)
+    ]
+    assert learnt[0].keys() == learnt[1].keys() and learnt[0] != learnt[1]
+
+
+def test_the_loss_of_agreement_can_be_switched(
+    tiny_images: ImageSet, finished_self_guided_run: Path, tmp_path: Path
+) -> None:
+    override = "selfguided.affinity_weight=0"
+    run = _from_segmenter(tiny_images, finished_self_guided_run, tmp_path / "run", override)
+    row, other = (
+        read_metrics(folder / "segmenter" / "metrics.jsonl")[0]
+        for folder in (run, finished_self_guided_run)
+    )
+    assert row["agreement"] == 0 and row["classification"] == other["classification"]
+    assert row["loss"] == pytest.approx(other["loss"] - 0.1 * other["agreement"], rel=1e-5)
+
+
+def test_without_alternation_labels_are_those_of_the_first_round(
+    tiny_images: ImageSet, finished_self_guided_run: Path, tmp_path: Path
+) -> None:
+    override = "selfguided.alternate=false"
+    run = _from_segmenter(tiny_images, finished_self_guided_run, tmp_path / "run", override)
+    labels = run / "segmenter" / "labels"
+    assert [path.name for path in labels.iterdir()] == ["epoch_0"]
+    once = tmp_path / "once"
+    _from_segmenter(tiny_images, finished_self_guided_run, once, "segmenter.train.epochs=1")
+    first = files_of(once / "segmenter" / "labels" / "epoch_0", "*.png")
+    assert first and files_of(labels / "epoch_0", "*.png") == first
+    last = finished_self_guided_run / "segmenter" / "labels" / "epoch_1"
+    assert files_of(last, "*.png") != first
+
+
+def test_classes_are_given_to_the_maps_and_not_to_the_segmenter(
+    finished_self_guided_run: Path, tiny_images: ImageSet
+) -> None:
+    """Its maps of the run are those of the classifier of stage `cam`, whose figures it has."""
+    predictor = RunPredictor(finished_self_guided_run, "cpu")
+    for sample in tiny_images.select("train").samples[:3]:
+        image = read_image(sample.image_path)
+        stored = load_score_maps(finished_self_guided_run / "cam/scores" / f"{sample.name}.npz")
+        maps = predictor.score_maps(image, sample.labels, "cam")
+        np.testing.assert_allclose(maps.scores, stored.scores, atol=1e-3)
+        assert predictor.label(image).shape == image.shape[:2]
+        with pytest.raises(ConfigError, match="method selfguided, which has no walk"):
+            predictor.label(image, sample.labels, "walk")
+
+
+def test_what_cannot_be_is_refused(
+    finished_self_guided_run: Path, tiny_images: ImageSet, tmp_path: Path
+) -> None:
+    for override, message in (
+        ("segmenter.loss=sec", "the self-guided network has its own: leave it out"),
+        ("segmenter.start=weights", "the first labels come of the classifier"),
+        ("selfguided.steps=-1", r"selfguided\.steps is -1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            tiny_recipe(override, method="selfguided")
+    recipe = tiny_recipe(method="selfguided")
+    cams = finished_self_guided_run / "cam" / "scores"
+    with pytest.raises(ConfigError, match="--cams leaves the classifier untrained: leave it out"):
+        train(recipe, tiny_images, tmp_path / "run", cams_path=cams)
+    seeds = finished_self_guided_run / "labels"
+    with pytest.raises(ConfigError, match="selfguided has no seeds of its own: leave --seeds out"):
+        train(recipe, tiny_images, tmp_path / "run", seeds_path=seeds)
+
+
+@pytest.fixture(scope="module")
+def straight(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run, in a process like those that are killed."""
+    out = tmp_path_factory.mktemp("straight_self_guided") / "run"
+    _run_to_the_end(tiny_data, out, save_every_step=False)
+    return out
+
+
+def _run_to_the_end(data: Path, out: Path, *, save_every_step: bool) -> None:
+    process = start_training(
+        data, out, EPOCHS, method="selfguided", save_every_step=save_every_step
+    )
+    process.join()
+    assert process.exitcode == 0, errors_of(out)
+
+
+@pytest.mark.parametrize("save_every_step", [False, True])
+@pytest.mark.parametrize(
+    ("below", "at", "present", "absent"),
+    [
+        ("segmenter/labels/epoch_0", 4, "labels/epoch_0/train_2.png", "labels/epoch_0/train_3.png"),
+        ("segmenter/labels/epoch_2", 6, "labels/epoch_1", "labels/epoch_2/train_5.png"),
+        ("segmenter/resume.safetensors", 2, "labels/epoch_1", "labels/epoch_2"),
+        ("segmenter/weights.safetensors", 1, "labels/epoch_3", "weights.safetensors"),
+        ("labels/step2", 5, "weights.safetensors", "../labels/train_4.png"),
+    ],
+)
+def test_a_killed_run_ends_in_the_same_bits(
+    tiny_data: Path,
+    straight: Path,
+    tmp_path: Path,
+    below: str,
+    at: int,
+    present: str,
+    absent: str,
+    save_every_step: bool,
+) -> None:
+    if save_every_step and "resume" in below:
+        at = 4  # goes on in the middle of an epoch, with the labels that are there
+    out = tmp_path / "run"
+    process = start_training(
+        tiny_data,
+        out,
+        EPOCHS,
+        method="selfguided",
+        save_every_step=save_every_step,
+        kill_at=at,
+        kill_below=below,
+    )
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, errors_of(out)
+    segmenter = out / "segmenter"
+    assert (segmenter / present).exists() and not (segmenter / absent).exists()
+    _run_to_the_end(tiny_data, out, save_every_step=save_every_step)
+    expected, found = results_of(straight), results_of(out)
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if found[name] != expected[name]] == []
+    for stage in STAGES:
+        records = [
+            json.loads((run / stage.name / "stage.json").read_text()) for run in (straight, out)
+        ]
+        assert records[0]["figures"] == records[1]["figures"]
+
+
+def test_two_processes_compute_what_one_computes(
+    tiny_data: Path, tiny_images: ImageSet, tmp_path: Path
+) -> None:
+    """Plain SGD: Adam would blow up rounding where a gradient is almost zero."""
+    overrides = tuple(f"{s}.train.{setting}" for s in METHODS["selfguided"][1] for setting in SGD)
+    single, later = tmp_path / "single", ["segmenter", "labels"]
+    train(tiny_recipe(*overrides, method="selfguided"), tiny_images, single, device="cpu")
+    double = copy_run(single, tmp_path / "double", without=later)
+    group = start_group(tiny_data, double, overrides, method="selfguided", stages=later)
+    for process in group:
+        process.join()
+    assert [process.exitcode for process in group] == [0, 0], errors_of(double)
+    assert results_of(double).keys() == results_of(single).keys()
+    rows = [read_metrics(run / "segmenter" / "metrics.jsonl") for run in (single, double)]
+    assert rows[0][0]["loss"] != pytest.approx(rows[0][-1]["loss"], rel=1e-3)
+    for one, two in zip(*rows, strict=True):
+        assert two == pytest.approx(one, rel=1e-3)
+    weights = [load_checkpoint(r / "segmenter/weights.safetensors")[0] for r in (single, double)]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-4, msg=name)
+    for name in TRAIN_NAMES:  # a rounding may turn single pixels
+        pair = [read_label_map(run / "labels" / f"{name}.png") for run in (single, double)]
+        assert (pair[0] != pair[1]).mean() < 0.02
