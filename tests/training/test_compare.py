@@ -1,6 +1,7 @@
 """What `wsss compare` runs, what it takes as it is, and what it shows of them."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -119,6 +120,22 @@ def test_a_second_call_measures_nothing_again(
     ]
 
 
+def test_other_masks_are_measured_again(
+    compared: tuple[Path, Comparison, list[str]], finished_run: Path, tiny_images: ImageSet
+) -> None:
+    out, found, _ = compared
+    half = [
+        replace(sample, mask=sample.mask if index % 2 else None)
+        for index, sample in enumerate(tiny_images.samples)
+    ]
+    fewer = replace(tiny_images, samples=tuple(half))
+    again = compare([str(finished_run)], fewer, out, weights={})
+    of_cams = {row.stage: row for row in again.rows}["cam"]
+    before = [row for row in found.rows if row.recipe == finished_run.name]
+    assert of_cams.images == NUM_TRAIN // 2
+    assert of_cams.miou != {row.stage: row for row in before}["cam"].miou
+
+
 class Cells(HTMLParser):
     """Texts of table cells by row, and the number of pictures."""
 
@@ -169,9 +186,11 @@ def test_a_page_of_figures_alone(
 
 
 def test_published_figures_stand_beside_those_on_voc_alone() -> None:
-    assert published_miou("irnet", "walk", VOC_CLASSES) == 66.5
-    assert published_miou("irnet", "walk", CLASSES) is None
-    assert published_miou("selfguided", "segmenter", VOC_CLASSES) is None  # none was found
+    assert published_miou("irnet", "walk", VOC_CLASSES, 1464) == 66.5
+    assert published_miou("irnet", "segmenter", VOC_CLASSES, 1449) == 63.5
+    assert published_miou("irnet", "walk", VOC_CLASSES, 399) is None
+    assert published_miou("irnet", "walk", CLASSES, 1464) is None
+    assert published_miou("selfguided", "segmenter", VOC_CLASSES, 1449) is None  # none was found
 
 
 @pytest.mark.parametrize(
@@ -204,6 +223,9 @@ def test_what_cannot_be_compared_is_refused_before_any_work(
         with pytest.raises(ConfigError, match=what):
             compare(asked, tiny_images, out, weights={})
         assert not out.exists()
+    fewer = replace(tiny_images, samples=tiny_images.samples[1:])
+    with pytest.raises(ArtifactError, match="was made of other images"):
+        compare([str(finished_run)], fewer, out, weights={})
     other = ImageSet(tiny_images.root, tiny_images.layout, ("cat",), tiny_images.samples)
     with pytest.raises(ArtifactError, match="classes"):
         compare([str(finished_run)], other, out, weights={})

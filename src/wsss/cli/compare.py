@@ -24,7 +24,11 @@ def compare(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="STAGE.KEY=VALUE", help="Change one value of all recipes."),
+        typer.Option(
+            "--set",
+            metavar="STAGE.KEY=VALUE",
+            help="Change one value; a key that all the recipes have.",
+        ),
     ] = None,
     pictures: Annotated[
         int, typer.Option(min=0, max=100, help="Photographs of each sheet; 0: figures alone.")
@@ -57,6 +61,6 @@ def compare(
         print_json(comparison.to_json() | {"report": str(page)})
         return
     for row in comparison.rows:
-        published = "" if row.published is None else f"  published {row.published:.1f}"
+        published = "" if row.published is None else f"  published on VOC 2012: {row.published:.1f}"
         stdout.print(f"{row.recipe:<26} {row.stage:<10} mIoU {row.miou:5.1f} %{published}")
     stdout.print(f"report: {page}", soft_wrap=True)

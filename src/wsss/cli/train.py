@@ -73,7 +73,7 @@ def train(
         )
         if not distributed.is_main_environment():
             return
-        report = write_run_report(out, images, progress=shown)
+        report = write_run_report(out, images, device=device, progress=shown)
     if as_json:
         print_json(result.to_json() | {"report": str(report)})
         return

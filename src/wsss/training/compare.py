@@ -3,17 +3,18 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ArtifactError, ConfigError
 from ..runtime.files import atomic_write_bytes, make_folder
 from ..runtime.progress import SILENT, Progress
 from .data.image_set import ImageSet
 from .models.build import BACKBONES
 from .pipeline import train
 from .published_figures import published_miou
-from .recipe import Recipe, load_recipe
+from .recipe import Recipe, dump_recipe, load_recipe
 from .report.iou import iou_columns
 from .report.opened import OpenedRun, open_run
 from .report.page import IouColumn
@@ -34,7 +35,8 @@ class CompareRow:
         images: how many it was measured on; None where that is not recorded.
         seconds, host_mib, gpu_mib: what the stage took; None where that is not recorded.
         classes: IoU by class, with the background; {} where the stage has none.
-        published: what the authors report on VOC 2012; None on other data, or not found.
+        published: what the authors report, where the images are those of VOC 2012 by their
+            classes and number; None elsewhere, or where nothing was found.
     """
 
     recipe: str
@@ -118,6 +120,7 @@ def compare(
                 progress=progress,
             )
         runs[name] = open_run(folder, images, device, progress)
+        _require_same_images(runs[name])
     columns = _columns(runs, out)
     rows = [row for name, opened in runs.items() for row in _rows(name, opened, columns[name])]
     return Comparison(images, runs, columns, rows)
@@ -167,8 +170,22 @@ def _weights_of(recipe: Recipe, weights: Mapping[str, Path]) -> Path:
     return path
 
 
+def _require_same_images(opened: OpenedRun) -> None:
+    """Stages were made of the images that are compared on, so that their figures are of these."""
+    digest = opened.run.images.digest(masks=False)
+    for stage, record in opened.finished.items():
+        if record["inputs"].get("images") != digest:
+            raise ArtifactError(
+                f"stage '{stage}' of '{opened.run.folder}' was made of other images than those of "
+                f"'{opened.run.images.root}': give its recipe instead, or the images it was made of"
+            )
+
+
 def _columns(runs: Mapping[str, OpenedRun], out: Path) -> dict[str, dict[str, IouColumn]]:
-    """Per-class IoU; what has not changed since it was last measured is read."""
+    """Per-class IoU; what has not changed since it was last measured is read.
+
+    By digests of the run's stages and of the images with their masks.
+    """
     path = out / MEASURED
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
@@ -178,7 +195,9 @@ def _columns(runs: Mapping[str, OpenedRun], out: Path) -> dict[str, dict[str, Io
     columns = {}
     make_folder(out)
     for name, opened in runs.items():
-        key = " ".join(str(record.get("measured")) for record in opened.finished.values())
+        digests = [str(record.get("digest")) for record in opened.finished.values()]
+        settings = sha256(dump_recipe(opened.run.recipe).encode()).hexdigest()
+        key = " ".join([*digests, settings, opened.run.images.digest(masks=True)])
         columns[name] = known[key] = known.get(key) or iou_columns(opened)
         stored = {key: {k: asdict(v) for k, v in kinds.items()} for key, kinds in known.items()}
         atomic_write_bytes(path, json.dumps(stored).encode())
@@ -195,18 +214,21 @@ def _rows(name: str, opened: OpenedRun, columns: Mapping[str, IouColumn]) -> lis
                 continue
             measured = kind or stage
             column = columns.get(measured)
+            miou, images = figures[key], figures.get("images")
+            if column is not None and column.miou is not None:
+                miou, images = column.miou, column.images  # of the masks that are there now
             rows.append(
                 CompareRow(
                     name,
                     recipe.method,
                     measured,
-                    figures[key],
-                    figures.get("images"),
+                    miou,
+                    images,
                     record.get("seconds"),
                     memory.get("host_mib"),
                     memory.get("gpu_mib"),
                     column.iou if column else {},
-                    published_miou(recipe.method, measured, classes),
+                    published_miou(recipe.method, measured, classes, images),
                 )
             )
     return rows

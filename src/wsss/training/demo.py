@@ -108,7 +108,7 @@ def run_demo(
     images = read_image_set(data)
     recipe = load_recipe(demo.recipe, [f"seed={seed}"])
     result = train(recipe, images, run, device=device, overwrite=overwrite, progress=progress)
-    report = write_run_report(run, images, progress=progress)
+    report = write_run_report(run, images, device=device, progress=progress)
     labels, instances = (result.figures.get(name, {}) for name in ("labels", "instances"))
     seeds = {} if "labels" in result.figures else result.figures.get("seeds", {})
     return DemoResult(

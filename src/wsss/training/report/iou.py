@@ -77,6 +77,7 @@ def _column(name: str, report: EvalReport, num_images: int) -> IouColumn:
         f"{report.list_name}, {report.images}{of_all} images, {labels}",
         _finite(report.miou),
         {key: _finite(value) for key, value in report.iou.items()},
+        report.images,
     )
 
 

@@ -71,12 +71,14 @@ class IouColumn:
     Attributes:
         iou: by class name, with the background; None where the class does not occur.
             An empty mapping marks predictions that were not made; the note says why.
+        images: how many were measured.
     """
 
     name: str
     note: str
     miou: float | None = None
     iou: Mapping[str, float | None] = field(default_factory=dict)
+    images: int | None = None
 
 
 @dataclass(frozen=True)
