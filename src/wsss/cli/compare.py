@@ -27,7 +27,7 @@ def compare(
         typer.Option(
             "--set",
             metavar="STAGE.KEY=VALUE",
-            help="Change one value; a key that all the recipes have.",
+            help="Change a value that all the recipes have.",
         ),
     ] = None,
     pictures: Annotated[

@@ -71,7 +71,13 @@ class Comparison:
             "data": str(self.images.root),
             "runs": {name: str(opened.run.folder) for name, opened in self.runs.items()},
             "rows": [asdict(row) for row in self.rows],
+            "instances": self.instances(),
         }
+
+    def instances(self) -> dict[str, dict[str, float]]:
+        """Average precision of those runs that tell single objects, by run; see the stage."""
+        records = {name: opened.finished.get("instances") for name, opened in self.runs.items()}
+        return {name: record["figures"] for name, record in records.items() if record}
 
 
 def compare(

@@ -19,6 +19,12 @@ from .pictures import PICTURE_SIDE, caption, class_legend, evenly, labels_cell
 
 KINDS = {"labels": "pseudo labels", "segmenter": "segmenter"}
 """What the columns of classes show of each run."""
+INSTANCE_FIGURES = {
+    "cam_ap50": "AP50 of connected parts of CAMs",
+    "boundary_ap50": "AP50 with boundaries",
+    "ap50": "AP50 of instances",
+    "ap70": "AP70 of instances",
+}
 Labels = NDArray[np.uint8]
 
 
@@ -39,6 +45,7 @@ def write_compare_page(comparison: Comparison, path: Path, *, pictures: int = 8)
     body = "".join(
         (
             _miou_table(comparison.rows, list(runs)),
+            _instances_table(comparison),
             _cost_table(runs),
             *(map(sheet_section, _sheets(comparison, pictures)) if pictures else ()),
             iou_table(comparison.images.classes, columns),
@@ -75,6 +82,19 @@ def _miou_table(rows: Sequence[CompareRow], names: Sequence[str]) -> str:
 segment: validation images, no labels given. A dash: the method has no such step, or it was not
 measured.</p>
 {_table(names, lines)}"""
+
+
+def _instances_table(comparison: Comparison) -> str:
+    found = comparison.instances()
+    if not any(found.values()):
+        return ""
+    lines = [
+        _bars(text, [figures.get(key) for figures in found.values()])
+        for key, text in INSTANCE_FIGURES.items()
+    ]
+    return f"""<h2>Instances</h2>
+<p>Average precision in per cent, training images, image-level labels given.</p>
+{_table(list(found), lines)}"""
 
 
 def _cost_table(runs: Mapping[str, OpenedRun]) -> str:
