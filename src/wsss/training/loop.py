@@ -136,9 +136,9 @@ def train(
             steps = _by_epochs(batches, prepare, network, first, total, steps_per_epoch)
         for step, batch in steps:
             scheduled = settings.schedule_step(step, steps_per_epoch)
-            factor = poly_factor(scheduled, total, settings.poly_power)
             for group, base in zip(optimizer.param_groups, base_rates, strict=True):
-                group["lr"] = base * factor
+                last = settings.epochs_of(group["is_new"]) * steps_per_epoch
+                group["lr"] = base * poly_factor(scheduled, last, settings.poly_power)
             set_dropout_context(network, seed, step, settings.batch_size, rows.start)
             figures = _step(objective, wrapped, optimizer, batch, settings, device)
             if not math.isfinite(figures["loss"]):
@@ -152,7 +152,7 @@ def train(
                 network.eval()
                 figures |= validate()
                 network.train()
-            rate = settings.learning_rate * factor
+            rate = settings.learning_rate * poly_factor(scheduled, total, settings.poly_power)
             _record(metrics, task, done, steps_per_epoch, figures, rate)
             elapsed = time.monotonic() - last_saved
             is_due = elapsed > max(CHECKPOINT_SECONDS, save_cost / MAX_SAVE_SHARE)
@@ -170,8 +170,8 @@ def finish(folder: Path) -> None:
 
 
 def poly_factor(step: int, total: int, power: float) -> float:
-    """Learning-rate factor of a step counted from 0: (1 - step / total) ** power."""
-    return float((1 - step / total) ** power)
+    """Learning-rate factor of a step counted from 0: (1 - step / total) ** power, 0 behind them."""
+    return float(max(0.0, 1 - step / total) ** power)
 
 
 def build_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
@@ -190,7 +190,12 @@ def build_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.
         "new_biases": (times * settings.new_layer_factor, bias_decay),
     }
     groups = [
-        {"params": parameters, "lr": settings.learning_rate * factor, "weight_decay": decay}
+        {
+            "params": parameters,
+            "lr": settings.learning_rate * factor,
+            "weight_decay": decay,
+            "is_new": key.startswith("new"),
+        }
         for key, parameters in parameter_groups(network).items()
         if parameters
         for factor, decay in [factors[key]]

@@ -147,6 +147,10 @@ class TrainSettings(Section):
         """The step, counted from 0, that the learning rate of a step is taken from."""
         return step
 
+    def epochs_of(self, is_new: bool) -> int:
+        """Epochs in which the rate of pretrained or of new layers falls to 0, where it stays."""
+        return self.epochs
+
 
 class HeadWarmup(Section):
     """Train the classification head alone on frozen features before the network as a whole.
@@ -260,6 +264,22 @@ class IRNetTrainSettings(TrainSettings):
 
     weight_decay: NonNegative = 1e-4
     biases: Literal["doubled", "alike"] = "alike"
+    boundary_epochs: Count | None = None
+    """Epochs in which boundaries learn; displacements go on. Default: all, as published. From few
+    images boundaries learn the faults of the seeds while displacements are still far off."""
+
+    def epochs_of(self, is_new: bool) -> int:
+        """See `TrainSettings`; boundaries count as pretrained, displacements as new."""
+        return self.epochs if is_new or self.boundary_epochs is None else self.boundary_epochs
+
+    @model_validator(mode="after")
+    def _boundaries_end_first(self) -> "IRNetTrainSettings":
+        if self.boundary_epochs is not None and self.boundary_epochs > self.epochs:
+            raise ValueError(
+                f"`boundary_epochs` is {self.boundary_epochs}, must be at most `epochs` "
+                f"({self.epochs})"
+            )
+        return self
 
 
 class IRNetSection(Section):
