@@ -17,6 +17,7 @@ from ...version import __version__
 from ..data.image_set import ImageSet
 from ..devices import choose_device
 from ..evaluation import EvalReport, FolderPredictions, evaluate
+from ..measure import labels_used
 from ..metrics import read_metrics
 from ..pipeline import METHODS
 from ..predictor import NETWORKS, RunPredictions, RunPredictor
@@ -201,7 +202,7 @@ def _iou_columns(
             continue
         subset = _thinned(figures_set)
         report = evaluate(
-            FolderPredictions(run.folder / place, subset, image_labels_used=True),
+            FolderPredictions(run.folder / place, subset, labels_used(run.folder / place)),
             subset,
             recipe.data.figures_split,
             threshold=threshold,
