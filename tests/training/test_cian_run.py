@@ -28,6 +28,7 @@ from wsss.training.cian import STAGES
 from wsss.training.cian_losses import CIAN_NAMES
 from wsss.training.data.image_set import ImageSet
 from wsss.training.loop import _epoch_order
+from wsss.training.measure import measure
 from wsss.training.metrics import read_metrics
 from wsss.training.models.cian import CianSegmenter
 from wsss.training.networks import cian_architecture, open_as
@@ -117,6 +118,9 @@ def test_labels_are_what_the_first_round_says(
         stored = read_label_map(out / "labels" / f"{sample.name}.png")
         np.testing.assert_array_equal(stored, expected)
     assert absent > 0  # so the two ways differ
+    for folder in (out / "labels", finished_cian_run / "seeds"):
+        told = measure(folder, tiny_images, split="train").image_labels_used
+        assert told == (present_only or folder.name == "seeds")
 
 
 def test_the_second_round_starts_from_the_first_and_learns_its_labels(

@@ -58,7 +58,7 @@ def measure(
         predictions = RunPredictions(predictor, kind, use_image_labels=use_image_labels)
         split = split or predictor.recipe.data.val_split
     else:
-        folder = FolderPredictions(path, images.select(split), _labels_used(path))
+        folder = FolderPredictions(path, images.select(split), labels_used(path))
         predictions, path = folder, folder.folder
     if predictions.are_labels and (sweep or threshold is not None):
         raise ConfigError(
@@ -117,12 +117,15 @@ def _open_run(path: Path, images: ImageSet, device: str) -> RunPredictor:
     return predictor
 
 
-def _labels_used(path: Path) -> bool | None:
+def labels_used(path: Path) -> bool | None:
     """Whether stored predictions saw image-level labels, as far as their maker says it."""
     if (path.parent / JOB).is_file():
         return read_job(path.parent)["settings"].get("image_labels") is not None
     stage = path.parent if path.name in ("scores", *STEPS) else path
-    return True if stage.name in ("cam", "seeds", "labels") and read_stage(stage) else None
+    record = read_stage(stage)
+    if stage.name not in ("cam", "seeds", "labels") or not record:
+        return None
+    return bool(record["settings"].get("labels.present_only", True))
 
 
 def _recipe_of(path: Path) -> Recipe | None:

@@ -147,7 +147,7 @@ def start_network(
     Args:
         weights_path: foreign weights of the backbone; None for random ones.
         classifier_path: checkpoint whose backbone is taken over instead, and whose classifier
-            becomes the class planes of a segmenter with a linear head.
+            becomes the class planes of a segmenter with a linear head, or the middle of CIAN's.
         network_path: checkpoint of such a network that goes on learning instead.
 
     Raises:

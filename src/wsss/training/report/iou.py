@@ -6,6 +6,7 @@ import numpy as np
 
 from ..data.image_set import ImageSet
 from ..evaluation import EvalReport, FolderPredictions, Predictions, evaluate
+from ..measure import labels_used
 from ..predictor import RunPredictions
 from ..recipe import WalkRecipe
 from .opened import OpenedRun
@@ -38,7 +39,8 @@ def _stored(opened: OpenedRun, name: str, place: str, limit: int | None) -> IouC
     threshold = recipe.cam.threshold
     if isinstance(recipe, WalkRecipe) and place == "labels/scores":
         threshold = recipe.walk.threshold
-    predictions = FolderPredictions(run.folder / place, subset, image_labels_used=True)
+    used = labels_used(run.folder / place)
+    predictions = FolderPredictions(run.folder / place, subset, image_labels_used=used)
     report = _evaluate(opened, predictions, subset, recipe.data.figures_split, threshold)
     return _column(name, report, len(figures_set.samples))
 
