@@ -122,7 +122,7 @@ def test_perfect_cams_and_instances_get_what_they_deserve(copy: Path, scenes: Im
     alone = num_objects = 0
     for sample in scenes.samples:
         mask, truth = sample.load_mask(), sample.load_instances()
-        labels = np.array(sample.labels)
+        labels = np.array(sample.labels, np.int64)
         planes = (mask == (labels + 1)[:, None, None]).astype(np.float32)
         maps = ScoreMaps(labels, planes, (mask.shape[0], mask.shape[1]))
         save_score_maps(copy / "cam" / "scores" / f"{sample.name}.npz", maps)
@@ -160,7 +160,7 @@ def test_the_threshold_of_cams_moves_their_figure_alone(copy: Path, scenes: Imag
         return train(recipe, scenes, copy, stages=stages, device="cpu").figures["instances"]
 
     for sample in scenes.samples:
-        mask, labels = sample.load_mask(), np.array(sample.labels)
+        mask, labels = sample.load_mask(), np.array(sample.labels, np.int64)
         planes = np.where(mask == (labels + 1)[:, None, None], 1, 0.5).astype(np.float32)
         maps = ScoreMaps(labels, planes, (mask.shape[0], mask.shape[1]))
         save_score_maps(copy / "cam" / "scores" / f"{sample.name}.npz", maps)
