@@ -237,14 +237,15 @@ def test_ids_of_a_coco_set(tmp_path: Path) -> None:
 def test_digits_of_names_are_ids(tmp_path: Path) -> None:
     samples = [
         Sample(name, write_image(tmp_path / f"{name}.jpg"), (0,))
-        for name in ("2007_000032", "2007_000033", "x_1", "y_1", "none")
+        for name in ("2007_000032", "2007_000033", "x_1", "y_1", "none", "img_07", "img_7")
     ]
     images = ImageSet(tmp_path, "test", CLASSES, tuple(samples))
     row = {"category_id": 2, "segmentation": [rectangle(0, 0, 1, 2)], "score": 1}
     path = tmp_path / "results.json"
     path.write_text(json.dumps([row | {"image_id": 2007000033}, row | {"image_id": "y_1"}]))
     found = [open_instance_predictions(path, images).predict(sample) for sample in samples]
-    assert [len(each.classes) for each in found] == [0, 1, 0, 1, 0]
-    path.write_text(json.dumps([row | {"image_id": 1}]))  # two names have this number
-    with pytest.raises(DataError, match="of the image 1, which is not known"):
-        open_instance_predictions(path, images)
+    assert [len(each.classes) for each in found] == [0, 1, 0, 1, 0, 0, 0]
+    for number in (1, 7):  # which two names have
+        path.write_text(json.dumps([row | {"image_id": number}]))
+        with pytest.raises(DataError, match=f"of the image {number}, which is not known"):
+            open_instance_predictions(path, images)

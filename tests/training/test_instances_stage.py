@@ -1,8 +1,10 @@
 """The stage of instances: what it stores, what it measures, and the same from a run's networks."""
 
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,6 +23,8 @@ from wsss.runtime.instances.instance_map import InstanceMap
 from wsss.runtime.instances.settings import InstanceSettings
 from wsss.runtime.progress import SILENT
 from wsss.runtime.score_maps import ScoreMaps, load_score_maps, save_score_maps
+from wsss.training import predictor as predictor_module
+from wsss.training import run_model as run_model_module
 from wsss.training.data.image_set import ImageSet
 from wsss.training.data.readers import read_image_set
 from wsss.training.demo_set.files import write_demo_scenes
@@ -118,7 +122,7 @@ def test_perfect_cams_and_instances_get_what_they_deserve(copy: Path, scenes: Im
     alone = num_objects = 0
     for sample in scenes.samples:
         mask, truth = sample.load_mask(), sample.load_instances()
-        labels = np.array(sample.labels)
+        labels = np.array(sample.labels, np.int64)
         planes = (mask == (labels + 1)[:, None, None]).astype(np.float32)
         maps = ScoreMaps(labels, planes, (mask.shape[0], mask.shape[1]))
         save_score_maps(copy / "cam" / "scores" / f"{sample.name}.npz", maps)
@@ -141,23 +145,34 @@ def _is_component(mask: NDArray[np.uint8], inside: NDArray[np.bool_]) -> bool:
 
 
 def test_the_threshold_of_cams_moves_their_figure_alone(copy: Path, scenes: ImageSet) -> None:
-    before = read_stage(copy / "instances")
-    changed = tiny_recipe(
-        "cam.train.epochs=8",
-        "instances.steps=50",
-        f"instances.threshold={THRESHOLD}",
-        "instances.min_area=0.02",
-        "cam.threshold=0.7",
-        method="irnet",
-    )
+    """CAMs are 1 on their classes and 0.5 elsewhere: thresholds around 0.5 tell them apart."""
+
+    def figures_at(threshold: float) -> dict[str, float]:
+        recipe = tiny_recipe(
+            "cam.train.epochs=8",
+            "instances.steps=50",
+            f"instances.threshold={THRESHOLD}",
+            "instances.min_area=0.02",
+            f"cam.threshold={threshold}",
+            method="irnet",
+        )
+        stages = ("cam", "seeds", "irnet", "instances")
+        return train(recipe, scenes, copy, stages=stages, device="cpu").figures["instances"]
+
+    for sample in scenes.samples:
+        mask, labels = sample.load_mask(), np.array(sample.labels, np.int64)
+        planes = np.where(mask == (labels + 1)[:, None, None], 1, 0.5).astype(np.float32)
+        maps = ScoreMaps(labels, planes, (mask.shape[0], mask.shape[1]))
+        save_score_maps(copy / "cam" / "scores" / f"{sample.name}.npz", maps)
     path = copy / "instances" / OBJECTS / f"{scenes.samples[0].name}.png"
     made = path.stat().st_mtime_ns
-    stages = ("cam", "seeds", "irnet", "instances")
-    after = train(changed, scenes, copy, stages=stages, device="cpu").figures["instances"]
+    before = figures_at(0.3)
+    measured = read_stage(copy / "instances")["measured"]
+    after = figures_at(0.7)
     assert path.stat().st_mtime_ns == made
-    changes = {key for key, value in after.items() if before["figures"][key] != value}
-    assert changes <= {"cam_ap50", "cam_ap70"}
-    assert read_stage(copy / "instances")["measured"] != before["measured"]
+    assert {key for key in before if before[key] != after[key]} == {"cam_ap50", "cam_ap70"}
+    assert after["cam_ap50"] > before["cam_ap50"]
+    assert read_stage(copy / "instances")["measured"] != measured
 
 
 def test_a_run_finds_the_instances_of_any_image(run: Path, scenes: ImageSet) -> None:
@@ -176,6 +191,46 @@ def test_a_run_finds_the_instances_of_any_image(run: Path, scenes: ImageSet) -> 
     assert not np.array_equal(found.ids > 0, cam_instances(maps, "corners", settings).ids > 0)
     assert len(boundary_instances(maps, boundary[0], walk, settings))
     assert len(predictor.instances(image, [])) == 0
+
+
+@pytest.mark.parametrize("labels", [None, (0, 3)])
+def test_labels_and_instances_share_their_maps(
+    run: Path, scenes: ImageSet, labels: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One set of CAMs; IRNet sees the image and its mirror once each."""
+    predictor = RunPredictor(run, "cpu")
+    images = [read_image(sample.image_path) for sample in scenes.samples[:2]]
+    expected = [predictor.predict(image, labels, "walk") for image in images]
+    objects = [predictor.instances(image, labels) for image in images]
+    assert all(map(len, objects))
+
+    model = run_model(run, kind="walk", has_labels=labels is not None, instances=True, device="cpu")
+    calls: Counter[str] = Counter()
+    activation = predictor_module.image_activation
+
+    def counted(*arguments: Any) -> Any:
+        calls["activation"] += 1
+        return activation(*arguments)
+
+    def opened(*arguments: Any) -> RunPredictor:
+        made = RunPredictor(*arguments)
+        backbone = made.network("irnet", IRNet).backbone
+        backbone.register_forward_hook(lambda *_: calls.update(["passes"]))
+        return made
+
+    monkeypatch.setattr(predictor_module, "image_activation", counted)
+    monkeypatch.setattr(run_model_module, "RunPredictor", opened)
+    answers = model.open(None).label(images, [labels] * len(images))
+    assert calls == {"activation": len(images), "passes": 2 * len(images)}
+    for answer, single, instances in zip(answers, expected, objects, strict=True):
+        assert np.array_equal(answer.label, single.label) and answer.change == single.change
+        assert answer.instances is not None and _equal(answer.instances, instances)
+
+
+@pytest.mark.parametrize("ways", [{"crf": True}, {"kind": "labels"}, {"kind": "cam"}])
+def test_instances_go_with_the_plain_walk_alone(run: Path, ways: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="without the dense CRF: add --by walk, leave --crf out"):
+        run_model(run, **{"kind": "walk", **ways}, device="cpu", instances=True)
 
 
 def test_a_run_is_measured_by_what_label_makes_of_it(

@@ -186,6 +186,27 @@ def test_the_mean_displacement_counts_the_canvas(
     assert not network.training
 
 
+def test_the_mean_displacement_needs_no_boundaries(tiny_images: ImageSet, tmp_path: Path) -> None:
+    """The same to the bit as by the whole network, whose other branch is not computed."""
+    settings = ("cam.align=reference", "backbone.output_stride=16", "irnet.canvas=0")
+    run = irnet_run(tiny_images, tmp_path, *settings)
+    network = network_of(run.recipe)
+    total, cells = torch.zeros(2, dtype=torch.float64), 0
+    for sample in run.train_set.samples:
+        pixels = pixels_of(network, read_image(sample.image_path))
+        height, width = pixels.shape[-2:]
+        with torch.no_grad():
+            found = network(F.pad(pixels, (0, -width % 16, 0, -height % 16)))["displacement"]
+        found = found.double()
+        total += found.sum((0, 2, 3))
+        cells += found.shape[2] * found.shape[3]
+    boundaries: list[Tensor] = []
+    network.boundary.register_forward_hook(lambda _, given, made: boundaries.append(made))
+    take_mean_displacement(run, network)
+    assert torch.equal(network.mean_displacement, (total / cells).float())
+    assert not boundaries
+
+
 def test_displacements_are_zero_in_the_mean_afterwards(
     tiny_images: ImageSet, tmp_path: Path
 ) -> None:
@@ -208,7 +229,9 @@ def test_the_canvas_has_whole_cells_under_corners(tiny_images: ImageSet, tmp_pat
     run = irnet_run(tiny_images, tmp_path, "irnet.canvas=64")
     network = network_of(run.recipe)
     sizes = set()
-    network.register_forward_pre_hook(lambda _, given: sizes.add(tuple(given[0].shape[-2:])))
+    network.backbone.register_forward_pre_hook(
+        lambda _, given: sizes.add(tuple(given[0].shape[-2:]))
+    )
     take_mean_displacement(run, network)
     assert sizes == {(65, 65)}
 

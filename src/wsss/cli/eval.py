@@ -38,12 +38,13 @@ def evaluate_command(
         str | None, typer.Option(help="List to measure on; default: val for a run, else all.")
     ] = None,
     stage: Annotated[
-        Literal["segmenter", "cam", "walk", "labels"],
+        Literal["segmenter", "cam", "walk", "labels"] | None,
         typer.Option(
-            help="Of a run: segmenter (no image labels), cam, walk, or labels (walk and CRF).",
+            help="Of a run: segmenter (no image labels; the default), cam, walk, or labels (walk "
+            "and CRF).",
             rich_help_panel=RUN,
         ),
-    ] = "segmenter",
+    ] = None,
     image_labels: Annotated[
         bool,
         typer.Option(
@@ -128,9 +129,10 @@ def evaluate_command(
         if calibrate:
             _calibrate(predictions, read_image_set(data), split, device, out, as_json)
         elif instances:
-            if stage not in ("segmenter", "walk"):
+            if stage is not None:
                 raise ConfigError(
-                    f"--instances come of the walk, not of {stage}: leave --stage out"
+                    f"--instances come of the walk, whatever the stage, and --stage is '{stage}': "
+                    "leave --stage out"
                 )
             _instances(predictions, read_image_set(data), split, image_labels, device, as_json)
         else:
@@ -142,7 +144,7 @@ def evaluate_command(
             predictions,
             images,
             split=split,
-            stage=stage,
+            stage=stage or "segmenter",
             use_image_labels=image_labels,
             threshold=threshold,
             sweep=sweep,

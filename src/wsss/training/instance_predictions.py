@@ -173,8 +173,8 @@ def _numbers(images: ImageSet) -> tuple[dict[Any, str], dict[Any, str]]:
     """What ids mean where no annotation file says it."""
     names = {sample.name: sample.name for sample in images.samples}
     digits = {name: "".join(re.findall("[0-9]", name)) for name in names}
-    often = Counter(number for number in digits.values())
-    numbers = {int(n): name for name, n in digits.items() if n and often[n] == 1}
+    often = Counter(int(number) for number in digits.values() if number)  # 07 and 7 are one id
+    numbers = {int(n): name for name, n in digits.items() if n and often[int(n)] == 1}
     return {**names, **numbers}, dict(enumerate(images.classes, 1))
 
 

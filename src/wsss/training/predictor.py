@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ArtifactError, ConfigError, DataError
+from ..runtime.boundary_walk import boundary_affinities
 from ..runtime.cam import normalise_cam
 from ..runtime.graph_inputs import AnyOf
 from ..runtime.image_io import read_image
 from ..runtime.instances.instance_map import InstanceMap
-from ..runtime.pseudo_labels import label_from_scores, walk_change
+from ..runtime.pseudo_labels import label_from_scores, walk_change, walk_scores
 from ..runtime.score_maps import ScoreMaps
 from .data.image_set import Sample
 from .devices import choose_device
@@ -30,7 +31,8 @@ from .networks import AnyNetwork, Network, open_as
 from .recipe import IRNetRecipe, WalkRecipe, load_recipe
 from .sections import NO_CRF
 from .stages.cam import class_probabilities, image_activation
-from .stages.instances import image_instances
+from .stages.instances import grouped, image_instances
+from .stages.irnet import image_maps
 from .stages.labels import (
     Affinities,
     affinity_features,
@@ -200,20 +202,52 @@ class RunPredictor:
                 section = section.model_copy(update={"crf": NO_CRF})
             align = recipe.cam.align
             return RunLabelled(segment_image(segmenter, image, section, align, self.device))
-        maps, threshold, change = self._cams(image, labels), recipe.cam.threshold, None
+        maps = self._cams(image, labels)
         if kind in WALKING:
-            walking, cams = self.walk_recipe(), maps
-            maps, threshold = self._walked(image, cams), walking.walk.threshold
-            change = walk_change(cams, maps, walk_settings(walking))
-        label = label_from_scores(
+            return self._walk_labelled(image, maps, self._walked(image, maps), crf)
+        return RunLabelled(self._label(image, maps, recipe.cam.threshold, crf))
+
+    @torch.no_grad()
+    def predict_instances(
+        self, image: NDArray[np.uint8], labels: Sequence[int] | None = None
+    ) -> tuple[RunLabelled, InstanceMap]:
+        """As `predict` by `walk`, and `instances`, of one set of CAMs and one look of IRNet.
+
+        Args:
+            image, labels: see `score_maps`.
+
+        Raises:
+            ConfigError, ArtifactError: see `instances`.
+        """
+        recipe = self.require_instances()
+        network = self.network("irnet", IRNet)
+        maps, settings = self._cams(image, labels), walk_settings(recipe)
+        boundary, displacement = image_maps(
+            network, image, align=recipe.cam.align, device=self.device
+        )
+        affinity, damping = boundary_affinities(boundary, settings)
+        walked = walk_scores(maps, affinity, settings, damping)
+        labelled = self._walk_labelled(image, maps, walked, crf=False)
+        return labelled, grouped(maps, boundary, displacement, recipe)
+
+    def _walk_labelled(
+        self, image: NDArray[np.uint8], cams: ScoreMaps, walked: ScoreMaps, crf: bool
+    ) -> RunLabelled:
+        recipe = self.walk_recipe()
+        change = walk_change(cams, walked, walk_settings(recipe))
+        return RunLabelled(self._label(image, walked, recipe.walk.threshold, crf), change)
+
+    def _label(
+        self, image: NDArray[np.uint8], maps: ScoreMaps, threshold: float, crf: bool
+    ) -> NDArray[np.uint8]:
+        return label_from_scores(
             maps,
             threshold=threshold,
-            align=recipe.cam.align,
+            align=self.recipe.cam.align,
             image=image,
             crf=self.walk_recipe().walk.crf.settings() if crf else None,
             device=self.device,
         )
-        return RunLabelled(label, change)
 
     def _cams(self, image: NDArray[np.uint8], labels: Sequence[int] | None) -> ScoreMaps:
         """See `score_maps`."""

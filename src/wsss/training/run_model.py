@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError
 from ..runtime.bulk.class_thresholds import read_thresholds, require_classifier
-from ..runtime.bulk.model import Answer
+from ..runtime.bulk.model import Answer, require_plain_walk
 from ..runtime.bulk.writers.contract import Need
 from ..runtime.files import file_digest
 from .predictor import WALKING, PredictionKind, RunPredictor
@@ -73,9 +73,11 @@ class OpenRun:
         return [self._answer(*each) for each in zip(images, labels, strict=True)]
 
     def _answer(self, image: NDArray[np.uint8], classes: Sequence[int] | None) -> Answer:
+        if self._instances:
+            found, objects = self._predictor.predict_instances(image, classes)
+            return Answer(found.label, change=found.change, instances=objects)
         found = self._predictor.predict(image, classes, self._kind, crf=self._crf)
-        objects = self._predictor.instances(image, classes) if self._instances else None
-        return Answer(found.label, change=found.change, instances=objects)
+        return Answer(found.label, change=found.change)
 
     def close(self) -> None:
         """See `OpenModel`."""
@@ -98,7 +100,7 @@ def run_model(
         crf: with or without the recipe's dense CRF; default: see `RunPredictor.label`.
         has_labels: whether the job has image-level labels.
         threshold: see `read_thresholds`.
-        instances: tell single objects as well; behind the walk alone.
+        instances: tell single objects as well; by the walk without CRF alone.
 
     Raises:
         ConfigError, ArtifactError: see `RunPredictor`.
@@ -112,8 +114,7 @@ def run_model(
     predictor = RunPredictor(folder, device)
     if instances:
         predictor.require_instances()
-        if chosen != "walk":
-            raise ConfigError(f"--instances come of the walk: choose --by walk, not {chosen}")
+        require_plain_walk(chosen == "walk" and not crf)
     thresholds = None
     if threshold is not None:
         require_classifier(chosen != "segmenter" and not has_labels)

@@ -13,7 +13,7 @@ from ..backends.choose import Backend, Device
 from ..backends.triton_options import TritonOptions
 from ..bundle_predictor import BundleKind, BundlePredictor, Labelled
 from .class_thresholds import read_thresholds, require_classifier
-from .model import Answer
+from .model import Answer, require_plain_walk
 from .writers.contract import Need
 
 _ALL: frozenset[Need] = frozenset(("confidence", "scores"))
@@ -196,10 +196,7 @@ def _require_instances(predictor: BundlePredictor, kind: BundleKind, crf: bool) 
             f"--instances needs a bundle or run of method irnet, '{predictor.bundle.folder}' is of "
             f"{predictor.bundle.method}: label by another one"
         )
-    if kind != "walk" or crf:
-        raise ConfigError(
-            "--instances come of the walk, without the dense CRF: add --by walk, leave --crf out"
-        )
+    require_plain_walk(kind == "walk" and not crf)
 
 
 def _kind(name: str | None, predictor: BundlePredictor, has_labels: bool) -> BundleKind:

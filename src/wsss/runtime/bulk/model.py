@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ShapeError
+from ...errors import ConfigError, ShapeError
 from ..instances.instance_map import InstanceMap
 from .writers.contract import Need
 
@@ -102,3 +102,15 @@ class Model(Protocol):
         Args:
             threads: that may compute; None: as many as it likes.
         """
+
+
+def require_plain_walk(is_plain: bool) -> None:
+    """Refuse instances beside labels that are not those of the walk, or that a CRF changes.
+
+    Raises:
+        ConfigError: they are such labels.
+    """
+    if not is_plain:
+        raise ConfigError(
+            "--instances come of the walk, without the dense CRF: add --by walk, leave --crf out"
+        )

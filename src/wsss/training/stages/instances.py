@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ...runtime.bulk.writers.text import plain_scores
 from ...runtime.files import atomic_write_bytes
@@ -115,6 +116,13 @@ def image_instances(
         network: with its branch of displacements.
     """
     boundary, displacement = image_maps(network, image, align=recipe.cam.align, device=device)
+    return grouped(maps, boundary, displacement, recipe)
+
+
+def grouped(
+    maps: ScoreMaps, boundary: Tensor, displacement: Tensor | None, recipe: IRNetRecipe
+) -> InstanceMap:
+    """Instances of an image from its CAMs and what `image_maps` gave."""
     if displacement is None:
         raise ValueError("this IRNet has learnt no displacements")
     return group_instances(

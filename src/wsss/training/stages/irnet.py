@@ -100,7 +100,7 @@ def take_mean_displacement(run: Run, network: IRNet) -> None:
             pixels = _network_pixels(network, read_image(sample.image_path), align, run.device)
             height, width = pixels.shape[-2:]
             pixels = F.pad(pixels, (0, max(0, columns - width), 0, max(0, rows - height)))
-            found = network(pixels)["displacement"].double()
+            found = network.displacement_of(network.frozen_maps(pixels)).double()
             total += found.sum(dim=(0, 2, 3))
             count += found.shape[-2] * found.shape[-1]
             task.advance()
