@@ -31,7 +31,10 @@ def make_sheet(run: Run, finished: Collection[str], predictor: RunPredictor | No
     """
     painter = _Painter(run, finished, predictor)
     chosen, split = run.train_set, run.recipe.data.train_split
-    if run.val_set is not None and painter.can_apply("cam"):
+    walks = isinstance(run.recipe, WalkRecipe)
+    # Without a walk pseudo labels are what was stored, of training images alone.
+    can_show_any = painter.can_apply("cam") and (walks or not _has_labels(run))
+    if run.val_set is not None and can_show_any:
         chosen, split = run.val_set, run.recipe.data.val_split
     samples = evenly(chosen.samples, NUM_PICTURES)
     rows = []
@@ -39,9 +42,8 @@ def make_sheet(run: Run, finished: Collection[str], predictor: RunPredictor | No
         for sample in samples:
             rows.append(painter.row(sample))
             task.advance()
-    walks = isinstance(run.recipe, WalkRecipe)
     told = "CAM, walk and pseudo label are" if walks else "The CAM is"
-    made_of = "from the walk" if walks else "of the training images"
+    made_of = "from the walk" if walks else "that was learnt"
     return Sheet(
         title="Pictures",
         text=f"{len(samples)} of the {len(chosen.samples)} images in list '{split}'. {told} told "
