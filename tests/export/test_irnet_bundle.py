@@ -194,7 +194,9 @@ def test_jobs_of_instances(run: Path, exported: Path, photos: Path, tmp_path: Pa
     rows = "".join(f"{path.name},{CLASSES[0]};{CLASSES[1]}\n" for path in photos.iterdir())
     table.write_text(f"file,labels\n{rows}")
     for model, out in ((exported, tmp_path / "by_bundle"), (run, tmp_path / "by_run")):
-        wsss("label", photos, "--model", model, "--out", out, "--labels", table, "--instances")
+        wsss(
+            "label", photos, "--model", model, "--out", out, "--labels", table, "--instances"
+        ).succeeded()
         assert len(list((out / "SegmentationObject").iterdir())) == 3
         assert (out / "instances.json").is_file()
     files = [
@@ -202,7 +204,9 @@ def test_jobs_of_instances(run: Path, exported: Path, photos: Path, tmp_path: Pa
         for way in ("by_bundle", "by_run")
     ]
     assert files[0] == files[1]
-    images = ImageSet(photos, "photos", CLASSES, tuple(Sample(p.stem, p) for p in photos.iterdir()))
+    images = ImageSet(
+        photos, "photos", CLASSES, tuple(Sample(p.stem, p, None) for p in photos.iterdir())
+    )
     jobs = [PairPredictions(tmp_path / way, images) for way in ("by_bundle", "by_run")]
     for sample in images.samples:
         found, expected = (job.predict(sample) for job in jobs)
