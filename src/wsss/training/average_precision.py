@@ -11,7 +11,9 @@ prediction before its IoU is computed, and a prediction that has no other pixels
 
 Source: VOC development kit; simultaneous detection and segmentation (Hariharan et al., ECCV 2014).
 Deviation: chainercv's evaluator, of which the published figures of IRNet are, leaves void pixels in
-predictions, which can only lower their IoU.
+predictions, which can only lower their IoU. And fragments, whose score is 0, are not judged here;
+the released evaluation judges them, as far as we know: they rank last there, and those that are
+right add to AP, so that figures here may be lower.
 """
 
 from dataclasses import dataclass
