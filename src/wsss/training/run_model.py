@@ -113,8 +113,8 @@ def run_model(
         raise ConfigError("--by segmenter takes no image-level labels: leave --labels out")
     predictor = RunPredictor(folder, device)
     if instances:
-        predictor.require_instances()
         require_plain_walk(chosen == "walk" and not crf)
+        predictor.require_instances()
     thresholds = None
     if threshold is not None:
         require_classifier(chosen != "segmenter" and not has_labels)

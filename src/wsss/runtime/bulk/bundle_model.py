@@ -191,12 +191,12 @@ def bundle_model(
 
 
 def _require_instances(predictor: BundlePredictor, kind: BundleKind, crf: bool) -> None:
+    require_plain_walk(kind == "walk" and not crf)
     if not predictor.tells_instances:
         raise ConfigError(
             f"--instances needs a bundle or run of method irnet, '{predictor.bundle.folder}' is of "
             f"{predictor.bundle.method}: label by another one"
         )
-    require_plain_walk(kind == "walk" and not crf)
 
 
 def _kind(name: str | None, predictor: BundlePredictor, has_labels: bool) -> BundleKind:
