@@ -8,7 +8,6 @@ are kept, so the command can be repeated. Remove RUNS/seedN.json to measure a se
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -67,14 +66,15 @@ def measure_seed(arguments: argparse.Namespace, seed: int) -> dict:
     if "val" not in arguments.lists:
         stages = [stage.name for stage in METHODS[load_recipe(arguments.recipe).method]]
         options += ["--stages", ",".join(stage for stage in stages if stage != "segmenter")]
-    trained, peak_gib = wsss("train", arguments.recipe, *options)
+    trained = wsss("train", arguments.recipe, *options)
+    records = [json.loads((run / stage / "stage.json").read_text()) for stage in trained["seconds"]]
     figures = {}
     for name, (split, what) in ROWS.items():
         if split not in arguments.lists or not exists(run, what):
             continue
         is_stage = what.startswith("--stage")
         place = [run, *what.split()] if is_stage else [run / what]
-        report, _ = wsss("eval", *place, "--data", data, "--split", split)
+        report = wsss("eval", *place, "--data", data, "--split", split)
         figures[name] = {
             "all": report["miou"],
             **{source: values["miou"] for source, values in report["sources"].items()},
@@ -85,7 +85,7 @@ def measure_seed(arguments: argparse.Namespace, seed: int) -> dict:
     result = {
         "seed": seed,
         "stage_seconds": stages,
-        "train_peak_gib": round(peak_gib, 2),
+        "train_peak_gib": round(max(record["memory"]["host_mib"] for record in records) / 1024, 2),
         "figures": figures,
         "instances": trained["figures"].get("instances", {}),
     }
@@ -100,16 +100,10 @@ def exists(run: Path, what: str) -> bool:
     return (run / what).is_dir()
 
 
-def wsss(*arguments: object) -> tuple[dict, float]:
-    """What a command printed as JSON, and the greatest memory of its process in GiB."""
+def wsss(*arguments: object) -> dict:
+    """What a command printed as JSON."""
     command = [sys.executable, "-m", "wsss", *map(str, arguments), "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        printed = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    return json.loads(printed), usage.ru_maxrss / 2**20
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
 
 def table(results: list[dict]) -> str:
