@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..errors import ArtifactError, ConfigError
-from .options import Device
+from .options import Device, Way
 from .output import print_json, progress, stdout
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def evaluate_command(
         str | None, typer.Option(help="List to measure on; default: val for a run, else all.")
     ] = None,
     stage: Annotated[
-        Literal["segmenter", "cam", "walk", "labels"] | None,
+        Way | None,
         typer.Option(
             help="Of a run: segmenter (no image labels; the default), cam, walk, or labels (walk "
             "and CRF).",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..errors import ArtifactError, ConfigError
-from .options import Backend, GraphDevice, SharedMemory
+from .options import Backend, GraphDevice, SharedMemory, Way
 from .output import print_json, progress, stdout
 from .signals import termination_as_interrupt
 
@@ -39,7 +39,7 @@ def label(
         typer.Option(help="CSV or JSON with the image-level labels of every image."),
     ] = None,
     by: Annotated[
-        Literal["segmenter", "labels", "walk", "cam"] | None,
+        Way | None,
         typer.Option(
             metavar="WAY",
             help="segmenter, labels (walk and CRF), walk, or cam (runs only); default: with "

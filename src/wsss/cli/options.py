@@ -13,3 +13,6 @@ Backend = Literal["auto", "torch", "onnxruntime", "tensorrt", "triton"]
 
 Method = Literal["affinitynet", "irnet", "cian", "sec", "selfguided"]
 """Those of `METHODS` in `training/pipeline.py`, likewise."""
+
+Way = Literal["segmenter", "labels", "walk", "cam"]
+"""Ways in which a run labels; those of `PredictionKind` in `training/predictor.py`."""

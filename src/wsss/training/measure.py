@@ -125,7 +125,7 @@ def labels_used(path: Path) -> bool | None:
     record = read_stage(stage)
     if stage.name not in ("cam", "seeds", "labels") or not record:
         return None
-    return bool(record["settings"].get("labels.present_only", True))
+    return bool(record.get("settings", {}).get("labels.present_only", True))
 
 
 def _recipe_of(path: Path) -> Recipe | None:
