@@ -42,7 +42,7 @@ WALK = ("walk.steps=8", "walk.radius=3", "walk.threshold=0.3")
 TINY = {
     "affinitynet": (*WALK, "affinity.radius=3"),
     "irnet": (*WALK, "irnet.radius=3"),
-    "cian": ("cian.channels=8",),
+    "cian": ("cian.channels=8", "cian.balance=0", "segmenter.balance=0", "cian.crf.iterations=0"),
     "sec": ("segmenter.sec.crf.iterations=2",),
     "selfguided": ("selfguided.scales=[1.0]", "selfguided.radius=3", "selfguided.steps=4"),
 }
