@@ -35,6 +35,7 @@ def results(out: Path) -> dict[str, bytes]:
 
 
 SCRIPT = """
+import signal
 import sys
 from pathlib import Path
 from local_model import LocalModel
@@ -44,6 +45,8 @@ from wsss.runtime.bulk.run import label_in_bulk
 
 if __name__ == "__main__":
     images, out, seconds, workers = sys.argv[1:]
+    # Shells let jobs in the background ignore Ctrl-C, also where these tests are such a job.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with termination_as_interrupt():
         label_in_bulk([images], LocalModel(seconds=float(seconds)), Path(out),
                       workers=int(workers), settings=Settings(("png", "coco")))

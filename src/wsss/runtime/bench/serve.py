@@ -112,10 +112,12 @@ def bench_serve(
                     def ask_there(inputs: dict[str, Array]) -> NDArray[np.uint8]:
                         return _label(served.run(inputs, ["label"])["label"])
 
+                    started = served.statistics()
                     _load(ask_there, feeds, expected, concurrency, concurrency)  # warm-up
-                    before = served.statistics()
+                    before = _settled(served, started, concurrency)
                     load = _load(ask_there, feeds, expected, concurrency, requests)
-                    ran = _executions(served, before, requests)
+                    after = _settled(served, before, requests)
+                    ran = (after[0] - before[0], after[1] - before[1])
                     client = _client(options)
                     name = options.model or graph
                     rows.append(_row(name, client, concurrency, size, load, base, ran))
@@ -171,14 +173,16 @@ def _load(
     return _Load([latency for latency, _ in answers], seconds, equal)
 
 
-def _executions(served: TritonGraph, before: tuple[int, int], requests: int) -> tuple[int, int]:
-    """Inferences and executions since `before`, once the server has counted them all."""
+def _settled(served: TritonGraph, before: tuple[int, int], requests: int) -> tuple[int, int]:
+    """The server's statistics, once it has counted these requests since `before`.
+
+    Triton answers a request before it counts it.
+    """
     end = time.monotonic() + _STATISTICS_SECONDS
     while True:
         now = served.statistics()
-        counted = (now[0] - before[0], now[1] - before[1])
-        if counted[0] >= requests or time.monotonic() > end:
-            return counted
+        if now[0] - before[0] >= requests or time.monotonic() > end:
+            return now
         time.sleep(0.05)
 
 
