@@ -29,7 +29,7 @@ from .models.irnet import IRNet
 from .models.segmenter import Segmenter
 from .networks import AnyNetwork, Network, open_as
 from .recipe import IRNetRecipe, WalkRecipe, load_recipe
-from .sections import NO_CRF
+from .sections.crf import NO_CRF
 from .stages.cam import class_probabilities, image_activation
 from .stages.instances import grouped, image_instances
 from .stages.irnet import image_maps

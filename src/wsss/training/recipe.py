@@ -16,27 +16,22 @@ from pydantic import Field, ValidationError
 
 from ..errors import ConfigError
 from ..runtime.faults import fault_text
-from .sections import (
-    AffinitySection,
-    BackboneSection,
-    CamSection,
-    CianLabelsSection,
-    CianSection,
-    CianSegmenterSection,
-    DataSection,
-    InstancesSection,
-    IRNetSection,
-    IRNetSeedsSection,
-    IRNetWalkSection,
-    SecSegmenterSection,
-    Section,
-    SeedsSection,
-    SegmenterSection,
+from .sections.affinitynet import AffinitySection
+from .sections.backbone import BackboneSection
+from .sections.base import Section
+from .sections.cam import CamSection
+from .sections.cian import CianLabelsSection, CianSection, CianSegmenterSection
+from .sections.data import DataSection
+from .sections.irnet import InstancesSection, IRNetSection, IRNetSeedsSection, IRNetWalkSection
+from .sections.sec import SecSegmenterSection
+from .sections.seeds import SeedsSection
+from .sections.segmenter import SegmenterSection
+from .sections.selfguided import (
     SelfGuidedSection,
     SelfGuidedSeedsSection,
     SelfGuidedSegmenterSection,
-    WalkSection,
 )
+from .sections.walk import WalkSection
 
 Training = CamSection | AffinitySection | IRNetSection | SegmenterSection
 

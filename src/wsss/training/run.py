@@ -21,7 +21,7 @@ from ..runtime.progress import Progress
 from . import distributed
 from .data.image_set import ImageSet, Sample
 from .recipe import AnyRecipe, Recipe, dump_recipe
-from .sections import Section
+from .sections.base import Section
 
 STAGE_FORMAT = 3
 """Raised when a stage of the same settings would now give another result."""

@@ -20,7 +20,7 @@ from ..losses import classification_loss
 from ..models.classifier import CamClassifier
 from ..networks import classifier_architecture, normalise, open_as
 from ..run import Run, make_files
-from ..sections import CamSection
+from ..sections.cam import CamSection
 from .crops import crop_arrays, network_input
 from .fitting import fit_objective, trained_network
 from .head_warmup import warm_up_head

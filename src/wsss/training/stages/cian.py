@@ -19,7 +19,7 @@ from ..models.cian import CianSegmenter
 from ..networks import cian_architecture, open_as, segmenter_architecture
 from ..recipe import CianRecipe
 from ..run import Run, make_files
-from ..sections import CianRoundSection
+from ..sections.cian import CianRoundSection
 from .crops import inside_cells, nearest_labels, network_input
 from .fitting import fit_objective, trained_network
 from .seed_crops import seed_sampler

@@ -19,7 +19,7 @@ from ..losses import segmentation_loss, segmentation_loss_sums
 from ..models.segmenter import Segmenter
 from ..networks import normalise, open_as, segmenter_architecture
 from ..run import Run
-from ..sections import SegmenterSection
+from ..sections.segmenter import SegmenterSection
 from .crops import crop_arrays, nearest_labels, network_input
 from .fitting import fit_objective, trained_network
 from .sec import sec_objective

@@ -25,7 +25,7 @@ from ..models.selfguided import AllMaps, SelfGuidedMaps, SelfGuidedNet
 from ..networks import normalise, open_as, segmenter_architecture
 from ..recipe import SelfGuidedRecipe
 from ..run import Run, make_files
-from ..sections import SelfGuidedSection
+from ..sections.selfguided import SelfGuidedSection
 from .crops import inside_cells, network_input
 from .fitting import fit_objective, trained_network
 from .seeds import image_seed
