@@ -21,7 +21,6 @@ from ..runtime.progress import Progress
 from . import distributed
 from .data.image_set import ImageSet, Sample
 from .recipe import AnyRecipe, Recipe, dump_recipe
-from .sections.base import Section
 
 STAGE_FORMAT = 3
 """Raised when a stage of the same settings would now give another result."""
@@ -161,7 +160,7 @@ def run_stage(run: Run, stage: Stage, inputs: dict[str, str]) -> str:
     folder = run.folder / stage.name
     settings = stage_settings(run.recipe, stage)
     digest = _digest([STAGE_FORMAT, stage.name, settings, inputs])
-    shown = _values(run.recipe, {*stage.settings, "data"})
+    shown = run.recipe.model_dump(mode="json", include={*stage.settings, "data"})
     measured = _digest([digest, shown, run.images.digest(masks=True)])
     if distributed.is_main() and read_stage(folder).get("digest") != digest:
         _take_over(run, stage, digest)
@@ -241,23 +240,12 @@ def read_stage(folder: Path) -> dict[str, Any]:
 
 def stage_settings(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     """Settings that shape a stage's result, JSON-compatible, by `section.key`."""
-    values = _values(recipe, {*stage.settings, "seed"})
+    values = recipe.model_dump(mode="json", include={*stage.settings, "seed"})
     flat: dict[str, Any] = {}
     for name, value in values.items():
         keys = {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else None
         flat |= keys or {name: value}
     return {key: value for key, value in flat.items() if key not in stage.measures_only}
-
-
-def _values(recipe: Recipe, names: set[str]) -> dict[str, Any]:
-    """Sections and keys of a recipe, JSON-compatible, without what `Section.added` leaves out."""
-    values = recipe.model_dump(mode="json", include=names)
-    for name in values:
-        section = getattr(recipe, name)
-        for key, value in section.added.items() if isinstance(section, Section) else ():
-            if getattr(section, key) == value:
-                del values[name][key]
-    return values
 
 
 def _digest(content: list[Any]) -> str:

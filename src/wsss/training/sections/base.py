@@ -1,7 +1,6 @@
 """What all sections of recipes are, and the ranges that their keys share."""
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,6 +17,3 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
-    added: ClassVar[Mapping[str, object]] = {}
-    """Keys that came after runs had been made without them, and the value at which a stage is what
-    it was, so that those runs stay up to date."""

@@ -1,7 +1,6 @@
 """The segmenter, which all methods end in."""
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -68,5 +67,3 @@ class SegmenterSection(Section):
     """cross_entropy: of every labelled pixel; sec: see the section below."""
     sec: SecSection = SecSection()
     """Used under loss = sec."""
-
-    added: ClassVar[Mapping[str, object]] = {"loss": "cross_entropy", "sec": SecSection()}
