@@ -6,11 +6,10 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -19,13 +18,11 @@ from ..runtime import peak_memory
 from ..runtime.files import atomic_write_bytes, make_folder, replace_folder
 from ..runtime.progress import Progress
 from . import distributed
-from .data.image_set import ImageSet, Sample
+from .data.image_set import ImageSet
 from .recipe import AnyRecipe, Recipe, dump_recipe
 
 STAGE_FORMAT = 3
 """Raised when a stage of the same settings would now give another result."""
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -261,44 +258,3 @@ def _prepare(folder: Path, digest: str) -> None:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write_bytes(mark, digest.encode())
-
-
-def make_files(
-    run: Run,
-    name: str,
-    samples: Sequence[Sample],
-    target: Callable[[Sample], Path],
-    load: Callable[[Sample], Result],
-    make: Callable[[Sample, Result, Path], None],
-) -> None:
-    """Write one file a sample, each once: finished ones are kept, processes share the rest.
-
-    Args:
-        load: reads what the sample needs; runs ahead in a thread.
-        make: computes the result and writes it atomically.
-    """
-    todo = [sample for sample in samples if not target(sample).is_file()]
-    distributed.barrier()  # all processes must share out the same list
-    share = distributed.own_share(todo)
-    done = len(samples) - len(todo)
-    with run.progress.task(name, len(share) + done, done=done) as task:
-        for sample, loaded in _ahead(share, load):
-            path = target(sample)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            make(sample, loaded, path)
-            task.advance()
-    distributed.barrier()
-
-
-def _ahead(
-    samples: Sequence[Sample], load: Callable[[Sample], Result]
-) -> Iterator[tuple[Sample, Result]]:
-    pending: list[tuple[Sample, Future[Result]]] = []
-    with ThreadPoolExecutor(1) as pool:
-        for sample in samples:
-            pending.append((sample, pool.submit(load, sample)))
-            if len(pending) > 3:
-                first, future = pending.pop(0)
-                yield first, future.result()
-        for first, future in pending:
-            yield first, future.result()
