@@ -92,11 +92,20 @@ def test_seeds_alone_are_the_baseline(
     assert inputs[0] == inputs[1]
 
 
-def test_other_methods_may_have_its_losses(
-    tiny_images: ImageSet, finished_run: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("method", "finished"), [("affinitynet", "finished_run"), ("irnet", "finished_irnet_run")]
+)
+def test_other_plain_segmenters_may_have_its_losses(
+    tiny_images: ImageSet,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    method: str,
+    finished: str,
 ) -> None:
-    out = copy_run(finished_run, tmp_path / "run", without=["segmenter"])
-    recipe = tiny_recipe("segmenter.loss=sec", "segmenter.sec.crf.iterations=1")
+    run = request.getfixturevalue(finished)
+    out = copy_run(run, tmp_path / "run", without=["segmenter"])
+    overrides = ("segmenter.loss=sec", "segmenter.sec.crf.iterations=1")
+    recipe = tiny_recipe(*overrides, method=method)
     train(recipe, tiny_images, out, stages=["segmenter"], device="cpu")
     assert set(TERMS) <= set(read_metrics(out / "segmenter" / "metrics.jsonl")[0])
 

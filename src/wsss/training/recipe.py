@@ -23,7 +23,7 @@ from .sections.cam import CamSection
 from .sections.cian import CianLabelsSection, CianSection, CianSegmenterSection
 from .sections.data import DataSection
 from .sections.irnet import InstancesSection, IRNetSection, IRNetSeedsSection, IRNetWalkSection
-from .sections.sec import SecSegmenterSection
+from .sections.sec import PlainSegmenterSection, SecSegmenterSection
 from .sections.seeds import SeedsSection
 from .sections.segmenter import SegmenterSection
 from .sections.selfguided import (
@@ -57,7 +57,13 @@ class Recipe(Section):
         return {name: found for name, found in sections.items() if hasattr(found, "train")}
 
 
-class WalkRecipe(Recipe):
+class PlainSegmenterRecipe(Recipe):
+    """Of methods whose segmenter is a plain network that learns the label maps of a stage."""
+
+    segmenter: PlainSegmenterSection
+
+
+class WalkRecipe(PlainSegmenterRecipe):
     """Of methods whose pseudo labels come of a random walk on the CAMs."""
 
     walk: WalkSection = WalkSection()
@@ -96,7 +102,7 @@ class CianRecipe(Recipe):
     segmenter: CianSegmenterSection
 
 
-class SecRecipe(Recipe):
+class SecRecipe(PlainSegmenterRecipe):
     """A whole SEC run."""
 
     method: Literal["sec"]

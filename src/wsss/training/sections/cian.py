@@ -44,8 +44,6 @@ class CianRoundSection(SegmenterSection):
                 f"`train.batch_size` is {self.train.batch_size}, must be a multiple of "
                 f"`group_size` ({self.group_size})"
             )
-        if self.loss != "cross_entropy":
-            raise ValueError(f"`loss` is {self.loss!r}, but CIAN has its own: leave it out")
         return self
 
 

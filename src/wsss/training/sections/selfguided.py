@@ -27,11 +27,7 @@ class SelfGuidedSegmenterSection(SegmenterSection):
     start: Literal["weights", "classifier"] = "classifier"
 
     @model_validator(mode="after")
-    def _has_its_own_loss(self) -> "SelfGuidedSegmenterSection":
-        if self.loss != "cross_entropy":
-            raise ValueError(
-                f"`loss` is {self.loss!r}, but the self-guided network has its own: leave it out"
-            )
+    def _starts_from_the_classifier(self) -> "SelfGuidedSegmenterSection":
         if self.start != "classifier":
             raise ValueError(
                 "`start` is 'weights', but the first labels come of the classifier: leave it out"
