@@ -84,6 +84,13 @@ def test_what_was_not_measured_is_said() -> None:
     assert "16.1" in page.texts
 
 
+def test_the_legend_tells_scores_where_there_are_some() -> None:
+    (sheet,) = _report().sheets
+    for has_scores in (False, True):
+        shown = replace(_report(), sheets=[replace(sheet, has_scores=has_scores)])
+        assert read_page(render_report(shown)).texts.count("score 0 to 1") == has_scores
+
+
 def test_a_page_without_charts_has_no_heading_for_them() -> None:
     texts = read_page(render_report(replace(_report(), charts=[]))).texts
     assert "Training" not in texts

@@ -58,6 +58,7 @@ def make_sheet(run: Run, finished: Collection[str], predictor: RunPredictor | No
         ],
         rows=rows,
         legend=class_legend(run),
+        has_scores=True,
     )
 
 
