@@ -34,6 +34,8 @@ from .sections.selfguided import (
 from .sections.walk import WalkSection
 
 Training = CamSection | AffinitySection | IRNetSection | SegmenterSection
+PredictionKind = Literal["cam", "walk", "labels", "segmenter"]
+"""cam: maps alone; walk: after the random walk; labels: with the recipe's dense CRF."""
 
 
 class Recipe(Section):
@@ -56,6 +58,10 @@ class Recipe(Section):
         sections = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: found for name, found in sections.items() if hasattr(found, "train")}
 
+    def ways(self) -> dict[PredictionKind, tuple[str, ...]]:
+        """In which a run labels any image, and the stages whose networks each needs."""
+        return {"cam": ("cam",), "segmenter": ("segmenter",)}
+
 
 class PlainSegmenterRecipe(Recipe):
     """Of methods whose segmenter is a plain network that learns the label maps of a stage."""
@@ -64,12 +70,21 @@ class PlainSegmenterRecipe(Recipe):
 
 
 class WalkRecipe(PlainSegmenterRecipe):
-    """Of methods whose pseudo labels come of a random walk on the CAMs."""
+    """Of methods whose pseudo labels come of a random walk on the CAMs.
+
+    This alone makes a method one that walks: its runs label by `walk` and `labels` too, its bundles
+    have the graphs of the walk, its reports show it.
+    """
 
     walk: WalkSection = WalkSection()
 
     affinity_stage: ClassVar[str]
     """Stage whose network gives the affinities of the walk."""
+
+    def ways(self) -> dict[PredictionKind, tuple[str, ...]]:
+        """See `Recipe`."""
+        walking = ("cam", self.affinity_stage)
+        return {"cam": ("cam",), "walk": walking, "labels": walking, "segmenter": ("segmenter",)}
 
 
 class AffinityNetRecipe(WalkRecipe):
