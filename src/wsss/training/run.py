@@ -66,18 +66,24 @@ class Run:
     def val_set(self) -> ImageSet | None:
         """Images that measure; None where the set has no such list."""
         split = self.recipe.data.val_split
-        known = {name for sample in self.images.samples for name in sample.splits}
-        return self.images.select(split) if split in known else None
+        return self.images.select(split) if self._has_list(split) else None
+
+    @property
+    def figures_split(self) -> str:
+        """List that `figures_set` is taken from: the recipe's, or the training list without it."""
+        data = self.recipe.data
+        return data.figures_split if self._has_list(data.figures_split) else data.train_split
 
     @property
     def figures_set(self) -> ImageSet | None:
         """Images with masks on which CAMs and labels are measured; None where there are none."""
-        split = self.recipe.data.figures_split
-        known = {name for sample in self.images.samples for name in sample.splits}
-        subset = self.images.select(split) if split in known else self.train_set
+        subset = self.images.select(self.figures_split)
         trained = {sample.name for sample in self.train_set.samples}
         usable = tuple(s for s in subset.samples if s.mask is not None and s.name in trained)
         return ImageSet(subset.root, subset.layout, subset.classes, usable) if usable else None
+
+    def _has_list(self, split: str) -> bool:
+        return any(split in sample.splits for sample in self.images.samples)
 
 
 @dataclass(frozen=True)

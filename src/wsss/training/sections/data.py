@@ -11,4 +11,5 @@ class DataSection(Section):
     val_split: str = "val"
     """List that measures the classifier and the segmenter; never learnt from."""
     figures_split: str = "train"
-    """List on which CAMs, seeds and pseudo labels are measured, where it has masks."""
+    """List on which CAMs, seeds and pseudo labels are measured, where it has masks; the training
+    list where the image set has no such list."""

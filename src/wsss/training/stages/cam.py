@@ -206,7 +206,7 @@ def measure_scores(run: Run, folder: Path, threshold: float) -> dict[str, float]
     report = evaluate(
         FolderPredictions(folder, subset, image_labels_used=True),
         subset,
-        run.recipe.data.figures_split,
+        run.figures_split,
         threshold=threshold,
         align=run.recipe.cam.align,
         progress=run.progress,

@@ -67,7 +67,7 @@ def measure_cian_labels(run: Run, folder: Path) -> dict[str, float]:
         return {}
     present_only = run.recipe_of(CianRecipe).labels.present_only
     predictions = FolderPredictions(folder, subset, image_labels_used=present_only)
-    report = evaluate(predictions, subset, run.recipe.data.figures_split)
+    report = evaluate(predictions, subset, run.figures_split)
     return {"miou": report.miou, "images": report.images}
 
 

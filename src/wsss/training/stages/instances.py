@@ -83,7 +83,7 @@ def measure_instances(run: Run, folder: Path) -> dict[str, float]:
         ("", stored.predict),
     ):
         report = evaluate_instances(
-            _Made(predict), subset, recipe.data.figures_split, progress=run.progress
+            _Made(predict), subset, run.figures_split, progress=run.progress
         )
         figures |= {f"{prefix}ap50": report.ap50, f"{prefix}ap70": report.ap70}
     return figures

@@ -63,7 +63,7 @@ def measure_labels(run: Run, folder: Path) -> dict[str, float]:
         return {}
     walked = measure_scores(run, folder / "scores", run.recipe_of(WalkRecipe).walk.threshold)
     predictions = FolderPredictions(folder, subset, image_labels_used=True)
-    report = evaluate(predictions, subset, run.recipe.data.figures_split)
+    report = evaluate(predictions, subset, run.figures_split)
     figures = {f"walk_{key}": value for key, value in walked.items()}
     return figures | {"miou": report.miou, "images": report.images}
 

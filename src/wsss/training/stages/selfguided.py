@@ -242,7 +242,7 @@ def measure_steps(run: Run, folder: Path) -> dict[str, float]:
     if subset is None:
         return {}
     recipe = run.recipe_of(SelfGuidedRecipe)
-    split, threshold = recipe.data.figures_split, recipe.selfguided.threshold
+    split, threshold = run.figures_split, recipe.selfguided.threshold
     figures: dict[str, float] = {}
     for step in STEPS:
         report = evaluate(
