@@ -68,7 +68,9 @@ def _own_keys(model: type[BaseModel], shared: type[BaseModel], path: str) -> lis
     rows, below = [], []
     for key, field in model.model_fields.items():
         known = shared.model_fields.get(key)
-        if known is None:
+        if known is None and _is_section(field):
+            below += _section(field.annotation, f"{path}.{key}")
+        elif known is None:
             rows.append(_row(key, field))
         elif field.annotation is not known.annotation and _is_section(field):
             below += _own_keys(field.annotation, known.annotation, f"{path}.{key}")

@@ -1,6 +1,5 @@
 """A bundle of CIAN: its segmenter is the self branch alone, and labels as the run does."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,27 +7,20 @@ import pytest
 import torch
 from command_line import wsss
 from torch import nn
-from traced_once import traced_once
 from untrained_run import write_untrained_run
 
 from wsss.errors import ArtifactError, ConfigError
-from wsss.export.bundle import ExportSettings, export_run
 from wsss.runtime.bundle import open_bundle
 from wsss.runtime.bundle_predictor import BundlePredictor
 from wsss.runtime.image_io import read_image, read_label_map
 from wsss.training.checkpoint import load_checkpoint, save_checkpoint
-from wsss.training.demo_set.files import write_demo_scenes
 from wsss.training.predictor import RunPredictor
 from wsss.training.recipe import load_recipe
 
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'wsss[export]'")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 
-
-@pytest.fixture(scope="module", autouse=True)
-def networks_traced_once() -> Iterator[None]:
-    with traced_once():
-        yield
+pytestmark = pytest.mark.usefixtures("networks_traced_once")
 
 
 @pytest.fixture(scope="module")
@@ -48,34 +40,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("bundle") / "bundle"
-    export_run(run, out, ExportSettings())  # refuses graphs that differ from torch
-    return out
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scenes")
-    write_demo_scenes(folder, train=2, val=1, seed=0)
-    return next(folder.rglob("JPEGImages"))
-
-
-def test_a_bundle_has_the_classifier_and_the_second_round(bundle: Path) -> None:
-    opened = open_bundle(bundle)
+def test_a_bundle_has_the_classifier_and_the_second_round(exported: Path) -> None:
+    opened = open_bundle(exported)
     assert opened.method == "cian"
     assert set(opened.graphs) == {"cam", "segmenter"}
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
-def test_bundle_and_run_label_alike(run: Path, bundle: Path, photos: Path, backend: str) -> None:
-    by_bundle, by_run = BundlePredictor(bundle, backend=backend), RunPredictor(run, "cpu")
+def test_bundle_and_run_label_alike(run: Path, exported: Path, photos: Path, backend: str) -> None:
+    by_bundle, by_run = BundlePredictor(exported, backend=backend), RunPredictor(run, "cpu")
     kinds = set()
     for path in sorted(photos.iterdir()):
         image = read_image(path)
-        # Odd parts too: keys are pooled with stride 2.
-        for part in (image, image[:67, :93], image[:33, :40]):
+        # Odd and even parts: keys are pooled with stride 2.
+        for part in (image, image[:96, :128], image[:67, :93], image[:33, :40]):
             part = np.ascontiguousarray(part)
             expected = by_run.label(part)
             found = by_bundle.predict(part, None, "segmenter").label
@@ -84,8 +62,8 @@ def test_bundle_and_run_label_alike(run: Path, bundle: Path, photos: Path, backe
     assert len(kinds) > 1
 
 
-def test_images_that_share_a_batch_do_not_change_each_other(bundle: Path, photos: Path) -> None:
-    predictor = BundlePredictor(bundle)
+def test_images_that_share_a_batch_do_not_change_each_other(exported: Path, photos: Path) -> None:
+    predictor = BundlePredictor(exported)
     images = np.stack([read_image(path)[:96, :96] for path in sorted(photos.iterdir())])
     together = predictor.predict_batch(images, [None] * len(images), "segmenter")
     for image, found in zip(images, together, strict=True):
@@ -93,8 +71,8 @@ def test_images_that_share_a_batch_do_not_change_each_other(bundle: Path, photos
         assert (found.label == alone.label).mean() >= 0.9999
 
 
-def test_jobs_by_run_and_by_bundle(run: Path, bundle: Path, photos: Path, tmp_path: Path) -> None:
-    for model, out in ((bundle, tmp_path / "by_bundle"), (run, tmp_path / "by_run")):
+def test_jobs_by_run_and_by_bundle(run: Path, exported: Path, photos: Path, tmp_path: Path) -> None:
+    for model, out in ((exported, tmp_path / "by_bundle"), (run, tmp_path / "by_run")):
         wsss("label", photos, "--model", model, "--out", out).succeeded()
     for path in sorted(photos.iterdir()):
         one, two = (
@@ -104,9 +82,9 @@ def test_jobs_by_run_and_by_bundle(run: Path, bundle: Path, photos: Path, tmp_pa
         assert (one == two).mean() >= 0.999
 
 
-def test_there_is_no_walk_to_label_by(run: Path, bundle: Path, photos: Path) -> None:
+def test_there_is_no_walk_to_label_by(run: Path, exported: Path, photos: Path) -> None:
     image = read_image(next(photos.iterdir()))
     with pytest.raises(ConfigError, match="which has no walk: choose of cam, segmenter"):
         RunPredictor(run, "cpu").label(image, None, "labels")
     with pytest.raises(ArtifactError, match="has no graph 'label': it has cam, segmenter"):
-        BundlePredictor(bundle).predict(image, None, "walk")
+        BundlePredictor(exported).predict(image, None, "walk")

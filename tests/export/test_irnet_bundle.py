@@ -1,7 +1,6 @@
 """A bundle of IRNet: its graphs, what they share, and the instances made of them."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import onnx
 import pytest
 from command_line import wsss
 from onnx import TensorProto, helper
-from traced_once import traced_once
 from untrained_run import CLASSES, share_backbone, write_untrained_run
 
 from wsss.errors import ArtifactError, ConfigError
@@ -32,6 +30,8 @@ from wsss.training.recipe import Recipe, load_recipe
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'wsss[export]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 
+pytestmark = pytest.mark.usefixtures("networks_traced_once")
+
 SHORT = (
     "walk.steps=8",
     "walk.radius=3",
@@ -49,12 +49,6 @@ def recipe_of(*overrides: str) -> Recipe:
     return load_recipe("demo_irnet", [*SHORT, *overrides])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def networks_traced_once() -> Iterator[None]:
-    with traced_once():
-        yield
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_untrained_run(tmp_path_factory.mktemp("irnet") / "run", recipe_of())
@@ -63,14 +57,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("bundle") / "bundle"
-    export_run(run, out, ExportSettings())  # refuses graphs that differ from torch
-    return out
-
-
-@pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Larger than those of other bundles, so that there are objects to part."""
     folder = tmp_path_factory.mktemp("scenes")
     write_demo_scenes(folder, train=2, val=1, seed=0)
     return next(folder.rglob("JPEGImages"))

@@ -1,12 +1,10 @@
 """Bundles of methods without a walk: SEC's, and that of the self-guided network's segmenter."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command_line import wsss
-from traced_once import traced_once
 from untrained_run import CLASSES, write_untrained_run
 
 from wsss.errors import ArtifactError, ConfigError
@@ -16,12 +14,13 @@ from wsss.runtime.bundle import open_bundle
 from wsss.runtime.bundle_predictor import BundlePredictor
 from wsss.runtime.image_io import read_image, read_label_map
 from wsss.training.checkpoint import load_checkpoint, save_checkpoint
-from wsss.training.demo_set.files import write_demo_scenes
 from wsss.training.predictor import RunPredictor
 from wsss.training.recipe import load_recipe
 
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'wsss[export]'")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+
+pytestmark = pytest.mark.usefixtures("networks_traced_once")
 
 SHORT = ("cam.train.augmentation.crop_size=65", "cam.scales=[1.0]", "segmenter.scales=[1.0,1.5]")
 RECIPES = {
@@ -30,31 +29,11 @@ RECIPES = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def networks_traced_once() -> Iterator[None]:
-    with traced_once():
-        yield
-
-
 @pytest.fixture(scope="module", params=list(RECIPES))
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     name, overrides = RECIPES[request.param]
     folder = tmp_path_factory.mktemp(request.param) / "run"
     return write_untrained_run(folder, load_recipe(name, [*SHORT, *overrides]))
-
-
-@pytest.fixture(scope="module")
-def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("bundle") / "bundle"
-    export_run(run, out, ExportSettings())  # refuses graphs that differ from torch
-    return out
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scenes")
-    write_demo_scenes(folder, train=2, val=1, seed=0, size=(97, 130))
-    return folder / "JPEGImages"
 
 
 def test_a_bundle_has_the_classifier_of_stage_cam_and_the_segmenter(

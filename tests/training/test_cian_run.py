@@ -356,6 +356,9 @@ def test_contradictions_in_recipes_are_faults() -> None:
         ("cian.group_size=1", r"cian\.group_size is 1, must be greater than or equal to 2"),
         ("segmenter.head=linear", r"segmenter\.head is 'linear'"),
         ("segmenter.start=weights", r"segmenter\.start is 'weights'"),
+        ("segmenter.loss=sec", r"segmenter\.loss is no key of this recipe"),
+        ("cian.loss=sec", r"cian\.loss is no key of this recipe"),
+        ("segmenter.sec.seed=2", r"segmenter\.sec is no key of this recipe"),
         ("walk.beta=8", "walk is no key of this recipe"),
         ("cian.train.augmentation.crop_size=128", r"cian\.train\..* is 128, must be k \* 8 \+ 1"),
     ):

@@ -24,7 +24,8 @@ from wsss.training.checkpoint import load_checkpoint
 from wsss.training.data.image_set import ImageSet
 from wsss.training.metrics import read_metrics
 from wsss.training.pipeline import train
-from wsss.training.run import Run, make_files
+from wsss.training.run import Run
+from wsss.training.stages.files import make_files
 
 # Plain SGD: Adam would blow up rounding where a gradient is almost zero.
 SGD = ("optimizer=sgd", "learning_rate=0.05", "momentum=0.5", "new_layer_factor=2")
@@ -147,9 +148,12 @@ def test_nobody_writes_before_all_have_shared_out_the_same_list(
         fellows.events.append(loaded)
         path.touch()
 
-    samples = run.train_set.samples[:5]
-    make_files(run, "x", samples, lambda s: tmp_path / s.name, lambda s: s.name, make)
-    assert fellows.events == ["barrier", "train_1", "train_3", "barrier"]
+    (tmp_path / "train_0.txt").touch()  # so the second of what is left is train_2
+    make_files(run, "x", tmp_path, ".txt", lambda sample: sample.name, make)
+    own = ["train_2", "train_4", "train_6", "train_8"]
+    assert fellows.events == ["barrier", *own, "barrier"]
+    made = {f"{name}.txt" for name in ("train_0", *own)}
+    assert {path.name for path in tmp_path.iterdir()} == made
 
 
 def test_without_torchrun_there_is_no_group() -> None:

@@ -52,6 +52,7 @@ def test_the_report_shows_what_irnet_learnt(
     assert {stage.name for stage in STAGES} <= set(page.texts)
     assert "affinity" not in page.texts
     assert set(HEADS) <= set(page.texts)
+    assert page.texts.count("score 0 to 1") == 2  # of the stages' pictures and of IRNet's
     pictures = [image["alt"] for image in page.attributes("img")]
     for name in NAMES:
         assert pictures.count(name) == 5  # all but the truth: there are no instance masks

@@ -23,7 +23,7 @@ from wsss.training.models.dropout import BatchKeyedDropout2d
 from wsss.training.models.parameters import mark_new
 from wsss.training.models.segmenter import Segmenter
 from wsss.training.pipeline import train as train_method
-from wsss.training.sections import TrainSettings
+from wsss.training.sections.train import TrainSettings
 
 NUM_SAMPLES, BATCH, EPOCHS = 10, 4, 3
 STEPS = 6

@@ -9,7 +9,7 @@ import torch
 from wsss.errors import ConfigError
 from wsss.runtime.dense_crf import CrfSettings
 from wsss.training.loop import build_optimizer
-from wsss.training.networks import classifier_architecture
+from wsss.training.networks import classifier_architecture, recipe_architectures
 from wsss.training.recipe import dump_recipe, load_recipe, shipped_recipes
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +41,16 @@ def test_shipped_recipe_reads_back_from_its_resolved_form(name, tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text(dump_recipe(recipe), encoding="utf-8")
     assert load_recipe(path) == recipe
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_labels_by_networks_that_its_recipe_trains(name):
+    recipe = load_recipe(name)
+    ways = recipe.ways()
+    needed = {stage for stages in ways.values() for stage in stages}
+    assert needed <= set(recipe_architectures(recipe, 3)) == set(recipe.trainings())
+    walks = {"walk", "labels"} if recipe.method in ("affinitynet", "irnet") else set()
+    assert set(ways) == {"cam", "segmenter", *walks}
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("_voc12")])

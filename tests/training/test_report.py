@@ -84,6 +84,13 @@ def test_what_was_not_measured_is_said() -> None:
     assert "16.1" in page.texts
 
 
+def test_the_legend_tells_scores_where_there_are_some() -> None:
+    (sheet,) = _report().sheets
+    for has_scores in (False, True):
+        shown = replace(_report(), sheets=[replace(sheet, has_scores=has_scores)])
+        assert read_page(render_report(shown)).texts.count("score 0 to 1") == has_scores
+
+
 def test_a_page_without_charts_has_no_heading_for_them() -> None:
     texts = read_page(render_report(replace(_report(), charts=[]))).texts
     assert "Training" not in texts
@@ -170,6 +177,27 @@ def test_report_of_a_run_whose_segmenter_is_missing(tmp_path: Path) -> None:
     background = 100 * 9 / 17
     assert shares.count(f"{background:.1f}") == 2
     assert shares.count(f"{background / 3:.1f}") == 2
+
+
+@pytest.mark.parametrize(
+    ("listed", "note"),
+    [((), "train, 2 images, labels given"), (("image_1",), "measured, 1 images, labels given")],
+)
+def test_figures_tell_the_list_that_they_are_of(
+    tmp_path: Path, listed: tuple[str, ...], note: str
+) -> None:
+    """Where the recipe's list is not there, they are of the training list, and say so."""
+    images = _image_set(tmp_path / "data")
+    samples = [
+        replace(sample, splits=(*sample.splits, "measured")) if sample.name in listed else sample
+        for sample in images.samples
+    ]
+    _write_run(tmp_path / "run", images, ("cam",))
+    recipe = load_recipe("demo", ["data.figures_split=measured"])
+    (tmp_path / "run" / "recipe.toml").write_text(dump_recipe(recipe))
+    path = write_run_report(tmp_path / "run", replace(images, samples=tuple(samples)), device="cpu")
+    notes = {text for text in read_page(path.read_text()).texts if "labels given" in text}
+    assert notes == {note}
 
 
 def test_report_of_a_run_that_has_hardly_begun(tmp_path: Path) -> None:

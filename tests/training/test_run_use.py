@@ -19,7 +19,8 @@ from wsss.runtime.pseudo_labels import walk_change
 from wsss.runtime.score_maps import load_score_maps
 from wsss.training.data.image_set import ImageSet
 from wsss.training.measure import measure
-from wsss.training.predictor import CLASS_THRESHOLD, PredictionKind, RunPredictor
+from wsss.training.predictor import CLASS_THRESHOLD, RunPredictor
+from wsss.training.recipe import PredictionKind
 from wsss.training.run import read_stage
 from wsss.training.run_model import run_model
 from wsss.training.stages.labels import walk_settings

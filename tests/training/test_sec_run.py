@@ -17,7 +17,7 @@ from wsss.training.metrics import read_metrics
 from wsss.training.pipeline import METHODS as STAGES_OF
 from wsss.training.pipeline import train
 from wsss.training.predictor import RunPredictor
-from wsss.training.run import read_stage, stage_settings
+from wsss.training.run import read_stage
 from wsss.training.stages.sec import TERMS
 
 STAGES = STAGES_OF["sec"]
@@ -92,25 +92,22 @@ def test_seeds_alone_are_the_baseline(
     assert inputs[0] == inputs[1]
 
 
-def test_other_methods_may_have_its_losses(
-    tiny_images: ImageSet, finished_run: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("method", "finished"), [("affinitynet", "finished_run"), ("irnet", "finished_irnet_run")]
+)
+def test_other_plain_segmenters_may_have_its_losses(
+    tiny_images: ImageSet,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    method: str,
+    finished: str,
 ) -> None:
-    out = copy_run(finished_run, tmp_path / "run", without=["segmenter"])
-    recipe = tiny_recipe("segmenter.loss=sec", "segmenter.sec.crf.iterations=1")
+    run = request.getfixturevalue(finished)
+    out = copy_run(run, tmp_path / "run", without=["segmenter"])
+    overrides = ("segmenter.loss=sec", "segmenter.sec.crf.iterations=1")
+    recipe = tiny_recipe(*overrides, method=method)
     train(recipe, tiny_images, out, stages=["segmenter"], device="cpu")
     assert set(TERMS) <= set(read_metrics(out / "segmenter" / "metrics.jsonl")[0])
-
-
-def test_keys_that_came_later_leave_older_runs_up_to_date() -> None:
-    """Runs from before `loss` and `sec` have settings without these."""
-    plain, changed = (
-        stage_settings(tiny_recipe(*overrides), STAGES_OF["affinitynet"][-1])
-        for overrides in ((), ("segmenter.loss=sec",))
-    )
-    assert not {"segmenter.loss", "segmenter.sec"} & set(plain)
-    assert changed == plain | {"segmenter.loss": "sec"}
-    own = stage_settings(tiny_recipe("segmenter.loss=cross_entropy", method="sec"), STAGES[-1])
-    assert "segmenter.loss" not in own  # what another method's segmenter says too
 
 
 def test_what_cannot_be_is_refused(

@@ -183,7 +183,7 @@ def test_what_cannot_be_is_refused(
     finished_self_guided_run: Path, tiny_images: ImageSet, tmp_path: Path
 ) -> None:
     for override, message in (
-        ("segmenter.loss=sec", "the self-guided network has its own: leave it out"),
+        ("segmenter.loss=sec", r"segmenter\.loss is no key of this recipe"),
         ("segmenter.start=weights", "the first labels come of the classifier"),
         ("selfguided.steps=-1", r"selfguided\.steps is -1"),
     ):

@@ -15,4 +15,4 @@ Method = Literal["affinitynet", "irnet", "cian", "sec", "selfguided"]
 """Those of `METHODS` in `training/pipeline.py`, likewise."""
 
 Way = Literal["segmenter", "labels", "walk", "cam"]
-"""Ways in which a run labels; those of `PredictionKind` in `training/predictor.py`."""
+"""Ways in which a run labels; those of `PredictionKind` in `training/recipe.py`."""

@@ -17,16 +17,12 @@ from .networks import NetworkGraph, network_graph
 
 def graphs_of(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     """Graphs that a bundle of this recipe may have, and the networks in each."""
-    if not isinstance(recipe, WalkRecipe):
-        return {"cam": ("cam",), "segmenter": ("segmenter",)}
-    stage = recipe.affinity_stage
-    return {
-        "cam": ("cam",),
-        stage: (stage,),
-        "refine": (),
-        "label": ("cam", stage),
-        "segmenter": ("segmenter",),
-    }
+    ways = recipe.ways()
+    graphs = {"cam": ways["cam"]}
+    if isinstance(recipe, WalkRecipe):
+        stage = recipe.affinity_stage
+        graphs |= {stage: (stage,), "refine": (), "label": ways["walk"]}
+    return graphs | {"segmenter": ways["segmenter"]}
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from .checkpoint import (
 from .metrics import MetricsWriter
 from .models.dropout import set_dropout_context
 from .models.parameters import parameter_groups
-from .sections import TrainSettings
+from .sections.train import TrainSettings
 
 Batch = dict[str, Tensor]
 Sample = Mapping[str, NDArray[np.generic]]

@@ -12,8 +12,8 @@ from .data.image_set import ImageSet
 from .evaluation import EvalReport, FolderPredictions, Predictions, evaluate
 from .instance_evaluation import InstancePredictions, InstanceReport, evaluate_instances
 from .instance_predictions import open_instance_predictions
-from .predictor import WALKING, PredictionKind, RunInstances, RunPredictions, RunPredictor
-from .recipe import Recipe, SelfGuidedRecipe, WalkRecipe, load_recipe
+from .predictor import RunInstances, RunPredictions, RunPredictor
+from .recipe import PredictionKind, Recipe, SelfGuidedRecipe, WalkRecipe, load_recipe
 from .run import read_stage
 from .stages.selfguided import STEPS
 
@@ -53,8 +53,7 @@ def measure(
             raise ConfigError(f"unknown stage '{stage}': choose of {choices}")
         predictor = _open_run(path, images, device)
         kind = cast(PredictionKind, stage)
-        if kind in WALKING:
-            predictor.walk_recipe()
+        predictor.stages_of(kind)  # refuses a walk where there is none, before any image is read
         predictions = RunPredictions(predictor, kind, use_image_labels=use_image_labels)
         split = split or predictor.recipe.data.val_split
     else:

@@ -26,7 +26,7 @@ from .run import (
     run_stage,
     stage_settings,
 )
-from .sections import CianRoundSection
+from .sections.cian import CianRoundSection
 
 METHODS: dict[str, tuple[Stage, ...]] = {
     "affinitynet": affinitynet.STAGES,

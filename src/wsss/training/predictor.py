@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -28,8 +27,8 @@ from .models.classifier import CamClassifier
 from .models.irnet import IRNet
 from .models.segmenter import Segmenter
 from .networks import AnyNetwork, Network, open_as
-from .recipe import IRNetRecipe, WalkRecipe, load_recipe
-from .sections import NO_CRF
+from .recipe import IRNetRecipe, PredictionKind, WalkRecipe, load_recipe
+from .sections.crf import NO_CRF
 from .stages.cam import class_probabilities, image_activation
 from .stages.instances import grouped, image_instances
 from .stages.irnet import image_maps
@@ -41,12 +40,6 @@ from .stages.labels import (
     walked_scores,
 )
 from .stages.segmenter import segment_image
-
-PredictionKind = Literal["cam", "walk", "labels", "segmenter"]
-"""cam: maps alone; walk: after the random walk; labels: with the recipe's dense CRF."""
-WALKING: tuple[PredictionKind, ...] = ("walk", "labels")
-"""For methods with a walk alone."""
-
 
 NETWORKS: dict[str, type[Network]] = {
     "cam": CamClassifier,
@@ -203,9 +196,9 @@ class RunPredictor:
             align = recipe.cam.align
             return RunLabelled(segment_image(segmenter, image, section, align, self.device))
         maps = self._cams(image, labels)
-        if kind in WALKING:
-            return self._walk_labelled(image, maps, self._walked(image, maps), crf)
-        return RunLabelled(self._label(image, maps, recipe.cam.threshold, crf))
+        if kind == "cam":
+            return RunLabelled(self._label(image, maps, recipe.cam.threshold, crf))
+        return self._walk_labelled(image, maps, self._walked(image, maps), crf)
 
     @torch.no_grad()
     def predict_instances(
@@ -289,9 +282,18 @@ class RunPredictor:
         if not isinstance(self.recipe, WalkRecipe):
             raise ConfigError(
                 f"run '{self.folder}' is of method {self.recipe.method}, which has no walk: choose "
-                "of cam, segmenter"
+                f"of {', '.join(self.recipe.ways())}"
             )
         return self.recipe
+
+    def stages_of(self, kind: PredictionKind) -> tuple[str, ...]:
+        """Stages whose networks a way to label needs.
+
+        Raises:
+            ConfigError: it is one of methods with a walk, and the run's has none.
+        """
+        ways = self.recipe.ways()
+        return ways[kind] if kind in ways else self.walk_recipe().ways()[kind]
 
     def require_instances(self) -> IRNetRecipe:
         """The recipe, if its method tells single objects.

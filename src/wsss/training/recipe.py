@@ -16,29 +16,26 @@ from pydantic import Field, ValidationError
 
 from ..errors import ConfigError
 from ..runtime.faults import fault_text
-from .sections import (
-    AffinitySection,
-    BackboneSection,
-    CamSection,
-    CianLabelsSection,
-    CianSection,
-    CianSegmenterSection,
-    DataSection,
-    InstancesSection,
-    IRNetSection,
-    IRNetSeedsSection,
-    IRNetWalkSection,
-    SecSegmenterSection,
-    Section,
-    SeedsSection,
-    SegmenterSection,
+from .sections.affinitynet import AffinitySection
+from .sections.backbone import BackboneSection
+from .sections.base import Section
+from .sections.cam import CamSection
+from .sections.cian import CianLabelsSection, CianSection, CianSegmenterSection
+from .sections.data import DataSection
+from .sections.irnet import InstancesSection, IRNetSection, IRNetSeedsSection, IRNetWalkSection
+from .sections.sec import PlainSegmenterSection, SecSegmenterSection
+from .sections.seeds import SeedsSection
+from .sections.segmenter import SegmenterSection
+from .sections.selfguided import (
     SelfGuidedSection,
     SelfGuidedSeedsSection,
     SelfGuidedSegmenterSection,
-    WalkSection,
 )
+from .sections.walk import WalkSection
 
 Training = CamSection | AffinitySection | IRNetSection | SegmenterSection
+PredictionKind = Literal["cam", "walk", "labels", "segmenter"]
+"""cam: maps alone; walk: after the random walk; labels: with the recipe's dense CRF."""
 
 
 class Recipe(Section):
@@ -61,14 +58,33 @@ class Recipe(Section):
         sections = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: found for name, found in sections.items() if hasattr(found, "train")}
 
+    def ways(self) -> dict[PredictionKind, tuple[str, ...]]:
+        """In which a run labels any image, and the stages whose networks each needs."""
+        return {"cam": ("cam",), "segmenter": ("segmenter",)}
 
-class WalkRecipe(Recipe):
-    """Of methods whose pseudo labels come of a random walk on the CAMs."""
+
+class PlainSegmenterRecipe(Recipe):
+    """Of methods whose segmenter is a plain network that learns the label maps of a stage."""
+
+    segmenter: PlainSegmenterSection
+
+
+class WalkRecipe(PlainSegmenterRecipe):
+    """Of methods whose pseudo labels come of a random walk on the CAMs.
+
+    This alone makes a method one that walks: its runs label by `walk` and `labels` too, its bundles
+    have the graphs of the walk, its reports show it.
+    """
 
     walk: WalkSection = WalkSection()
 
     affinity_stage: ClassVar[str]
     """Stage whose network gives the affinities of the walk."""
+
+    def ways(self) -> dict[PredictionKind, tuple[str, ...]]:
+        """See `Recipe`."""
+        walking = ("cam", self.affinity_stage)
+        return {"cam": ("cam",), "walk": walking, "labels": walking, "segmenter": ("segmenter",)}
 
 
 class AffinityNetRecipe(WalkRecipe):
@@ -101,7 +117,7 @@ class CianRecipe(Recipe):
     segmenter: CianSegmenterSection
 
 
-class SecRecipe(Recipe):
+class SecRecipe(PlainSegmenterRecipe):
     """A whole SEC run."""
 
     method: Literal["sec"]

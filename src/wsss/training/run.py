@@ -6,11 +6,10 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -19,14 +18,11 @@ from ..runtime import peak_memory
 from ..runtime.files import atomic_write_bytes, make_folder, replace_folder
 from ..runtime.progress import Progress
 from . import distributed
-from .data.image_set import ImageSet, Sample
+from .data.image_set import ImageSet
 from .recipe import AnyRecipe, Recipe, dump_recipe
-from .sections import Section
 
 STAGE_FORMAT = 3
 """Raised when a stage of the same settings would now give another result."""
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -70,18 +66,24 @@ class Run:
     def val_set(self) -> ImageSet | None:
         """Images that measure; None where the set has no such list."""
         split = self.recipe.data.val_split
-        known = {name for sample in self.images.samples for name in sample.splits}
-        return self.images.select(split) if split in known else None
+        return self.images.select(split) if self._has_list(split) else None
+
+    @property
+    def figures_split(self) -> str:
+        """List that `figures_set` is taken from: the recipe's, or the training list without it."""
+        data = self.recipe.data
+        return data.figures_split if self._has_list(data.figures_split) else data.train_split
 
     @property
     def figures_set(self) -> ImageSet | None:
         """Images with masks on which CAMs and labels are measured; None where there are none."""
-        split = self.recipe.data.figures_split
-        known = {name for sample in self.images.samples for name in sample.splits}
-        subset = self.images.select(split) if split in known else self.train_set
+        subset = self.images.select(self.figures_split)
         trained = {sample.name for sample in self.train_set.samples}
         usable = tuple(s for s in subset.samples if s.mask is not None and s.name in trained)
         return ImageSet(subset.root, subset.layout, subset.classes, usable) if usable else None
+
+    def _has_list(self, split: str) -> bool:
+        return any(split in sample.splits for sample in self.images.samples)
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def run_stage(run: Run, stage: Stage, inputs: dict[str, str]) -> str:
     folder = run.folder / stage.name
     settings = stage_settings(run.recipe, stage)
     digest = _digest([STAGE_FORMAT, stage.name, settings, inputs])
-    shown = _values(run.recipe, {*stage.settings, "data"})
+    shown = run.recipe.model_dump(mode="json", include={*stage.settings, "data"})
     measured = _digest([digest, shown, run.images.digest(masks=True)])
     if distributed.is_main() and read_stage(folder).get("digest") != digest:
         _take_over(run, stage, digest)
@@ -241,23 +243,12 @@ def read_stage(folder: Path) -> dict[str, Any]:
 
 def stage_settings(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     """Settings that shape a stage's result, JSON-compatible, by `section.key`."""
-    values = _values(recipe, {*stage.settings, "seed"})
+    values = recipe.model_dump(mode="json", include={*stage.settings, "seed"})
     flat: dict[str, Any] = {}
     for name, value in values.items():
         keys = {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else None
         flat |= keys or {name: value}
     return {key: value for key, value in flat.items() if key not in stage.measures_only}
-
-
-def _values(recipe: Recipe, names: set[str]) -> dict[str, Any]:
-    """Sections and keys of a recipe, JSON-compatible, without what `Section.added` leaves out."""
-    values = recipe.model_dump(mode="json", include=names)
-    for name in values:
-        section = getattr(recipe, name)
-        for key, value in section.added.items() if isinstance(section, Section) else ():
-            if getattr(section, key) == value:
-                del values[name][key]
-    return values
 
 
 def _digest(content: list[Any]) -> str:
@@ -273,44 +264,3 @@ def _prepare(folder: Path, digest: str) -> None:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write_bytes(mark, digest.encode())
-
-
-def make_files(
-    run: Run,
-    name: str,
-    samples: Sequence[Sample],
-    target: Callable[[Sample], Path],
-    load: Callable[[Sample], Result],
-    make: Callable[[Sample, Result, Path], None],
-) -> None:
-    """Write one file a sample, each once: finished ones are kept, processes share the rest.
-
-    Args:
-        load: reads what the sample needs; runs ahead in a thread.
-        make: computes the result and writes it atomically.
-    """
-    todo = [sample for sample in samples if not target(sample).is_file()]
-    distributed.barrier()  # all processes must share out the same list
-    share = distributed.own_share(todo)
-    done = len(samples) - len(todo)
-    with run.progress.task(name, len(share) + done, done=done) as task:
-        for sample, loaded in _ahead(share, load):
-            path = target(sample)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            make(sample, loaded, path)
-            task.advance()
-    distributed.barrier()
-
-
-def _ahead(
-    samples: Sequence[Sample], load: Callable[[Sample], Result]
-) -> Iterator[tuple[Sample, Result]]:
-    pending: list[tuple[Sample, Future[Result]]] = []
-    with ThreadPoolExecutor(1) as pool:
-        for sample in samples:
-            pending.append((sample, pool.submit(load, sample)))
-            if len(pending) > 3:
-                first, future = pending.pop(0)
-                yield first, future.result()
-        for first, future in pending:
-            yield first, future.result()

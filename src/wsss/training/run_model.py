@@ -14,7 +14,8 @@ from ..runtime.bulk.class_thresholds import read_thresholds, require_classifier
 from ..runtime.bulk.model import Answer, require_plain_walk
 from ..runtime.bulk.writers.contract import Need
 from ..runtime.files import file_digest
-from .predictor import WALKING, PredictionKind, RunPredictor
+from .predictor import RunPredictor
+from .recipe import PredictionKind
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,7 @@ def run_model(
     if threshold is not None:
         require_classifier(chosen != "segmenter" and not has_labels)
         thresholds = read_thresholds(threshold, predictor.classes)
-    networks: list[str] = [chosen]
-    if chosen in WALKING:
-        networks = ["cam", predictor.walk_recipe().affinity_stage]
-    weights = [predictor.weights_path(name) for name in networks]
+    weights = [predictor.weights_path(name) for name in predictor.stages_of(chosen)]
     details = {
         "run": {path.parent.name: file_digest(path) for path in weights},
         "by": chosen,

@@ -15,7 +15,7 @@ from wsss.training.models.build import BACKBONES, build_backbone
 from wsss.training.models.cian import CianSegmenter, CrossImageAffinity
 from wsss.training.models.whole_batch_norm import WholeBatchNorm2d
 from wsss.training.networks import Architecture, open_network, save_network, start_network
-from wsss.training.sections import CianTrainSettings
+from wsss.training.sections.cian import CianTrainSettings
 
 CPU = torch.device("cpu")
 FEATURES, CHANNELS = 6, 4

@@ -12,7 +12,7 @@ from wsss.training.loop import build_optimizer
 from wsss.training.models.build import BACKBONES, build_backbone
 from wsss.training.models.irnet import IRNet
 from wsss.training.networks import Architecture, open_network, save_network, start_network
-from wsss.training.sections import IRNetTrainSettings
+from wsss.training.sections.irnet import IRNetTrainSettings
 
 CPU = torch.device("cpu")
 

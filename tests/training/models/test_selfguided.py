@@ -12,7 +12,7 @@ from wsss.training.models.classifier import CamClassifier
 from wsss.training.models.parameters import parameter_groups
 from wsss.training.models.segmenter import Segmenter
 from wsss.training.models.selfguided import AllMaps, SelfGuidedMaps, SelfGuidedNet
-from wsss.training.sections import SelfGuidedSection
+from wsss.training.sections.selfguided import SelfGuidedSection
 from wsss.training.stages.selfguided import agreement_sums, walk_to_alike
 
 

@@ -28,7 +28,7 @@ from ..models.classifier import CamClassifier
 from ..networks import AnyNetwork, normalise
 from ..predictor import RunPredictor
 from ..recipe import Recipe, load_recipe
-from ..sections import CamSection
+from ..sections.cam import CamSection
 from ..stages.cam import image_activation
 from .published import as_published, published_activation
 

@@ -27,7 +27,7 @@ from ..models.classifier import CamClassifier
 from ..models.frozen_norm import FrozenBatchNorm2d
 from ..networks import AnyNetwork
 from ..recipe import WalkRecipe
-from ..sections import CamSection
+from ..sections.cam import CamSection
 from ..stages.labels import affinity_features, walk_settings
 
 DENSE_CELLS = 4000

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.palette import IGNORE_INDEX
-from ..sections import Augmentation
+from ..sections.train import Augmentation
 
 Image = NDArray[np.uint8]
 

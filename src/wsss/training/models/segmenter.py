@@ -27,7 +27,9 @@ class Segmenter(nn.Module):
       channels, ReLU, dropout 0.5, 1x1 to C + 1.
     - `resnet38`: 3x3 to 512 channels, ReLU, 3x3 to C + 1, both with dilation 12.
     - `linear`: dropout 0.5, 1x1 to C + 1; its class planes can start from a CAM classifier.
-    - `dilated`: 3x3 with dilation 12 to C + 1, without bias: the classifier of CIAN.
+    - `dilated`: a single 3x3 with dilation 12 to C + 1, without bias or dropout. CIAN always has
+      it, behind its affinity module, as published; the self-guided network by default, in our
+      design; other segmenters where a recipe says so.
 
     The dilation is meant for stride 8 and shrinks with the grid: 6 at stride 16, 3 at 32.
     Deviation: dropout drops whole channels, where DeepLab drops single cells; no normalisation

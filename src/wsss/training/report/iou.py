@@ -23,7 +23,7 @@ def iou_columns(opened: OpenedRun, limit: int | None = None) -> dict[str, IouCol
         limit: images that are measured; longer lists are thinned evenly.
     """
     columns = {"cam": _stored(opened, "CAM", "cam", limit)}
-    if isinstance(opened.run.recipe, WalkRecipe):
+    if "walk" in opened.run.recipe.ways():
         columns["walk"] = _stored(opened, "walk", "labels/scores", limit)
     if "labels" in opened.stages:
         columns["labels"] = _stored(opened, "pseudo labels", "labels", limit)
@@ -41,7 +41,7 @@ def _stored(opened: OpenedRun, name: str, place: str, limit: int | None) -> IouC
         threshold = recipe.walk.threshold
     used = labels_used(run.folder / place)
     predictions = FolderPredictions(run.folder / place, subset, image_labels_used=used)
-    report = _evaluate(opened, predictions, subset, recipe.data.figures_split, threshold)
+    report = _evaluate(opened, predictions, subset, run.figures_split, threshold)
     return _column(name, report, len(figures_set.samples))
 
 

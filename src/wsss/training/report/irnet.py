@@ -71,6 +71,7 @@ def make_irnet_sheets(
             ],
             rows=rows,
             legend=class_legend(run),
+            has_scores=True,
             keys=[("way from the centre of the disc; dark is short", direction_wheel(WHEEL_SIDE))],
         )
     ]

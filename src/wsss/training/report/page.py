@@ -53,6 +53,7 @@ class Sheet:
 
     Attributes:
         legend: class names and their RGB colours.
+        has_scores: some pictures show scores in one colour, which the legend then tells.
         keys: further items of the legend, each with a small picture.
     """
 
@@ -61,6 +62,7 @@ class Sheet:
     columns: Sequence[tuple[str, str]]
     rows: Sequence[SheetRow]
     legend: Sequence[tuple[str, tuple[int, int, int]]]
+    has_scores: bool = False
     keys: Sequence[tuple[str, Picture]] = ()
 
 
@@ -134,9 +136,10 @@ def sheet_section(sheet: Sheet) -> str:
         f"<li>{picture_cell(encoded(picture), name)}{escaped(name)}</li>"
         for name, picture in sheet.keys
     )
+    heat = '<li class="heat"><i></i>score 0 to 1</li>' if sheet.has_scores else ""
     return f"""<h2>{escaped(sheet.title)}</h2>
 <p>{escaped(sheet.text)}</p>
-<ul class="legend">{legend_items(sheet.legend)}<li class="heat"><i></i>score 0 to 1</li>{keys}</ul>
+<ul class="legend">{legend_items(sheet.legend)}{heat}{keys}</ul>
 <div class="card scroll"><table class="sheet"><thead><tr>{heads}</tr></thead>
 <tbody>{rows}</tbody></table></div>"""
 

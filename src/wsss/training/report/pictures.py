@@ -31,7 +31,7 @@ def make_sheet(run: Run, finished: Collection[str], predictor: RunPredictor | No
     """
     painter = _Painter(run, finished, predictor)
     chosen, split = run.train_set, run.recipe.data.train_split
-    walks = isinstance(run.recipe, WalkRecipe)
+    walks = "walk" in run.recipe.ways()
     # Without a walk pseudo labels are what was stored, of training images alone.
     can_show_any = painter.can_apply("cam") and (walks or not _has_labels(run))
     if run.val_set is not None and can_show_any:
@@ -58,6 +58,7 @@ def make_sheet(run: Run, finished: Collection[str], predictor: RunPredictor | No
         ],
         rows=rows,
         legend=class_legend(run),
+        has_scores=True,
     )
 
 
@@ -95,7 +96,7 @@ class _Painter:
             shrink(image, PICTURE_SIDE),
             labels_cell(image, truth, "no mask"),
             heat_cell(image, cam),
-            *([heat_cell(image, walk)] if isinstance(self.run.recipe, WalkRecipe) else []),
+            *([heat_cell(image, walk)] if "walk" in self.run.recipe.ways() else []),
             *([labels_cell(image, label, "not run")] if _has_labels(self.run) else []),
             labels_cell(image, self._segment(image), "not run"),
         )
@@ -110,13 +111,12 @@ class _Painter:
         return self.predictor.score_maps(image, sample.labels, "cam")
 
     def _walk(self, sample: Sample, image: Picture) -> ScoreMaps | None:
-        recipe = self.run.recipe
-        if "labels" not in self.finished or not isinstance(recipe, WalkRecipe):
+        needed = self.run.recipe.ways().get("walk")
+        if "labels" not in self.finished or needed is None:
             return None
         path = self.run.folder / "labels" / "scores" / f"{sample.name}.npz"
         if path.is_file():
             return load_score_maps(path)
-        needed = ("cam", recipe.affinity_stage)
         if self.predictor is None or not all(self.can_apply(stage) for stage in needed):
             return None
         return self.predictor.score_maps(image, sample.labels, "walk")

@@ -36,6 +36,7 @@ def make_self_guided_sheets(run: Run, finished: Collection[str]) -> list[Sheet]:
             ],
             rows=[_row(run, sample) for sample in samples],
             legend=class_legend(run),
+            has_scores=True,
         )
     ]
 

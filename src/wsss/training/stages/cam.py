@@ -19,9 +19,10 @@ from ..loop import Batch, Objective
 from ..losses import classification_loss
 from ..models.classifier import CamClassifier
 from ..networks import classifier_architecture, normalise, open_as
-from ..run import Run, make_files
-from ..sections import CamSection
+from ..run import Run
+from ..sections.cam import CamSection
 from .crops import crop_arrays, network_input
+from .files import make_files, make_image_files
 from .fitting import fit_objective, trained_network
 from .head_warmup import warm_up_head
 
@@ -163,14 +164,7 @@ def write_cams(run: Run, network: CamClassifier, folder: Path) -> None:
         size = (image.shape[0], image.shape[1])
         save_score_maps(path, normalise_cam(activation, sample.labels or (), size))
 
-    make_files(
-        run,
-        "cam maps",
-        run.train_set.samples,
-        lambda sample: folder / f"{sample.name}.npz",
-        lambda sample: read_image(sample.image_path),
-        make,
-    )
+    make_image_files(run, "cam maps", folder, ".npz", make)
 
 
 def _take_cams(run: Run, source: Path, folder: Path) -> None:
@@ -201,14 +195,7 @@ def _take_cams(run: Run, source: Path, folder: Path) -> None:
             scaled = resize(planes, grid, section.align)[0].numpy()
         save_score_maps(path, ScoreMaps(maps.classes, scaled.astype(np.float32), maps.size))
 
-    make_files(
-        run,
-        "import of score maps",
-        run.train_set.samples,
-        lambda sample: folder / "scores" / f"{sample.name}.npz",
-        load,
-        make,
-    )
+    make_files(run, "import of score maps", folder / "scores", ".npz", load, make)
 
 
 def measure_scores(run: Run, folder: Path, threshold: float) -> dict[str, float]:
@@ -219,7 +206,7 @@ def measure_scores(run: Run, folder: Path, threshold: float) -> dict[str, float]
     report = evaluate(
         FolderPredictions(folder, subset, image_labels_used=True),
         subset,
-        run.recipe.data.figures_split,
+        run.figures_split,
         threshold=threshold,
         align=run.recipe.cam.align,
         progress=run.progress,

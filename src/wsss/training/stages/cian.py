@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...runtime.geometry import resize
-from ...runtime.image_io import read_image, write_label_map
+from ...runtime.image_io import write_label_map
 from ..cian_losses import CIAN_NAMES, cian_loss, cian_loss_sums, cian_terms
 from ..data.class_groups import class_groups
 from ..data.image_set import Sample
@@ -18,9 +18,10 @@ from ..losses import segmentation_loss, segmentation_loss_sums
 from ..models.cian import CianSegmenter
 from ..networks import cian_architecture, open_as, segmenter_architecture
 from ..recipe import CianRecipe
-from ..run import Run, make_files
-from ..sections import CianRoundSection
+from ..run import Run
+from ..sections.cian import CianRoundSection
 from .crops import inside_cells, nearest_labels, network_input
+from .files import make_image_files
 from .fitting import fit_objective, trained_network
 from .seed_crops import seed_sampler
 from .segmenter import measure_on_validation, segment_image
@@ -56,14 +57,7 @@ def make_cian_labels(run: Run, folder: Path, digest: str) -> None:
         )
         write_label_map(path, label)
 
-    make_files(
-        run,
-        "labels",
-        run.train_set.samples,
-        lambda sample: folder / f"{sample.name}.png",
-        lambda sample: read_image(sample.image_path),
-        make,
-    )
+    make_image_files(run, "labels", folder, ".png", make)
 
 
 def measure_cian_labels(run: Run, folder: Path) -> dict[str, float]:
@@ -73,7 +67,7 @@ def measure_cian_labels(run: Run, folder: Path) -> dict[str, float]:
         return {}
     present_only = run.recipe_of(CianRecipe).labels.present_only
     predictions = FolderPredictions(folder, subset, image_labels_used=present_only)
-    report = evaluate(predictions, subset, run.recipe.data.figures_split)
+    report = evaluate(predictions, subset, run.figures_split)
     return {"miou": report.miou, "images": report.images}
 
 

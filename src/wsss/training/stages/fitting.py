@@ -7,7 +7,7 @@ from typing import Literal
 from ..loop import Objective, finish, train
 from ..networks import AnyNetwork, Architecture, open_as, save_network, start_network
 from ..run import Run
-from ..sections import TrainSettings
+from ..sections.train import TrainSettings
 
 
 def trained_network(

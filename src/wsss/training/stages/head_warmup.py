@@ -14,7 +14,7 @@ from ..losses import classification_loss
 from ..models.classifier import CamClassifier
 from ..networks import normalise
 from ..run import Run
-from ..sections import HeadWarmup
+from ..sections.cam import HeadWarmup
 
 
 def warm_up_head(run: Run, network: CamClassifier, settings: HeadWarmup) -> None:

@@ -23,7 +23,8 @@ from ..instance_predictions import PairPredictions
 from ..models.irnet import IRNet
 from ..networks import open_as
 from ..recipe import IRNetRecipe
-from ..run import Run, make_files
+from ..run import Run
+from .files import make_image_files
 from .irnet import image_boundary, image_maps
 from .labels import walk_settings
 
@@ -48,14 +49,7 @@ def make_instances(run: Run, folder: Path, digest: str) -> None:
         found = image_instances(network, image, _cams(run, sample), recipe, run.device)
         write_pair(folder, sample.name, found)
 
-    make_files(
-        run,
-        "instances",
-        run.train_set.samples,
-        lambda sample: folder / OBJECTS / f"{sample.name}.png",
-        lambda sample: read_image(sample.image_path),
-        make,
-    )
+    make_image_files(run, "instances", folder / OBJECTS, ".png", make)
 
 
 def measure_instances(run: Run, folder: Path) -> dict[str, float]:
@@ -89,7 +83,7 @@ def measure_instances(run: Run, folder: Path) -> dict[str, float]:
         ("", stored.predict),
     ):
         report = evaluate_instances(
-            _Made(predict), subset, recipe.data.figures_split, progress=run.progress
+            _Made(predict), subset, run.figures_split, progress=run.progress
         )
         figures |= {f"{prefix}ap50": report.ap50, f"{prefix}ap70": report.ap70}
     return figures

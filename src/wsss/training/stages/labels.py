@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...runtime.affinity import affinity_from_features
 from ...runtime.boundary_walk import STRIDE, boundary_affinities
-from ...runtime.image_io import read_image, write_label_map
+from ...runtime.image_io import write_label_map
 from ...runtime.pseudo_labels import WalkSettings, label_from_scores, walk_scores
 from ...runtime.score_maps import ScoreMaps, load_score_maps, save_score_maps
 from ..data.image_set import Sample
@@ -19,9 +19,10 @@ from ..models.affinitynet import AffinityNet
 from ..models.irnet import IRNet
 from ..networks import open_as
 from ..recipe import IRNetRecipe, WalkRecipe
-from ..run import Run, make_files
+from ..run import Run
 from .affinity import image_features
 from .cam import measure_scores
+from .files import make_image_files
 from .irnet import image_boundary
 
 Affinities = tuple[Tensor, Tensor | None]
@@ -62,7 +63,7 @@ def measure_labels(run: Run, folder: Path) -> dict[str, float]:
         return {}
     walked = measure_scores(run, folder / "scores", run.recipe_of(WalkRecipe).walk.threshold)
     predictions = FolderPredictions(folder, subset, image_labels_used=True)
-    report = evaluate(predictions, subset, run.recipe.data.figures_split)
+    report = evaluate(predictions, subset, run.figures_split)
     figures = {f"walk_{key}": value for key, value in walked.items()}
     return figures | {"miou": report.miou, "images": report.images}
 
@@ -112,14 +113,7 @@ def _walk(run: Run, network: AffinityNetwork, recipe: WalkRecipe, folder: Path) 
         maps = load_score_maps(cams / f"{sample.name}.npz")
         save_score_maps(path, walked_scores(network, image, maps, recipe, run.device))
 
-    make_files(
-        run,
-        "walk",
-        run.train_set.samples,
-        lambda sample: folder / f"{sample.name}.npz",
-        lambda sample: read_image(sample.image_path),
-        make,
-    )
+    make_image_files(run, "walk", folder, ".npz", make)
 
 
 def _write_labels(run: Run, recipe: WalkRecipe, folder: Path) -> None:
@@ -136,11 +130,4 @@ def _write_labels(run: Run, recipe: WalkRecipe, folder: Path) -> None:
         )
         write_label_map(path, labels)
 
-    make_files(
-        run,
-        "labels",
-        run.train_set.samples,
-        lambda sample: folder / f"{sample.name}.png",
-        lambda sample: read_image(sample.image_path),
-        make,
-    )
+    make_image_files(run, "labels", folder, ".png", make)

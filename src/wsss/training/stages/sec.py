@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ...runtime.geometry import resize
 from ..loop import Batch, Objective
 from ..models.segmenter import Segmenter
+from ..recipe import PlainSegmenterRecipe
 from ..run import Run
 from ..sec_losses import (
     Term,
@@ -34,7 +35,7 @@ def sec_objective(
 
     A loss whose weight is 0 is not computed, and its figures are 0.
     """
-    section, align = run.recipe.segmenter, run.recipe.cam.align
+    section, align = run.recipe_of(PlainSegmenterRecipe).segmenter, run.recipe.cam.align
     losses, corners = section.sec, align == "corners"
     crf = losses.crf.settings()
 

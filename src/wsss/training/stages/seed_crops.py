@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ...runtime.image_io import read_image, read_label_map
 from ..data.transforms import augment
 from ..run import Run
-from ..sections import Augmentation
+from ..sections.train import Augmentation
 from .crops import crop_arrays
 
 Reduce = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]

@@ -14,7 +14,8 @@ from ...runtime.seeds import make_seed
 from ..data.image_set import Sample
 from ..evaluation import ConfusionMatrix
 from ..recipe import Recipe
-from ..run import Run, make_files
+from ..run import Run
+from .files import make_files, make_image_files
 
 
 def make_seeds(run: Run, folder: Path, digest: str) -> None:
@@ -32,14 +33,7 @@ def _from_cams(run: Run, folder: Path) -> None:
         maps = load_score_maps(scores / f"{sample.name}.npz")
         write_label_map(path, image_seed(run.recipe, image, maps, run.device))
 
-    make_files(
-        run,
-        "seeds",
-        run.train_set.samples,
-        lambda sample: folder / f"{sample.name}.png",
-        lambda sample: read_image(sample.image_path),
-        make,
-    )
+    make_image_files(run, "seeds", folder, ".png", make)
 
 
 def image_seed(
@@ -83,14 +77,7 @@ def _take_seeds(run: Run, source: Path, folder: Path) -> None:
             )
         write_label_map(path, seed)
 
-    make_files(
-        run,
-        "import of seeds",
-        run.train_set.samples,
-        lambda sample: folder / f"{sample.name}.png",
-        load,
-        make,
-    )
+    make_files(run, "import of seeds", folder, ".png", load, make)
 
 
 def measure_seeds(run: Run, folder: Path) -> dict[str, float]:

@@ -18,8 +18,9 @@ from ..loop import Batch, Objective
 from ..losses import segmentation_loss, segmentation_loss_sums
 from ..models.segmenter import Segmenter
 from ..networks import normalise, open_as, segmenter_architecture
+from ..recipe import PlainSegmenterRecipe
 from ..run import Run
-from ..sections import SegmenterSection
+from ..sections.segmenter import SegmenterSection
 from .crops import crop_arrays, nearest_labels, network_input
 from .fitting import fit_objective, trained_network
 from .sec import sec_objective
@@ -33,7 +34,7 @@ def train_segmenter(run: Run, folder: Path, digest: str, labels: str = "labels")
     Args:
         labels: stage that has made the label maps to learn from.
     """
-    section = run.recipe.segmenter
+    section = run.recipe_of(PlainSegmenterRecipe).segmenter
     sample = label_sampler(run, lambda image: run.folder / labels / f"{image.name}.png")
     objective_of = sec_objective if section.loss == "sec" else segmentation_objective
 

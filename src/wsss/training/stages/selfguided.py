@@ -12,7 +12,7 @@ from ...runtime.affinity import affinity_from_cosine
 from ...runtime.cam import multi_scale_cam, normalise_cam
 from ...runtime.geometry import grid_size, image_tensor, resize, scaled_size
 from ...runtime.guided_filter import guided_filter
-from ...runtime.image_io import read_image, write_label_map
+from ...runtime.image_io import write_label_map
 from ...runtime.propagation import propagate
 from ...runtime.pseudo_labels import label_from_scores
 from ...runtime.score_maps import ScoreMaps, save_score_maps
@@ -24,9 +24,10 @@ from ..losses import classification_loss, segmentation_loss, segmentation_loss_s
 from ..models.selfguided import AllMaps, SelfGuidedMaps, SelfGuidedNet
 from ..networks import normalise, open_as, segmenter_architecture
 from ..recipe import SelfGuidedRecipe
-from ..run import Run, make_files
-from ..sections import SelfGuidedSection
+from ..run import Run
+from ..sections.selfguided import SelfGuidedSection
 from .crops import inside_cells, network_input
+from .files import make_image_files
 from .fitting import fit_objective, trained_network
 from .seeds import image_seed
 from .segmenter import LabelSampler, label_sampler
@@ -204,14 +205,7 @@ def write_round(run: Run, network: SelfGuidedNet, folder: Path) -> None:
         maps = refined_maps(network, image, sample.labels or (), recipe, run.device)
         write_label_map(path, image_seed(recipe, image, maps[STEPS[-1]], run.device))
 
-    make_files(
-        run,
-        f"labels of {folder.name}",
-        run.train_set.samples,
-        lambda sample: folder / f"{sample.name}.png",
-        lambda sample: read_image(sample.image_path),
-        make,
-    )
+    make_image_files(run, f"labels of {folder.name}", folder, ".png", make)
 
 
 def _forget_others(folder: Path) -> None:
@@ -239,14 +233,7 @@ def make_self_guided_labels(run: Run, folder: Path, digest: str) -> None:
         )
         write_label_map(path, label)  # last: a file that is there says that all four are
 
-    make_files(
-        run,
-        "labels",
-        run.train_set.samples,
-        lambda sample: folder / f"{sample.name}.png",
-        lambda sample: read_image(sample.image_path),
-        make,
-    )
+    make_image_files(run, "labels", folder, ".png", make)
 
 
 def measure_steps(run: Run, folder: Path) -> dict[str, float]:
@@ -255,7 +242,7 @@ def measure_steps(run: Run, folder: Path) -> dict[str, float]:
     if subset is None:
         return {}
     recipe = run.recipe_of(SelfGuidedRecipe)
-    split, threshold = recipe.data.figures_split, recipe.selfguided.threshold
+    split, threshold = run.figures_split, recipe.selfguided.threshold
     figures: dict[str, float] = {}
     for step in STEPS:
         report = evaluate(
