@@ -11,7 +11,8 @@ from tiny_run import CLASSES, NUM_TRAIN, NUM_VAL, tiny_recipe
 from wsss.errors import ArtifactError, ConfigError
 from wsss.runtime.progress import Progress
 from wsss.training import compare as module
-from wsss.training.compare import Comparison, compare, read_weights
+from wsss.training.compare import Comparison, compare
+from wsss.training.compare_inputs import read_weights
 from wsss.training.data.class_list import VOC_CLASSES
 from wsss.training.data.image_set import ImageSet
 from wsss.training.published_figures import published_miou
@@ -60,10 +61,11 @@ def test_recipes_are_run_and_runs_are_taken(
     out, found, notes = compared
     assert list(found.runs) == ["long", "short", finished_run.name]
     assert {path.name for path in out.iterdir()} == {"long", "short", "measured.json"}
-    # Only the walk differs: what lies before it is done once.
+    # The run that is given last has the same CAMs, and others' seeds and walk.
     taken = [line for line in notes if "taken over" in line]
     assert taken == [
-        f"{stage}: taken over from '{out / 'long'}'" for stage in ("cam", "seeds", "affinity")
+        f"cam: taken over from '{finished_run}'",
+        *(f"{stage}: taken over from '{out / 'long'}'" for stage in ("cam", "seeds", "affinity")),
     ]
 
 
@@ -185,12 +187,39 @@ def test_a_page_of_figures_alone(
     assert cells.rows and not cells.pictures
 
 
+@pytest.mark.parametrize(
+    ("method", "backbone", "measured", "expected"),
+    [
+        ("affinitynet", "resnet38", "cam", 47.7),
+        ("affinitynet", "resnet38", "walk", 61.0),
+        ("affinitynet", "resnet38", "segmenter", 61.7),
+        ("affinitynet", "vgg16", "cam", 48.9),
+        ("affinitynet", "vgg16", "walk", 59.6),
+        ("affinitynet", "vgg16", "segmenter", 58.4),
+        ("affinitynet", "resnet50", "walk", None),
+        ("affinitynet", "mobilenetv2", "cam", None),
+        ("irnet", "resnet50", "walk", 66.5),
+        ("irnet", "resnet50", "segmenter", 63.5),
+        ("irnet", "mobilenetv2", "segmenter", None),
+        ("cian", "resnet101", "segmenter", 64.3),
+        ("cian", "resnet101", "cian", None),
+        ("cian", "mobilenetv2", "segmenter", None),
+        ("sec", "vgg16", "segmenter", 50.7),
+        ("selfguided", "resnet50", "segmenter", None),
+    ],
+)
+def test_published_figures_are_those_of_the_same_network(
+    method: str, backbone: str, measured: str, expected: float | None
+) -> None:
+    count = 1449 if measured == "segmenter" else 1464
+    found = published_miou(method, backbone, measured, VOC_CLASSES, count)
+    assert (found.miou if found else None) == expected
+
+
 def test_published_figures_stand_beside_those_on_voc_alone() -> None:
-    assert published_miou("irnet", "walk", VOC_CLASSES, 1464) == 66.5
-    assert published_miou("irnet", "segmenter", VOC_CLASSES, 1449) == 63.5
-    assert published_miou("irnet", "walk", VOC_CLASSES, 399) is None
-    assert published_miou("irnet", "walk", CLASSES, 1464) is None
-    assert published_miou("selfguided", "segmenter", VOC_CLASSES, 1449) is None  # none was found
+    assert published_miou("irnet", "resnet50", "walk", VOC_CLASSES, 399) is None
+    assert published_miou("irnet", "resnet50", "walk", CLASSES, 1464) is None
+    assert published_miou("irnet", "resnet50", "segmenter", VOC_CLASSES, 1464) is None
 
 
 @pytest.mark.parametrize(
