@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 from tiny_run import CLASSES, NUM_TRAIN, NUM_VAL, tiny_recipe
 
-from wsss.errors import ArtifactError, ConfigError
 from wsss.runtime.progress import Progress
 from wsss.training import compare as module
 from wsss.training.compare import Comparison, compare
-from wsss.training.compare_inputs import read_weights
 from wsss.training.data.class_list import VOC_CLASSES
 from wsss.training.data.image_set import ImageSet
 from wsss.training.published_figures import published_miou
@@ -220,41 +218,3 @@ def test_published_figures_stand_beside_those_on_voc_alone() -> None:
     assert published_miou("irnet", "resnet50", "walk", VOC_CLASSES, 399) is None
     assert published_miou("irnet", "resnet50", "walk", CLASSES, 1464) is None
     assert published_miou("irnet", "resnet50", "segmenter", VOC_CLASSES, 1464) is None
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        (["a.pth"], {"": "a.pth"}),
-        (["resnet50=a.pth", "b=c.pth"], {"resnet50": "a.pth", "": "b=c.pth"}),
-    ],
-)
-def test_weights(given: list[str], expected: dict[str, str]) -> None:
-    assert read_weights(given) == {key: Path(value) for key, value in expected.items()}
-
-
-@pytest.mark.parametrize("given", [["a.pth", "b.pth"], ["vgg16=a", "vgg16=b"]])
-def test_weights_given_twice(given: list[str]) -> None:
-    with pytest.raises(ConfigError, match="is given twice: give one file for each backbone"):
-        read_weights(given)
-
-
-def test_what_cannot_be_compared_is_refused_before_any_work(
-    recipes: dict[str, str], tiny_images: ImageSet, finished_run: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    long = recipes["long"]
-    for asked, what in (
-        ([long, long], "'long' is asked for twice"),
-        ([long, "affinitynet_mobilenetv2"], "starts from ImageNet weights of mobilenetv2"),
-        ([long, "nothing"], "no recipe 'nothing'"),
-    ):
-        with pytest.raises(ConfigError, match=what):
-            compare(asked, tiny_images, out, weights={})
-        assert not out.exists()
-    fewer = replace(tiny_images, samples=tiny_images.samples[1:])
-    with pytest.raises(ArtifactError, match="was made of other images"):
-        compare([str(finished_run)], fewer, out, weights={})
-    other = ImageSet(tiny_images.root, tiny_images.layout, ("cat",), tiny_images.samples)
-    with pytest.raises(ArtifactError, match="classes"):
-        compare([str(finished_run)], other, out, weights={})

@@ -10,6 +10,7 @@ from ..errors import ArtifactError, ConfigError
 from ..runtime.progress import SILENT
 from .data.image_set import ImageSet
 from .models.build import BACKBONES
+from .networks import recipe_architectures, start_network
 from .pipeline import METHODS, check
 from .predictor import NETWORKS
 from .recipe import Recipe, load_recipe, shipped_recipes
@@ -99,11 +100,11 @@ def check_entries(
     """Find what would stop the comparison later; then make the folders of the recipes.
 
     Raises:
-        WsssError: one line each; see `open_run`, `check` and `claim_folder`.
+        WsssError: one line each; see `open_run`, `check`, `start_network` and `claim_folder`.
     """
     for entry in entries:
         if entry.recipe is None:
-            check_run(entry.folder, images)
+            _check_run(entry.folder, images)
     runs = [
         Run(e.folder, e.recipe, images, e.weights, None, None, device, SILENT, tuple(reuse))
         for e in entries
@@ -112,10 +113,19 @@ def check_entries(
     for run in runs:
         check(run, [stage.name for stage in METHODS[run.recipe.method]])
     for run in runs:
+        _require_fitting_weights(run)
+    for run in runs:
         claim_folder(run, overwrite=False)
 
 
-def check_run(folder: Path, images: ImageSet) -> None:
+def _require_fitting_weights(run: Run) -> None:
+    """Read them once: the first training does so before long, those of later recipes do not."""
+    if run.weights_path is not None:
+        architecture = recipe_architectures(run.recipe, len(run.images.classes))["cam"]
+        start_network(architecture, seed=run.recipe.seed, weights_path=run.weights_path)
+
+
+def _check_run(folder: Path, images: ImageSet) -> None:
     """A run can be measured on these images: made of them, and its networks can be opened.
 
     Raises:
