@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -11,11 +10,8 @@ from tiny_run import CLASSES, NUM_TRAIN, NUM_VAL, tiny_recipe
 from wsss.runtime.progress import Progress
 from wsss.training import compare as module
 from wsss.training.compare import Comparison, compare
-from wsss.training.data.class_list import VOC_CLASSES
 from wsss.training.data.image_set import ImageSet
-from wsss.training.published_figures import published_miou
 from wsss.training.recipe import dump_recipe
-from wsss.training.report.compare import write_compare_page
 from wsss.training.run import read_stage
 
 
@@ -134,87 +130,3 @@ def test_other_masks_are_measured_again(
     before = [row for row in found.rows if row.recipe == finished_run.name]
     assert of_cams.images == NUM_TRAIN // 2
     assert of_cams.miou != {row.stage: row for row in before}["cam"].miou
-
-
-class Cells(HTMLParser):
-    """Texts of table cells by row, and the number of pictures."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[list[str]] = []
-        self.pictures = 0
-        self._inside = False
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-            self._inside = True
-        self.pictures += tag == "img"
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("td", "th"):
-            self._inside = False
-
-    def handle_data(self, data: str) -> None:
-        if self._inside:
-            self.rows[-1][-1] += data.strip()
-
-
-def test_the_page_shows_every_figure_and_the_same_photographs(
-    compared: tuple[Path, Comparison, list[str]], tmp_path: Path
-) -> None:
-    found = compared[1]
-    page = write_compare_page(found, tmp_path / "compare.html", pictures=2)
-    cells = Cells()
-    cells.feed(page.read_text(encoding="utf-8"))
-    for stage in ("cam", "walk", "labels", "segmenter"):
-        expected = [f"{row.miou:.1f}" for row in found.rows if row.stage == stage]
-        assert [stage, *expected] in cells.rows
-    # Two sheets of two images: photo, truth and three runs each.
-    assert cells.pictures == 2 * 2 * (2 + 3)
-
-
-def test_a_page_of_figures_alone(
-    compared: tuple[Path, Comparison, list[str]], tmp_path: Path
-) -> None:
-    page = write_compare_page(compared[1], tmp_path / "figures.html", pictures=0)
-    cells = Cells()
-    cells.feed(page.read_text(encoding="utf-8"))
-    assert cells.rows and not cells.pictures
-
-
-@pytest.mark.parametrize(
-    ("method", "backbone", "measured", "expected"),
-    [
-        ("affinitynet", "resnet38", "cam", 47.7),
-        ("affinitynet", "resnet38", "walk", 61.0),
-        ("affinitynet", "resnet38", "segmenter", 61.7),
-        ("affinitynet", "vgg16", "cam", 48.9),
-        ("affinitynet", "vgg16", "walk", 59.6),
-        ("affinitynet", "vgg16", "segmenter", 58.4),
-        ("affinitynet", "resnet50", "walk", None),
-        ("affinitynet", "mobilenetv2", "cam", None),
-        ("irnet", "resnet50", "walk", 66.5),
-        ("irnet", "resnet50", "segmenter", 63.5),
-        ("irnet", "mobilenetv2", "segmenter", None),
-        ("cian", "resnet101", "segmenter", 64.3),
-        ("cian", "resnet101", "cian", None),
-        ("cian", "mobilenetv2", "segmenter", None),
-        ("sec", "vgg16", "segmenter", 50.7),
-        ("selfguided", "resnet50", "segmenter", None),
-    ],
-)
-def test_published_figures_are_those_of_the_same_network(
-    method: str, backbone: str, measured: str, expected: float | None
-) -> None:
-    count = 1449 if measured == "segmenter" else 1464
-    found = published_miou(method, backbone, measured, VOC_CLASSES, count)
-    assert (found.miou if found else None) == expected
-
-
-def test_published_figures_stand_beside_those_on_voc_alone() -> None:
-    assert published_miou("irnet", "resnet50", "walk", VOC_CLASSES, 399) is None
-    assert published_miou("irnet", "resnet50", "walk", CLASSES, 1464) is None
-    assert published_miou("irnet", "resnet50", "segmenter", VOC_CLASSES, 1464) is None

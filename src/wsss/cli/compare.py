@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def compare(
     recipes: Annotated[
         list[str],
-        typer.Argument(metavar="RECIPE...", help="Shipped recipes, TOML files, or run folders."),
+        typer.Argument(metavar="RECIPE", help="Shipped recipes, TOML files, or run folders."),
     ],
     data: Annotated[Path, typer.Option(help="Folder of the image set.")],
     out: Annotated[Path, typer.Option(help="Folder for their runs; continued where it stopped.")],
