@@ -116,6 +116,23 @@ def test_a_second_call_measures_nothing_again(
     ]
 
 
+def test_stages_of_further_runs_are_taken_over(
+    compared: tuple[Path, Comparison, list[str]],
+    recipes: dict[str, str],
+    tiny_images: ImageSet,
+    tmp_path: Path,
+) -> None:
+    out, found, _ = compared
+    reuse, notes = [out / "long", out / "short"], Notes()
+    asked = [recipes["short"]]
+    again = compare(asked, tiny_images, tmp_path, weights={}, reuse=reuse, progress=notes)
+    assert again.rows == [row for row in found.rows if row.recipe == "short"]
+    assert [line for line in notes.lines if "taken over" in line] == [
+        *(f"{stage}: taken over from '{out / 'long'}'" for stage in ("cam", "seeds", "affinity")),
+        *(f"{stage}: taken over from '{out / 'short'}'" for stage in ("labels", "segmenter")),
+    ]
+
+
 def test_other_masks_are_measured_again(
     compared: tuple[Path, Comparison, list[str]], finished_run: Path, tiny_images: ImageSet
 ) -> None:
