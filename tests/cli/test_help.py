@@ -11,6 +11,7 @@ from wsss.version import __version__
 
 OPTIONS = {
     "train": "--data --out --weights --cams --seeds --set --stages --device --overwrite --json",
+    "compare": "--data --out --weights --reuse --set --pictures --device --json",
     "eval": "--data --split --stage --image-labels --threshold --sweep --align --calibrate --out "
     "--coverage --device --json",
     "label": "--model --out --labels --by --device --report --overwrite --json",

@@ -19,7 +19,18 @@ from wsss.runtime.bulk.images import ImageRef
 from wsss.runtime.bulk.records import OK, ImageRecord
 
 TABLE = Path(__file__).with_name("user_mistakes.txt")
-COMMANDS = {"train", "eval", "export", "label", "serve", "data", "demo", "doctor", "bench"}
+COMMANDS = {
+    "train",
+    "compare",
+    "eval",
+    "export",
+    "label",
+    "serve",
+    "data",
+    "demo",
+    "doctor",
+    "bench",
+}
 PACKAGES = ("onnxruntime", "tensorrt", "tritonclient")
 FOUND = {name for name in PACKAGES if find_spec(name)}
 if torch.cuda.is_available():

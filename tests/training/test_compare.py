@@ -2,21 +2,16 @@
 
 import json
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from tiny_run import CLASSES, NUM_TRAIN, NUM_VAL, tiny_recipe
 
-from wsss.errors import ArtifactError, ConfigError
 from wsss.runtime.progress import Progress
 from wsss.training import compare as module
-from wsss.training.compare import Comparison, compare, read_weights
-from wsss.training.data.class_list import VOC_CLASSES
+from wsss.training.compare import Comparison, compare
 from wsss.training.data.image_set import ImageSet
-from wsss.training.published_figures import published_miou
 from wsss.training.recipe import dump_recipe
-from wsss.training.report.compare import write_compare_page
 from wsss.training.run import read_stage
 
 
@@ -60,10 +55,11 @@ def test_recipes_are_run_and_runs_are_taken(
     out, found, notes = compared
     assert list(found.runs) == ["long", "short", finished_run.name]
     assert {path.name for path in out.iterdir()} == {"long", "short", "measured.json"}
-    # Only the walk differs: what lies before it is done once.
+    # The run that is given last has the same CAMs, and others' seeds and walk.
     taken = [line for line in notes if "taken over" in line]
     assert taken == [
-        f"{stage}: taken over from '{out / 'long'}'" for stage in ("cam", "seeds", "affinity")
+        f"cam: taken over from '{finished_run}'",
+        *(f"{stage}: taken over from '{out / 'long'}'" for stage in ("cam", "seeds", "affinity")),
     ]
 
 
@@ -120,6 +116,23 @@ def test_a_second_call_measures_nothing_again(
     ]
 
 
+def test_stages_of_further_runs_are_taken_over(
+    compared: tuple[Path, Comparison, list[str]],
+    recipes: dict[str, str],
+    tiny_images: ImageSet,
+    tmp_path: Path,
+) -> None:
+    out, found, _ = compared
+    reuse, notes = [out / "long", out / "short"], Notes()
+    asked = [recipes["short"]]
+    again = compare(asked, tiny_images, tmp_path, weights={}, reuse=reuse, progress=notes)
+    assert again.rows == [row for row in found.rows if row.recipe == "short"]
+    assert [line for line in notes.lines if "taken over" in line] == [
+        *(f"{stage}: taken over from '{out / 'long'}'" for stage in ("cam", "seeds", "affinity")),
+        *(f"{stage}: taken over from '{out / 'short'}'" for stage in ("labels", "segmenter")),
+    ]
+
+
 def test_other_masks_are_measured_again(
     compared: tuple[Path, Comparison, list[str]], finished_run: Path, tiny_images: ImageSet
 ) -> None:
@@ -134,100 +147,3 @@ def test_other_masks_are_measured_again(
     before = [row for row in found.rows if row.recipe == finished_run.name]
     assert of_cams.images == NUM_TRAIN // 2
     assert of_cams.miou != {row.stage: row for row in before}["cam"].miou
-
-
-class Cells(HTMLParser):
-    """Texts of table cells by row, and the number of pictures."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[list[str]] = []
-        self.pictures = 0
-        self._inside = False
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-            self._inside = True
-        self.pictures += tag == "img"
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("td", "th"):
-            self._inside = False
-
-    def handle_data(self, data: str) -> None:
-        if self._inside:
-            self.rows[-1][-1] += data.strip()
-
-
-def test_the_page_shows_every_figure_and_the_same_photographs(
-    compared: tuple[Path, Comparison, list[str]], tmp_path: Path
-) -> None:
-    found = compared[1]
-    page = write_compare_page(found, tmp_path / "compare.html", pictures=2)
-    text = page.read_text(encoding="utf-8")
-    assert "score 0 to 1" not in text  # label maps alone are drawn
-    cells = Cells()
-    cells.feed(text)
-    for stage in ("cam", "walk", "labels", "segmenter"):
-        expected = [f"{row.miou:.1f}" for row in found.rows if row.stage == stage]
-        assert [stage, *expected] in cells.rows
-    # Two sheets of two images: photo, truth and three runs each.
-    assert cells.pictures == 2 * 2 * (2 + 3)
-
-
-def test_a_page_of_figures_alone(
-    compared: tuple[Path, Comparison, list[str]], tmp_path: Path
-) -> None:
-    page = write_compare_page(compared[1], tmp_path / "figures.html", pictures=0)
-    cells = Cells()
-    cells.feed(page.read_text(encoding="utf-8"))
-    assert cells.rows and not cells.pictures
-
-
-def test_published_figures_stand_beside_those_on_voc_alone() -> None:
-    assert published_miou("irnet", "walk", VOC_CLASSES, 1464) == 66.5
-    assert published_miou("irnet", "segmenter", VOC_CLASSES, 1449) == 63.5
-    assert published_miou("irnet", "walk", VOC_CLASSES, 399) is None
-    assert published_miou("irnet", "walk", CLASSES, 1464) is None
-    assert published_miou("selfguided", "segmenter", VOC_CLASSES, 1449) is None  # none was found
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        (["a.pth"], {"": "a.pth"}),
-        (["resnet50=a.pth", "b=c.pth"], {"resnet50": "a.pth", "": "b=c.pth"}),
-    ],
-)
-def test_weights(given: list[str], expected: dict[str, str]) -> None:
-    assert read_weights(given) == {key: Path(value) for key, value in expected.items()}
-
-
-@pytest.mark.parametrize("given", [["a.pth", "b.pth"], ["vgg16=a", "vgg16=b"]])
-def test_weights_given_twice(given: list[str]) -> None:
-    with pytest.raises(ConfigError, match="is given twice: give one file for each backbone"):
-        read_weights(given)
-
-
-def test_what_cannot_be_compared_is_refused_before_any_work(
-    recipes: dict[str, str], tiny_images: ImageSet, finished_run: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    long = recipes["long"]
-    for asked, what in (
-        ([long, long], "'long' is asked for twice"),
-        ([long, "affinitynet_mobilenetv2"], "starts from ImageNet weights of mobilenetv2"),
-        ([long, "nothing"], "no recipe 'nothing'"),
-    ):
-        with pytest.raises(ConfigError, match=what):
-            compare(asked, tiny_images, out, weights={})
-        assert not out.exists()
-    fewer = replace(tiny_images, samples=tiny_images.samples[1:])
-    with pytest.raises(ArtifactError, match="was made of other images"):
-        compare([str(finished_run)], fewer, out, weights={})
-    other = ImageSet(tiny_images.root, tiny_images.layout, ("cat",), tiny_images.samples)
-    with pytest.raises(ArtifactError, match="classes"):
-        compare([str(finished_run)], other, out, weights={})

@@ -246,6 +246,23 @@ def test_what_irnet_does_not_have_is_refused():
         assert fault in str(caught.value)
 
 
+def test_a_section_of_another_method_is_one_fault():
+    with pytest.raises(ConfigError) as caught:
+        load_recipe("demo_sec", ["cian.train.epochs=1"])
+    assert str(caught.value) == "recipe 'demo_sec.toml': cian is no key of this recipe"
+
+
+@pytest.mark.parametrize("name", ["..", ".", ".hidden", "a/b", ""])
+def test_names_that_are_no_name_of_a_folder_are_refused(name):
+    with pytest.raises(ConfigError, match="name is "):
+        load_recipe("demo", [f'name="{name}"'])
+
+
+@pytest.mark.parametrize("name", ["a", "a..b", "a.", "-_.", "x" * 64])
+def test_names_that_are_taken(name):
+    assert load_recipe("demo", [f'name="{name}"']).name == name
+
+
 def test_overrides():
     recipe = load_recipe("demo", ["seed=3", "walk.beta = 10", "cam.align=reference"])
     assert (recipe.seed, recipe.walk.beta, recipe.cam.align) == (3, 10.0, "reference")

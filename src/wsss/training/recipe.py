@@ -43,8 +43,8 @@ class Recipe(Section):
 
     method: str
     """The system to train."""
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-    """What runs and messages call it."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}$")]
+    """What runs and messages call it, and a folder of `wsss compare`."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Of initial values, order, augmentation and dropout."""
     data: DataSection = DataSection()
@@ -178,7 +178,7 @@ def parse_recipe(values: dict[str, Any], label: str) -> Recipe:
         found = "missing" if method is None else repr(method)
         methods = " or ".join(repr(name) for name in RECIPES)
         raise ConfigError(f"recipe '{label}': method is {found}, must be {methods}")
-    faults = [*_crop_faults(values), *_start_faults(values)]
+    faults = [*_crop_faults(values, kind), *_start_faults(values)]
     try:
         recipe = kind.model_validate(values)
     except ValidationError as error:
@@ -232,16 +232,17 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     table[parts[-1]] = value
 
 
-def _crop_faults(values: dict[str, Any]) -> Iterable[str]:
+def _crop_faults(values: dict[str, Any], kind: type[Recipe]) -> Iterable[str]:
     """Crops whose corner cells would not lie on corner pixels.
 
     On the unchecked values, because a validator of the whole recipe is not asked while any other
-    value is at fault.
+    value is at fault; sections that the method does not have are told as such, elsewhere.
     """
     if _value(values, "cam", "align") != "corners":
         return
     shared = _value(values, "backbone", "output_stride") or 8
-    for name in (name for name, value in values.items() if _value(value, "train") is not None):
+    sections = [name for name in values if name in kind.model_fields]
+    for name in (name for name in sections if _value(values, name, "train") is not None):
         stride = (name != "cam" and _value(values, name, "output_stride")) or shared
         size = _value(values, name, "train", "augmentation", "crop_size") or 448
         if isinstance(size, int) and stride in (8, 16, 32) and (size - 1) % stride:

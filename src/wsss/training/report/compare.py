@@ -1,6 +1,7 @@
 """The page of a comparison: what every recipe measured, and the same photographs for all."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,14 @@ from numpy.typing import NDArray
 from ...runtime.image_io import read_image, read_label_map
 from ...runtime.pictures import Picture, shrink
 from ...runtime.report.document import Page, bar_cell, render_page, write_page
-from ...runtime.report.text import escaped, format_seconds
+from ...runtime.report.text import escaped, format_count, format_seconds
 from ...version import __version__
-from ..compare import CompareRow, Comparison
+from ..compare import CompareRow, Comparison, StageCost
 from ..data.image_set import Sample
 from .opened import OpenedRun
-from .page import IouColumn, Sheet, SheetRow, iou_table, sheet_section
+from .page import Sheet, SheetRow, iou_table, sheet_section
 from .pictures import PICTURE_SIDE, caption, class_legend, evenly, labels_cell
 
-KINDS = {"labels": "pseudo labels", "segmenter": "segmenter"}
-"""What the columns of classes show of each run."""
 INSTANCE_FIGURES = {
     "cam_ap50": "AP50 of connected parts of CAMs",
     "boundary_ap50": "AP50 with boundaries",
@@ -35,20 +34,13 @@ def write_compare_page(comparison: Comparison, path: Path, *, pictures: int = 8)
         pictures: photographs of each sheet; 0 leaves them out, so that figures alone are shown.
     """
     runs = comparison.runs
-    columns = [
-        IouColumn(name, f"{KINDS[kind]}: {column.note}", column.miou, column.iou)
-        for kind in KINDS
-        for name in runs
-        for column in [comparison.columns[name].get(kind)]
-        if column is not None
-    ]
     body = "".join(
         (
             _miou_table(comparison.rows, list(runs)),
             _instances_table(comparison),
-            _cost_table(runs),
+            _cost_table(comparison),
             *(map(sheet_section, _sheets(comparison, pictures)) if pictures else ()),
-            iou_table(comparison.images.classes, columns),
+            *_class_tables(comparison),
         )
     )
     images = comparison.images
@@ -78,10 +70,23 @@ def _miou_table(rows: Sequence[CompareRow], names: Sequence[str]) -> str:
         if any(value is not None for value in published):
             lines.append(_bars(f"{stage}, published on VOC 2012", published))
     return f"""<h2>mIoU</h2>
-<p>Per cent. CAMs, walks and labels: training images, image-level labels given; networks that
+<p>Per cent. CAMs, walks, steps and labels: training images, image-level labels given; networks that
 segment: validation images, no labels given. A dash: the method has no such step, or it was not
 measured.</p>
-{_table(names, lines)}"""
+{_table(names, lines)}{_sources(rows)}"""
+
+
+def _sources(rows: Sequence[CompareRow]) -> str:
+    """Where the published figures stand."""
+    lines = [
+        f"{row.stage} of {row.recipe} ({row.method}, {row.backbone}): {row.published_source}"
+        for row in rows
+        if row.published_source is not None
+    ]
+    items = "".join(f"<li>{escaped(line)}</li>" for line in lines)
+    return (
+        f"\n<p>Published, of the same method and backbone:</p>\n<ul>{items}</ul>" if items else ""
+    )
 
 
 def _instances_table(comparison: Comparison) -> str:
@@ -97,23 +102,41 @@ def _instances_table(comparison: Comparison) -> str:
 {_table(list(found), lines)}"""
 
 
-def _cost_table(runs: Mapping[str, OpenedRun]) -> str:
-    stages = list(dict.fromkeys(name for opened in runs.values() for name in opened.stages))
+def _cost_table(comparison: Comparison) -> str:
+    names, costs = list(comparison.runs), comparison.costs()
     lines = []
-    for stage in stages:
-        cells = []
-        for opened in runs.values():
-            record = opened.finished.get(stage)
-            memory = (record or {}).get("memory", {}).get("host_mib")
-            text = format_seconds(float(record["seconds"])) if record else "&ndash;"
-            cells.append(f"<td>{text}{f', {memory} MiB' if memory else ''}</td>")
-        lines.append(f"<tr><th>{escaped(stage)}</th>{''.join(cells)}</tr>")
-    totals = [sum(float(r["seconds"]) for r in o.finished.values()) for o in runs.values()]
-    cells = [f"<td>{format_seconds(total)}</td>" for total in totals]
-    lines.append(f'<tr class="total"><th>all</th>{"".join(cells)}</tr>')
+    for stage in dict.fromkeys(s for opened in comparison.runs.values() for s in opened.stages):
+        found = {cost.recipe: cost for cost in costs if cost.stage == stage}
+        cells = "".join(f"<td>{_cost(found.get(name))}</td>" for name in names)
+        lines.append(f"<tr><th>{escaped(stage)}</th>{cells}</tr>")
+    totals = [sum(cost.seconds or 0 for cost in costs if cost.recipe == name) for name in names]
+    cells = "".join(f"<td>{format_seconds(total)}</td>" for total in totals)
+    lines.append(f'<tr class="total"><th>all</th>{cells}</tr>')
     return f"""<h2>Time and memory</h2>
-<p>Of each stage where it was first run, and the most memory of its process, libraries included.</p>
-{_table(list(runs), lines)}"""
+<p>Of each stage where it was first run. Memory: the most of its process, libraries included; on a
+GPU the most of its tensors.</p>
+{_table(names, lines)}"""
+
+
+def _cost(cost: StageCost | None) -> str:
+    if cost is None:
+        return "&ndash;"
+    parts = [] if cost.seconds is None else [format_seconds(cost.seconds)]
+    parts += [] if cost.host_mib is None else [f"{format_count(cost.host_mib)} MiB"]
+    parts += [] if cost.gpu_mib is None else [f"GPU {format_count(cost.gpu_mib)} MiB"]
+    return ", ".join(parts) or "&ndash;"
+
+
+def _class_tables(comparison: Comparison) -> list[str]:
+    """One for each kind of prediction, with a column for each run that makes it."""
+    tables = []
+    kinds = [kind for found in comparison.columns.values() for kind in found]
+    for kind in dict.fromkeys([*(kind for kind in kinds if kind != "segmenter"), "segmenter"]):
+        found = {name: made[kind] for name, made in comparison.columns.items() if kind in made}
+        columns = [replace(column, name=name) for name, column in found.items()]
+        title = next(column.name for column in found.values())
+        tables.append(iou_table(comparison.images.classes, columns, f"IoU of each class: {title}"))
+    return tables
 
 
 def _table(names: Sequence[str], lines: Sequence[str]) -> str:
@@ -135,7 +158,8 @@ def _miou(row: CompareRow | None) -> float | None:
 
 def _sheets(comparison: Comparison, pictures: int) -> list[Sheet]:
     """Segmenters on validation images, pseudo labels on training images."""
-    first = next(iter(comparison.runs.values())).run
+    runs = comparison.runs.values()
+    first = next(iter(runs)).run
     sheets = []
     if first.val_set is not None:
         sheets.append(
@@ -144,18 +168,21 @@ def _sheets(comparison: Comparison, pictures: int) -> list[Sheet]:
                 "Segmenters",
                 f"Images of list '{first.recipe.data.val_split}'; no labels were given.",
                 evenly(first.val_set.samples, pictures),
+                "segmenter",
                 _segment,
             )
         )
-    sheets.append(
-        _sheet(
-            comparison,
-            "Pseudo labels",
-            f"Images of list '{first.recipe.data.train_split}', with their image-level labels.",
-            evenly(first.train_set.samples, pictures),
-            _pseudo_label,
+    if any("labels" in opened.stages for opened in runs):
+        sheets.append(
+            _sheet(
+                comparison,
+                "Pseudo labels",
+                f"Images of list '{first.recipe.data.train_split}', with their image-level labels.",
+                evenly(first.train_set.samples, pictures),
+                "labels",
+                _pseudo_label,
+            )
         )
-    )
     return sheets
 
 
@@ -164,6 +191,7 @@ def _sheet(
     title: str,
     text: str,
     samples: Sequence[Sample],
+    stage: str,
     label: Callable[[OpenedRun, Sample, Picture], Labels | None],
 ) -> Sheet:
     runs = comparison.runs
@@ -175,7 +203,8 @@ def _sheet(
             truth = sample.load_mask() if sample.mask is not None else None
             cells = [shrink(image, PICTURE_SIDE), labels_cell(image, truth, "no mask")]
             for opened in runs.values():
-                cells.append(labels_cell(image, label(opened, sample, image), "not run"))
+                absent = "not run" if stage in opened.stages else "no such step"
+                cells.append(labels_cell(image, label(opened, sample, image), absent))
             rows.append(SheetRow(sample.name, caption(run, sample), cells))
             task.advance()
     columns = [("photo", ""), ("truth", "mask"), *((name, "") for name in runs)]

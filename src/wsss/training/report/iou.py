@@ -7,62 +7,75 @@ import numpy as np
 from ..data.image_set import ImageSet
 from ..evaluation import EvalReport, FolderPredictions, Predictions, evaluate
 from ..measure import labels_used
-from ..predictor import RunPredictions
-from ..recipe import WalkRecipe
+from ..models.segmenter import Segmenter
+from ..recipe import CianRecipe, SelfGuidedRecipe, WalkRecipe
+from ..sections.segmenter import SegmenterSection
+from ..stages.segmenter import SegmenterPredictions
+from ..stages.selfguided import STEPS
 from .opened import OpenedRun
 from .page import IouColumn
 from .pictures import evenly
 
 
 def iou_columns(opened: OpenedRun, limit: int | None = None) -> dict[str, IouColumn]:
-    """By kind: `cam`, then `walk` and `labels` where the method has them, then `segmenter`.
+    """By kind: `cam`, then what the method has of `walk`, steps, `cian` and `labels`, `segmenter`.
 
-    Stored maps are measured on the list of figures, the segmenter on the validation list.
+    Stored maps are measured on the list of figures, networks that segment on the validation list.
 
     Args:
         limit: images that are measured; longer lists are thinned evenly.
     """
-    columns = {"cam": _stored(opened, "CAM", "cam", limit)}
-    if "walk" in opened.run.recipe.ways():
-        columns["walk"] = _stored(opened, "walk", "labels/scores", limit)
+    recipe = opened.run.recipe
+    columns = {"cam": _stored(opened, "CAM", "cam", limit, recipe.cam.threshold)}
+    if isinstance(recipe, WalkRecipe):
+        place, threshold = "labels/scores", recipe.walk.threshold
+        columns["walk"] = _stored(opened, "walk", place, limit, threshold)
+    if isinstance(recipe, SelfGuidedRecipe):
+        for number, step in enumerate(STEPS, 1):
+            place, threshold = f"labels/{step}", recipe.selfguided.threshold
+            columns[step] = _stored(opened, f"step {number}", place, limit, threshold)
+    if isinstance(recipe, CianRecipe):
+        columns["cian"] = _of_network(opened, "cian", recipe.cian, limit)
     if "labels" in opened.stages:
         columns["labels"] = _stored(opened, "pseudo labels", "labels", limit)
-    return columns | {"segmenter": _of_segmenter(opened, limit)}
+    return columns | {"segmenter": _of_network(opened, "segmenter", recipe.segmenter, limit)}
 
 
-def _stored(opened: OpenedRun, name: str, place: str, limit: int | None) -> IouColumn:
+def _stored(
+    opened: OpenedRun, name: str, place: str, limit: int | None, threshold: float = 0.0
+) -> IouColumn:
+    """Of maps below the run's folder; `threshold` plays no part where they are label maps."""
     run, figures_set = opened.run, opened.run.figures_set
     was_run = place.split("/")[0] in opened.finished
     if not was_run or figures_set is None:
         return IouColumn(name, "no masks" if was_run else "not run")
-    recipe, subset = run.recipe, _thinned(figures_set, limit)
-    threshold = recipe.cam.threshold
-    if isinstance(recipe, WalkRecipe) and place == "labels/scores":
-        threshold = recipe.walk.threshold
+    subset = _thinned(figures_set, limit)
     used = labels_used(run.folder / place)
     predictions = FolderPredictions(run.folder / place, subset, image_labels_used=used)
     report = _evaluate(opened, predictions, subset, run.figures_split, threshold)
     return _column(name, report, len(figures_set.samples))
 
 
-def _of_segmenter(opened: OpenedRun, limit: int | None) -> IouColumn:
-    predictor = opened.predictor
-    if "segmenter" not in opened.finished or predictor is None or not predictor.has("segmenter"):
-        return IouColumn("segmenter", "not run")
-    val_set = opened.run.val_set
-    masked = [sample for sample in val_set.samples if sample.mask] if val_set else []
-    if val_set is None or not masked:
-        return IouColumn("segmenter", "no masks")
-    predictions = RunPredictions(predictor, "segmenter", use_image_labels=False)
-    subset = _thinned(replace(val_set, samples=tuple(masked)), limit)
-    report = _evaluate(opened, predictions, subset, opened.run.recipe.data.val_split, 0.0)
-    return _column("segmenter", report, len(masked))
+def _of_network(
+    opened: OpenedRun, stage: str, section: SegmenterSection, limit: int | None
+) -> IouColumn:
+    """Of a stage whose network is a segmenter, used as its section says."""
+    run, predictor = opened.run, opened.predictor
+    if stage not in opened.finished or predictor is None or not predictor.has(stage):
+        return IouColumn(stage, "not run")
+    masked = [sample for sample in run.val_set.samples if sample.mask] if run.val_set else []
+    if run.val_set is None or not masked:
+        return IouColumn(stage, "no masks")
+    network = predictor.network(stage, Segmenter)
+    predictions = SegmenterPredictions(network, section, run.recipe.cam.align, run.device)
+    subset = _thinned(replace(run.val_set, samples=tuple(masked)), limit)
+    report = _evaluate(opened, predictions, subset, run.recipe.data.val_split, 0.0)
+    return _column(stage, report, len(masked))
 
 
 def _evaluate(
     opened: OpenedRun, predictions: Predictions, subset: ImageSet, split: str, threshold: float
 ) -> EvalReport:
-    """`threshold` plays no part where predictions are label maps."""
     align, progress = opened.run.recipe.cam.align, opened.run.progress
     return evaluate(predictions, subset, split, threshold=threshold, align=align, progress=progress)
 

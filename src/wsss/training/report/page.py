@@ -154,7 +154,9 @@ def _cell(cell: Picture | str, name: str) -> str:
     return picture_cell(cell if isinstance(cell, str) else encoded(cell), name)
 
 
-def iou_table(classes: Sequence[str], columns: Sequence[IouColumn]) -> str:
+def iou_table(
+    classes: Sequence[str], columns: Sequence[IouColumn], title: str = "IoU of each class"
+) -> str:
     """Per-class IoU below its title."""
     heads = "".join(
         f"<th>{escaped(column.name)}<small>{escaped(column.note)}</small></th>"
@@ -167,7 +169,7 @@ def iou_table(classes: Sequence[str], columns: Sequence[IouColumn]) -> str:
         + "</tr>\n"
         for name in ("background", *classes)
     )
-    return f"""<h2>IoU of each class</h2>
+    return f"""<h2>{escaped(title)}</h2>
 <p>Per cent of the union of truth and prediction, counted in pixels over the whole list.
 A dash: not measured, or the class does not occur.</p>
 <div class="card scroll"><table class="bars"><thead><tr><th></th>{heads}</tr></thead>
