@@ -106,6 +106,8 @@ def test_the_page_shows_every_figure_and_the_same_photographs(
     assert cells.pictures == 2 * (2 + 4) + 2 * (2 + 3)
     assert sum(row.count("no such step") for row in cells.rows) == 2
     assert not any("not run" in cell for row in cells.rows for cell in row)
+    text = (tmp_path / "compare.html").read_text(encoding="utf-8")
+    assert "score 0 to 1" not in text  # label maps alone are drawn
 
 
 def test_photographs_are_those_that_a_method_has(methods: Comparison, tmp_path: Path) -> None:
