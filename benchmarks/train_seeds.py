@@ -43,10 +43,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
-        "--lists",
+        "--rows",
         nargs="+",
-        default=["train", "val"],
-        help="train alone: labels are measured, and no segmenter is trained",
+        choices=ROWS,
+        metavar="ROW",
+        default=list(ROWS),
+        help=f"what is measured; without a row of the segmenter none is trained: {list(ROWS)}",
     )
     arguments = parser.parse_args()
     results = [measure_seed(arguments, seed) for seed in arguments.seeds]
@@ -63,14 +65,15 @@ def measure_seed(arguments: argparse.Namespace, seed: int) -> dict:
     data = arguments.data
     options = ["--data", data, "--weights", arguments.weights, "--out", run]
     options += ["--set", f"seed={seed}"]
-    if "val" not in arguments.lists:
+    if not any("segmenter" in row for row in arguments.rows):
         stages = [stage.name for stage in METHODS[load_recipe(arguments.recipe).method]]
         options += ["--stages", ",".join(stage for stage in stages if stage != "segmenter")]
     trained = wsss("train", arguments.recipe, *options)
     records = [json.loads((run / stage / "stage.json").read_text()) for stage in trained["seconds"]]
     figures = {}
-    for name, (split, what) in ROWS.items():
-        if split not in arguments.lists or not exists(run, what):
+    for name in arguments.rows:
+        split, what = ROWS[name]
+        if not exists(run, what):
             continue
         is_stage = what.startswith("--stage")
         place = [run, *what.split()] if is_stage else [run / what]
@@ -108,7 +111,9 @@ def wsss(*arguments: object) -> dict:
 
 def table(results: list[dict]) -> str:
     groups = [
-        key for key in results[0]["figures"]["train, CAM"] if key not in ("images", "background")
+        key
+        for key in next(iter(results[0]["figures"].values()))
+        if key not in ("images", "background")
     ]
     seeds = ", ".join(str(result["seed"]) for result in results)
     lines = [
