@@ -125,9 +125,7 @@ def constrain_term(logits: Tensor, images: Tensor, inside: Tensor, settings: Crf
         target = smooth.refine(unary_from_logits(values[:, rows, columns])).to(logs.dtype)
         target = target.clamp(min=LEAST_PROBABILITY)
         target = target / target.sum(0)
-        ratios = (target.log() - own[:, rows, columns]).clamp(
-            -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO
-        )
+        ratios = (target.log() - own[:, rows, columns]).clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
         total = total + (target * ratios).sum()
     return total, _count(inside, logs)
 
