@@ -17,6 +17,7 @@ from wsss.training.metrics import read_metrics
 from wsss.training.pipeline import METHODS as STAGES_OF
 from wsss.training.pipeline import train
 from wsss.training.predictor import RunPredictor
+from wsss.training.recipe import load_recipe
 from wsss.training.run import read_stage, stage_settings
 from wsss.training.stages.sec import TERMS
 
@@ -111,6 +112,31 @@ def test_keys_that_came_later_leave_older_runs_up_to_date() -> None:
     assert changed == plain | {"segmenter.loss": "sec"}
     own = stage_settings(tiny_recipe("segmenter.loss=cross_entropy", method="sec"), STAGES[-1])
     assert "segmenter.loss" not in own  # what another method's segmenter says too
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("demo_sec", ("segmenter.balance=0.75",)),
+        ("affinitynet_mobilenetv2", ("segmenter.loss=sec",)),
+        ("irnet_mobilenetv2", ("segmenter.loss=sec",)),
+    ],
+)
+def test_a_balance_that_nothing_looks_at_is_refused(name: str, overrides: tuple[str, ...]) -> None:
+    expected = r": segmenter: `balance` is 0\.75, but `loss` is 'sec', .*: set `balance` to 0$"
+    with pytest.raises(ConfigError, match=expected):
+        load_recipe(name, overrides)
+    recipe = load_recipe(name, [*overrides, "segmenter.balance=0"])
+    assert recipe.segmenter.loss == "sec"
+    assert load_recipe(name, [*overrides, "segmenter.loss=cross_entropy"]).segmenter.balance == 0.75
+
+
+@pytest.mark.parametrize("name", ["cian_mobilenetv2", "selfguided_mobilenetv2"])
+def test_methods_with_losses_of_their_own_have_a_balance_and_not_its_losses(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.segmenter.balance == 0.75
+    with pytest.raises(ConfigError, match=r"`loss` is 'sec', but .* has its own: leave it out$"):
+        load_recipe(name, ["segmenter.loss=sec"])
 
 
 def test_what_cannot_be_is_refused(

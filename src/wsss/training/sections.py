@@ -398,7 +398,8 @@ class SegmenterSection(Section):
     """Backbone (and class planes of a linear head) start from weights or the trained classifier."""
     balance: Fraction = 0.0
     """How far the loss evens out labels of a batch: 0 all pixels weigh alike, as published; 1 all
-    labels weigh alike, however few their pixels; between them pixels weigh count ** -balance."""
+    labels weigh alike, however few their pixels; between them pixels weigh count ** -balance. Not
+    under loss = sec."""
     label_stride: Literal[1, 2, 4, 8, 16] = 8
     """Pixels per cell at which logits meet labels in the loss."""
     scales: Scales = (1.0,)
@@ -408,11 +409,21 @@ class SegmenterSection(Section):
     crf: CrfSection = NO_CRF
     """Dense CRF on the test-time scores."""
     loss: Literal["cross_entropy", "sec"] = "cross_entropy"
-    """cross_entropy: of every labelled pixel; sec: see the section below."""
+    """cross_entropy: of every labelled pixel; sec: see the section below, and let crops show whole
+    images, as it asks for every class of an image in every crop."""
     sec: SecSection = SecSection()
     """Used under loss = sec."""
 
     added: ClassVar[Mapping[str, object]] = {"loss": "cross_entropy", "sec": SecSection()}
+
+    @model_validator(mode="after")
+    def _loss_is_possible(self) -> "SegmenterSection":
+        if self.loss == "sec" and self.balance:
+            raise ValueError(
+                f"`balance` is {self.balance:g}, but `loss` is 'sec', which weighs pixels in its "
+                "own way: set `balance` to 0"
+            )
+        return self
 
 
 class CianTrainSettings(TrainSettings):
@@ -450,6 +461,10 @@ class CianRoundSection(SegmenterSection):
                 f"`train.batch_size` is {self.train.batch_size}, must be a multiple of "
                 f"`group_size` ({self.group_size})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _loss_is_possible(self) -> "CianRoundSection":
         if self.loss != "cross_entropy":
             raise ValueError(f"`loss` is {self.loss!r}, but CIAN has its own: leave it out")
         return self
@@ -505,7 +520,7 @@ class SelfGuidedSegmenterSection(SegmenterSection):
     start: Literal["weights", "classifier"] = "classifier"
 
     @model_validator(mode="after")
-    def _has_its_own_loss(self) -> "SelfGuidedSegmenterSection":
+    def _loss_is_possible(self) -> "SelfGuidedSegmenterSection":
         if self.loss != "cross_entropy":
             raise ValueError(
                 f"`loss` is {self.loss!r}, but the self-guided network has its own: leave it out"
