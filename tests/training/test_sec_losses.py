@@ -233,17 +233,21 @@ def test_extreme_logits_stay_finite() -> None:
 def test_halves_of_a_batch_add_up() -> None:
     """What several processes rely on."""
     batch = Batch()
-    shares = floored_probabilities(batch.logits)
-    whole = join_terms([seed_term(shares, batch.labels), *batch.expansion(batch.logits)])
-    parts = [
-        join_terms(
+
+    def terms(rows: slice) -> tuple[Tensor, Tensor]:
+        logits, inside = batch.logits[rows], batch.inside[rows]
+        shares = floored_probabilities(logits)
+        return join_terms(
             [
-                seed_term(shares[rows], batch.labels[rows]),
-                *expansion_terms(shares[rows], batch.present[rows], batch.inside[rows], **DECAYS),
+                seed_term(shares, batch.labels[rows]),
+                *expansion_terms(shares, batch.present[rows], inside, **DECAYS),
+                constrain_term(logits, batch.images[rows], inside, CRF),
             ]
         )
-        for rows in (slice(0, 1), slice(1, 3))
-    ]
+
+    whole = terms(slice(0, 3))
+    parts = [terms(rows) for rows in (slice(0, 1), slice(1, 3))]
+    assert bool((whole[0] > 0).all())
     for index in range(2):
         torch.testing.assert_close(whole[index], parts[0][index] + parts[1][index])
 
