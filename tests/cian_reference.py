@@ -136,17 +136,20 @@ def loss(
 def groups(
     labels: Sequence[Sequence[int]], order: Sequence[int], group_size: int
 ) -> list[list[int]]:
-    """Groups as they form when each image waits for the next that shares a class; not filled."""
+    """Groups as they form when each image waits for the next that shares a class with it.
+
+    As in the released code: with each of those before it. Not filled.
+    """
     left, result = list(order), []
     while left:
         group = [left.pop(0)]
-        shared = set(labels[group[0]])
         while len(group) < group_size:
-            partner = next((index for index in left if shared & set(labels[index])), None)
-            if partner is None:
+            for index in left:
+                if all(set(labels[index]) & set(labels[member]) for member in group):
+                    break
+            else:
                 break
-            left.remove(partner)
-            group.append(partner)
-            shared &= set(labels[partner])
+            left.remove(index)
+            group.append(index)
         result.append(group)
     return result

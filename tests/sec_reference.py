@@ -49,14 +49,16 @@ def expansion(logits, present, inside, object_decay, background_decay):
 
 
 def divergence(logits, crf):
-    """One image: sum over cells of KL(crf || network), no probability of the CRF below `LEAST`."""
+    """One image: sum over cells of KL(crf || network), no probability of the CRF below `LEAST`.
+
+    Ratios of the two end at 1 / 20 and at 20.
+    """
     shares, total = probabilities(logits), 0.0
     for row, column in np.ndindex(shares.shape[1:]):
         kept = [max(float(value), LEAST) for value in crf[:, row, column]]
         target = [value / sum(kept) for value in kept]
-        total += sum(
-            q * math.log(q / p) for q, p in zip(target, shares[:, row, column], strict=True)
-        )
+        for q, p in zip(target, shares[:, row, column], strict=True):
+            total += q * math.log(min(max(q / p, 0.05), 20.0))
     return total
 
 

@@ -372,12 +372,20 @@ def test_published_values_of_the_recipe() -> None:
     first, second = recipe.cian, recipe.segmenter
     assert (first.channels, first.self_affinity, first.start) == (1024, True, "weights")
     assert not recipe.labels.present_only
+    kernels = {
+        "gaussian_sxy": 3.0,
+        "gaussian_compat": 3.0,
+        "bilateral_sxy": 80.0,
+        "bilateral_srgb": 13.0,
+        "bilateral_compat": 10.0,
+    }
+    assert first.crf.model_dump() == {"iterations": 10, **kernels}  # it makes the labels
+    assert second.crf.model_dump() == {"iterations": 5, **kernels}
     for section in (first, second):
         train = section.train
         assert (section.group_size, section.cross_affinity, section.completion) == (2, True, 1)
         assert (section.balance, section.label_stride, section.output_stride) == (0, 8, 8)
         assert (section.scales, section.flip) == ((0.75, 1, 1.25), True)
-        assert section.crf.iterations == 10
         assert (train.batch_size, train.epochs, train.augmentation.crop_size) == (16, 20, 321)
         assert (train.optimizer, train.learning_rate, train.momentum) == ("sgd", 5e-4, 0.9)
         assert (train.weight_decay, train.biases, train.new_layer_factor) == (5e-4, "undecayed", 10)

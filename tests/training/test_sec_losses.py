@@ -133,6 +133,27 @@ def test_the_crf_is_that_of_all_pairs_of_cells() -> None:
     assert expected > 0.1 * float(count)  # the CRF says something else than the network
 
 
+def test_strong_disagreement_costs_a_bound_and_has_no_gradient() -> None:
+    """All cells look alike; one is sure of label 0, those around it of label 1."""
+    logits = torch.zeros(1, 2, 7, 7, dtype=torch.float64)
+    logits[0, 1] = 12
+    logits[0, :, 3, 3] = torch.tensor([12.0, 0.0])
+    logits[0, :, 0, 0] = torch.tensor([1.0, 0.0])  # not so sure: it learns
+    logits.requires_grad_()
+    images = torch.full((1, 7, 7, 3), 128, dtype=torch.uint8)
+    wide = CrfSettings(5, 3.0, 10.0, bilateral_sxy=20.0, bilateral_srgb=13.0, bilateral_compat=10.0)
+    total, _ = constrain_term(logits, images, torch.ones(1, 7, 7, dtype=torch.bool), wide)
+    crf = DenseCrf(images[0].numpy(), wide).refine(unary_from_logits(logits.detach()[0])).numpy()
+    assert crf[1].min() > 0.999
+    values = logits.detach()[0].numpy()
+    assert total.item() == pytest.approx(sec_reference.divergence(values, crf), rel=1e-6)
+    alone = sec_reference.divergence(values[:, 3:4, 3:4], crf[:, 3:4, 3:4])
+    assert alone == pytest.approx(np.log(20), rel=1e-3)
+    total.backward()
+    pull = logits.grad[0].abs().amax(0)
+    assert float(pull[3, 3]) == 0 and float(pull[0, 0]) > 0.1
+
+
 def test_gradients_are_those_of_finite_differences() -> None:
     batch = Batch(3, 4)
     logits = batch.logits.clone().requires_grad_()
@@ -156,8 +177,11 @@ def test_the_crf_is_constant_in_the_gradient() -> None:
     target = crf.double().clamp(min=1e-4)
     target = target / target.sum(0)
     again = batch.logits[:1].clone().requires_grad_()
-    cross = -(target * floored_probabilities(again)[0].log()).sum()
+    shares = floored_probabilities(again)[0]
+    near = (target / shares > 0.05) & (target / shares < 20)
+    cross = -(target * shares.log() * near).sum()
     cross.backward()
+    assert bool(near.any()) and not bool(near.all())
     torch.testing.assert_close(logits.grad, again.grad, rtol=1e-6, atol=1e-9)
     assert float(logits.grad.abs().max()) > 1e-3
 
@@ -209,17 +233,21 @@ def test_extreme_logits_stay_finite() -> None:
 def test_halves_of_a_batch_add_up() -> None:
     """What several processes rely on."""
     batch = Batch()
-    shares = floored_probabilities(batch.logits)
-    whole = join_terms([seed_term(shares, batch.labels), *batch.expansion(batch.logits)])
-    parts = [
-        join_terms(
+
+    def terms(rows: slice) -> tuple[Tensor, Tensor]:
+        logits, inside = batch.logits[rows], batch.inside[rows]
+        shares = floored_probabilities(logits)
+        return join_terms(
             [
-                seed_term(shares[rows], batch.labels[rows]),
-                *expansion_terms(shares[rows], batch.present[rows], batch.inside[rows], **DECAYS),
+                seed_term(shares, batch.labels[rows]),
+                *expansion_terms(shares, batch.present[rows], inside, **DECAYS),
+                constrain_term(logits, batch.images[rows], inside, CRF),
             ]
         )
-        for rows in (slice(0, 1), slice(1, 3))
-    ]
+
+    whole = terms(slice(0, 3))
+    parts = [terms(rows) for rows in (slice(0, 1), slice(1, 3))]
+    assert bool((whole[0] > 0).all())
     for index in range(2):
         torch.testing.assert_close(whole[index], parts[0][index] + parts[1][index])
 

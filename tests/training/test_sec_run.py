@@ -17,6 +17,7 @@ from wsss.training.metrics import read_metrics
 from wsss.training.pipeline import METHODS as STAGES_OF
 from wsss.training.pipeline import train
 from wsss.training.predictor import RunPredictor
+from wsss.training.recipe import load_recipe
 from wsss.training.run import read_stage
 from wsss.training.stages.sec import TERMS
 
@@ -108,6 +109,23 @@ def test_other_plain_segmenters_may_have_its_losses(
     recipe = tiny_recipe(*overrides, method=method)
     train(recipe, tiny_images, out, stages=["segmenter"], device="cpu")
     assert set(TERMS) <= set(read_metrics(out / "segmenter" / "metrics.jsonl")[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("demo_sec", ("segmenter.balance=0.75",)),
+        ("affinitynet_mobilenetv2", ("segmenter.loss=sec",)),
+        ("irnet_mobilenetv2", ("segmenter.loss=sec",)),
+    ],
+)
+def test_a_balance_that_nothing_looks_at_is_refused(name: str, overrides: tuple[str, ...]) -> None:
+    expected = r": segmenter: `balance` is 0\.75, but `loss` is 'sec', .*: set `balance` to 0$"
+    with pytest.raises(ConfigError, match=expected):
+        load_recipe(name, overrides)
+    recipe = load_recipe(name, [*overrides, "segmenter.balance=0"])
+    assert recipe.segmenter.loss == "sec"
+    assert load_recipe(name, [*overrides, "segmenter.loss=cross_entropy"]).segmenter.balance == 0.75
 
 
 def test_what_cannot_be_is_refused(

@@ -22,16 +22,21 @@ from tiny_run import (
 
 from wsss.errors import ConfigError
 from wsss.runtime.image_io import read_image, read_label_map
+from wsss.runtime.progress import SILENT
 from wsss.runtime.score_maps import load_score_maps
 from wsss.training.checkpoint import load_checkpoint
 from wsss.training.data.image_set import ImageSet
 from wsss.training.measure import measure
 from wsss.training.metrics import read_metrics
+from wsss.training.models.selfguided import SelfGuidedNet
+from wsss.training.networks import open_as
 from wsss.training.pipeline import train
 from wsss.training.predictor import RunPredictor
-from wsss.training.run import read_stage
+from wsss.training.run import Run, read_stage
 from wsss.training.selfguided import STAGES
-from wsss.training.stages.selfguided import STEPS
+from wsss.training.stages.selfguided import STEPS, self_guided_objective
+
+CPU = torch.device("cpu")
 
 EPOCHS = ("cam.train.epochs=2", "segmenter.train.epochs=4")
 SGD = ("optimizer=sgd", "learning_rate=0.01", "momentum=0.5", "new_layer_factor=2")
@@ -110,6 +115,27 @@ def test_the_network_starts_from_the_classifier_and_trains_both_heads(
     rows = read_metrics(finished_self_guided_run / "segmenter" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert all(0 < 0.1 * row["agreement"] + row["classification"] < row["loss"] for row in rows)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_the_classification_head_learns_with_the_dropout_of_the_classifier(
+    tiny_images: ImageSet, finished_self_guided_run: Path, share: float
+) -> None:
+    folder = finished_self_guided_run
+    recipe = tiny_recipe(f"cam.dropout={share}", method="selfguided")
+    run = Run(folder, recipe, tiny_images, None, None, None, CPU, SILENT)
+    network, _ = open_as(SelfGuidedNet, folder / "segmenter" / "weights.safetensors", CPU)
+    objective = self_guided_objective(run, network, lambda index, generator: {})
+    x = torch.randn(64, 3, 33, 33, generator=torch.Generator().manual_seed(0))
+    seen = []
+    network.classifier.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        objective.network.eval()(x)
+        objective.network.train()(x)
+    kept, learnt = seen[0], seen[2]  # each pass asks for classes, and then for maps
+    hidden = ((kept > 0) & (learnt == 0)).sum() / (kept > 0).sum()
+    assert float(hidden) == pytest.approx(share, abs=0.05)
+    assert share or torch.equal(kept, learnt)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ passes on (1 - probability) times it; decays are fitted to the grid; images with
 without a class, count in no mean, where the code divides by zero.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,6 +25,8 @@ from .losses import at_least_float32
 
 LEAST_PROBABILITY = 1e-4
 """Added to every probability, so that logarithms stay finite."""
+LARGEST_LOG_RATIO = math.log(20)
+"""Of the CRF's probability to the network's, either way."""
 PUBLISHED_CELLS = 41 * 41
 """Of the grid that the published decays are meant for."""
 Term = tuple[Tensor, Tensor]
@@ -99,6 +102,10 @@ def expansion_terms(
 def constrain_term(logits: Tensor, images: Tensor, inside: Tensor, settings: CrfSettings) -> Term:
     """Divergence of the network from its own dense CRF: sum over cells of KL(CRF || network).
 
+    Ratios of the two are clipped to 1/20..20 before the logarithm, as in the layer of the released
+    code (`T.clip(probs_smooth / probs, 0.05, 20)`): a label on which they disagree more costs what
+    the bound costs, and has no gradient.
+
     Args:
         logits: (B, L, h, w).
         images: (B, h, w, 3) uint8 RGB, reduced to the grid.
@@ -118,7 +125,8 @@ def constrain_term(logits: Tensor, images: Tensor, inside: Tensor, settings: Crf
         target = smooth.refine(unary_from_logits(values[:, rows, columns])).to(logs.dtype)
         target = target.clamp(min=LEAST_PROBABILITY)
         target = target / target.sum(0)
-        total = total + (target * (target.log() - own[:, rows, columns])).sum()
+        ratios = (target.log() - own[:, rows, columns]).clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
+        total = total + (target * ratios).sum()
     return total, _count(inside, logs)
 
 

@@ -57,10 +57,54 @@ def test_both_branches_are_those_of_loops_over_cells(group_size, batch, own, gri
     with torch.no_grad():
         found = affinity.across(x, group_size, own)
         alone = affinity(x)
+    assert (found[0] is not None) == own
     for branch, values in zip(found, expected, strict=True):
-        np.testing.assert_allclose(branch.numpy(), np.stack(values), rtol=1e-9, atol=1e-10)
+        if branch is not None:
+            np.testing.assert_allclose(branch.numpy(), np.stack(values), rtol=1e-9, atol=1e-10)
     np.testing.assert_allclose(alone.numpy(), np.stack(expected[0]), rtol=1e-9, atol=1e-10)
     assert not np.allclose(expected[0], expected[1])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_products_are_not_rounded_where_the_rest_is_in_half_precision(training):
+    """Alone as in groups: large products that differ by little choose other cells when rounded."""
+    affinity = module().float().train(training)
+    x = 5 * torch.randn(2, FEATURES, 11, 13)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        query, key, value = affinity._project(x)
+        found = affinity._gather(query, key, value)
+        alone, (own, _) = affinity(x), affinity.across(x, 2, True)
+        rounded = torch.softmax(query.transpose(1, 2) @ key, dim=2) @ value.transpose(1, 2)
+    assert query.dtype == found.dtype == torch.bfloat16 and torch.equal(alone, own)
+    for row in range(2):
+        parts = (
+            query[row].view(-1, 11, 13),
+            key[row].view(-1, 6, 7),
+            value[row].view(-1, 6, 7),
+        )
+        exact = cian_reference.gather(*(part.double().numpy() for part in parts)).reshape(4, -1)
+        np.testing.assert_allclose(found[row].double().numpy(), exact, rtol=2**-8, atol=1e-4)
+        assert np.abs(rounded[row].T.double().numpy() - exact).max() > 0.3
+
+
+def test_an_image_looks_at_itself_only_where_that_is_wanted(monkeypatch):
+    looks = []
+    gather = CrossImageAffinity._gather
+    monkeypatch.setattr(
+        CrossImageAffinity, "_gather", lambda *given: looks.append(1) or gather(*given)
+    )
+    x = random_images(3, 33, 33)
+    for self_affinity, group_size, training, expected in (
+        (True, 1, False, 1),
+        (True, 3, True, 3),
+        (False, 1, False, 0),
+        (False, 1, True, 0),
+        (False, 3, False, 2),
+        (False, 3, True, 2),
+    ):
+        looks.clear()
+        network(self_affinity=self_affinity).train(training)(x, group_size)
+        assert len(looks) == expected
 
 
 def test_groups_do_not_see_each_other():
@@ -183,6 +227,22 @@ def test_running_statistics_are_those_of_the_self_branch():
     parts = found.affinity._project(features)
     alone = found.affinity._gather(*parts).reshape(4, 8, *features.shape[2:])
     mean = found.affinity.out(alone).mean((0, 2, 3))
+    found(images, 2)
+    torch.testing.assert_close(norm.running_mean, before.lerp(mean, 0.1), rtol=1e-4, atol=1e-5)
+
+
+def test_without_a_self_branch_running_statistics_are_those_of_the_cross_branch():
+    found = trained(self_affinity=False).train()
+    norm = found.affinity.norm
+    before = norm.running_mean.clone()
+    images = torch.rand(4, 3, 41, 33) * 4
+    features = found.backbone(images)[found.backbone.final_tap]
+    query, key, value = found.affinity._project(features)
+    partners = torch.tensor([1, 0, 3, 2])
+    gathered = found.affinity._gather(query, key[partners], value[partners])
+    mean = found.affinity.out(gathered.reshape(4, 8, *features.shape[2:])).mean((0, 2, 3))
+    found(images)
+    assert torch.equal(norm.running_mean, before)  # nothing was added
     found(images, 2)
     torch.testing.assert_close(norm.running_mean, before.lerp(mean, 0.1), rtol=1e-4, atol=1e-5)
 

@@ -1,84 +1,115 @@
-"""Groups of images that share a class, in the order of an epoch."""
+"""Groups of images that share classes, in the order of an epoch."""
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from heapq import merge
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def class_groups(
-    labels: Sequence[Sequence[int]], group_size: int, generator: np.random.Generator
+    labels: Sequence[Sequence[int]],
+    group_size: int,
+    generator: np.random.Generator,
+    *,
+    used: int,
 ) -> NDArray[np.int64]:
-    """Shuffle images into groups whose members all have one class in common.
+    """Shuffle images into groups, any two members of which share a class.
 
     Images are shuffled. The first that is left opens a group and takes the next ones that share a
-    class with all who are in it. Where nobody is left who does, images that share one and stand in
-    another group are drawn; where there are none, the members of the group are repeated, so that
-    an image whose classes no other one has is its own partner. The groups are shuffled at the end.
+    class with each who is in it. Where nobody is left who does, stand-ins are drawn from images of
+    other groups; where there are none, members are repeated, so that an image whose classes no
+    other one has is its own partner.
+
+    An epoch has room for less than all groups. Those that lack most members are left out, and their
+    images are the first to be drawn as stand-ins; but a group of an image whose classes are too
+    rare for a whole one has the chance of any other, as it would be left out in every epoch.
 
     Args:
         labels: classes of each image; one without any is its own partner.
         group_size: images of a group, >= 2.
+        used: groups that the epoch has room for.
 
     Returns:
-        (groups * group_size,) image indices, group after group; each image at least once, and more
-        than once only where it stands in for a missing partner.
+        (groups * group_size,) image indices, group after group: the groups used, shuffled, and
+        behind them the others. Each image comes at least once, and more than once only where it
+        stands in for a missing partner.
 
     Source: the released code of CIAN, where an image waits for the next that shares a class.
-    Deviation: there images that are left over at the end of an epoch are not used.
+    Deviation: there the epoch ends where an image finds no partner.
     """
-    shuffled = [int(index) for index in generator.permutation(len(labels))]
-    of_class: dict[int, list[int]] = {}
-    for index in shuffled:
-        for label in labels[index]:
-            of_class.setdefault(label, []).append(index)
-    place = {index: position for position, index in enumerate(shuffled)}
-    first = dict.fromkeys(of_class, 0)
-    """Position in each list before which all are taken."""
-    taken = [False] * len(labels)
+    shuffled = generator.permutation(len(labels))
+    classes = [set(labels[index]) for index in shuffled]
+    having: dict[int, list[int]] = {}
+    for place, own in enumerate(classes):
+        for label in own:
+            having.setdefault(label, []).append(place)
+
+    def worth(group: list[int]) -> int:
+        sizes = (max((len(having[label]) for label in classes[p]), default=0) for p in group)
+        return group_size if min(sizes) < group_size else len(group)
+
+    formed = _formed(classes, having, group_size)
+    groups = [formed[index] for index in generator.permutation(len(formed))]
+    groups.sort(key=worth, reverse=True)
+    unused = {place for group in groups[used:] for place in group}
+    filled = [_filled(group, group_size, classes, having, unused, generator) for group in groups]
+    order = shuffled[np.array(filled, np.int64).reshape(-1, group_size)]
+    return np.concatenate([generator.permutation(order[:used]), order[used:]]).reshape(-1)
+
+
+def _formed(
+    classes: Sequence[set[int]], having: Mapping[int, Iterable[int]], group_size: int
+) -> list[list[int]]:
+    """Groups in the order of their first members, without stand-ins.
+
+    Args:
+        classes: of each image.
+        having: the images of each class, in order.
+    """
+    waiting = {label: OrderedDict.fromkeys(images) for label, images in having.items()}
+    taken = [False] * len(classes)
     groups = []
-    for opener in shuffled:
-        if taken[opener]:
-            continue
-        taken[opener] = True
-        group, shared = [opener], set(labels[opener])
-        while len(group) < group_size:
-            left = [_next(of_class[label], first, label, taken) for label in sorted(shared)]
-            waiting = [index for index in left if index is not None]
-            if not waiting:
-                break
-            partner = min(waiting, key=place.__getitem__)
-            taken[partner] = True
-            group.append(partner)
-            shared &= set(labels[partner])
-        groups.append(_filled(group, group_size, shared, of_class, generator))
-    order = np.array(groups, np.int64).reshape(-1, group_size)
-    return generator.permutation(order).reshape(-1)
-
-
-def _next(images: list[int], first: dict[int, int], label: int, taken: list[bool]) -> int | None:
-    """The first image of a class that is not taken."""
-    while first[label] < len(images) and taken[images[first[label]]]:
-        first[label] += 1
-    return images[first[label]] if first[label] < len(images) else None
+    for opener in range(len(classes)):
+        group: list[int] = []
+        member = None if taken[opener] else opener
+        while member is not None:
+            group.append(member)
+            taken[member] = True
+            for label in classes[member]:
+                del waiting[label][member]
+            fitting = (
+                image
+                for image in merge(*(waiting[label] for label in classes[opener]))
+                if _fits(image, group, classes)
+            )
+            member = next(fitting, None) if len(group) < group_size else None
+        if group:
+            groups.append(group)
+    return groups
 
 
 def _filled(
     group: list[int],
     group_size: int,
-    shared: set[int],
-    of_class: dict[int, list[int]],
+    classes: Sequence[set[int]],
+    having: Mapping[int, Iterable[int]],
+    unused: set[int],
     generator: np.random.Generator,
 ) -> list[int]:
-    """The group with stand-ins for the partners it lacks."""
-    missing = group_size - len(group)
-    if not missing:
+    """The group with stand-ins for the partners it lacks, as far as possible of those unused."""
+    if len(group) == group_size:
         return group
-    # All of one class, so that stand-ins share it with each other too.
-    others: list[int] = []
-    for label in sorted(shared):
-        having = [index for index in of_class[label] if index not in group]
-        others = max(others, having, key=len)
-    drawn = generator.permutation(others)[:missing]
-    filled = [*group, *(int(index) for index in drawn)]
-    return [filled[position % len(filled)] for position in range(group_size)]
+    others = {image for label in classes[group[0]] for image in having[label]} - set(group)
+    drawn = [int(image) for image in generator.permutation(sorted(others))]
+    filled = list(group)
+    for image in sorted(drawn, key=lambda image: image not in unused):
+        if len(filled) < group_size and _fits(image, filled, classes):
+            filled.append(image)
+    return [filled[place % len(filled)] for place in range(group_size)]
+
+
+def _fits(image: int, group: Sequence[int], classes: Sequence[set[int]]) -> bool:
+    """Whether it shares a class with each of the group."""
+    return all(not classes[image].isdisjoint(classes[member]) for member in group)

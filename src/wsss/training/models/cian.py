@@ -5,6 +5,7 @@ Semantic Segmentation", AAAI 2020, and its released code.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,8 @@ class CrossImageAffinity(nn.Module):
     divided by the root of the channels. What is gathered goes through a 1x1 layer and a batch
     normalisation whose scale starts at 0, so that at first nothing is added to the features.
 
-    Its running statistics are those of the self branch, which alone is used outside of training.
+    Its running statistics are those of the self branch, which alone is used outside of training;
+    where there is none, of the cross branch.
 
     Args:
         features: channels of the features, F.
@@ -53,7 +55,7 @@ class CrossImageAffinity(nn.Module):
         query, key, value = self._project(x)
         return self._added(self._gather(query, key, value), x)
 
-    def across(self, x: Tensor, group_size: int, own: bool) -> tuple[Tensor, Tensor]:
+    def across(self, x: Tensor, group_size: int, own: bool) -> tuple[Tensor | None, Tensor]:
         """The same, and what each cell gathers from the images of its group.
 
         Args:
@@ -61,19 +63,16 @@ class CrossImageAffinity(nn.Module):
             own: whether an image belongs to those it gathers from, else its partners alone.
 
         Returns:
-            (B, F, h, w) from itself, and (B, F, h, w): the element-wise maximum over images before
-            the last layer.
+            (B, F, h, w) from itself, None where it does not belong to them; and (B, F, h, w): the
+            element-wise maximum over images before the last layer.
         """
-        query, key, value = (at_least_float32(part) for part in self._project(x))
-        # Half precision would round the products, which nothing divides, before the softmax.
-        with torch.autocast(x.device.type, enabled=False):
-            from_self = self._gather(query, key, value)
-            gathered = [from_self] if own else []
-            for shift in range(1, group_size):
-                partner = [_turned(part, group_size, shift) for part in (key, value)]
-                gathered.append(self._gather(query, *partner))
-            from_all = torch.stack(gathered).amax(0)
-        return self._added(from_self, x), self._added(from_all, x, track=False)
+        query, key, value = self._project(x)
+        gathered = [self._gather(query, key, value)] if own else []
+        from_self = self._added(gathered[0], x) if own else None
+        for shift in range(1, group_size):
+            partner = [_turned(part, group_size, shift) for part in (key, value)]
+            gathered.append(self._gather(query, *partner))
+        return from_self, self._added(torch.stack(gathered).amax(0), x, track=not own)
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, D, Nq), keys and values (B, D, Nk)."""
@@ -81,22 +80,38 @@ class CrossImageAffinity(nn.Module):
         return self.query(x).flatten(2), key.flatten(2), value.flatten(2)
 
     def _gather(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """(B, D, Nq): the mean of the values under each query's softmax over the keys."""
-        queries, values = query.transpose(1, 2), value.transpose(1, 2)
-        if self.training or torch.compiler.is_exporting():
-            parts: Sequence[Tensor] = (queries,)
-        else:
-            at_a_time = max(1, AFFINITY_CELLS // (len(key) * key.shape[2]))
-            parts = torch.split(queries, at_a_time, dim=1)
-        # (B, Nq, D) @ (B, D, Nk) -> (B, Nq, Nk) @ (B, Nk, D)
-        gathered = [torch.softmax(part @ key, dim=2) @ values for part in parts]
-        return torch.cat(gathered, dim=1).transpose(1, 2)
+        """(B, D, Nq): the mean of the values under each query's softmax over the keys.
+
+        In float32 at least: half precision would round the products, which nothing divides, before
+        the softmax.
+        """
+        with _without_autocast(query.device):
+            queries, keys, values = (
+                at_least_float32(part)
+                for part in (query.transpose(1, 2), key, value.transpose(1, 2))
+            )
+            if self.training or torch.compiler.is_exporting():
+                parts: Sequence[Tensor] = (queries,)
+            else:
+                at_a_time = max(1, AFFINITY_CELLS // (len(keys) * keys.shape[2]))
+                parts = torch.split(queries, at_a_time, dim=1)
+            # (B, Nq, D) @ (B, D, Nk) -> (B, Nq, Nk) @ (B, Nk, D)
+            gathered = [torch.softmax(part @ keys, dim=2) @ values for part in parts]
+        return torch.cat(gathered, dim=1).transpose(1, 2).to(value.dtype)
 
     def _added(self, gathered: Tensor, x: Tensor, track: bool = True) -> Tensor:
         """(B, D, Nq) -> what is added to the features (B, F, h, w)."""
         grid = gathered.reshape(*gathered.shape[:2], *x.shape[2:])
         added: Tensor = self.norm(self.out(grid), track)
         return added
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Switches autocast off where it is on; elsewhere an exported graph is not to see it."""
+    known = torch.amp.is_autocast_available(device.type)  # not on the meta device
+    if known and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def _turned(part: Tensor, group_size: int, shift: int) -> Tensor:
@@ -156,5 +171,5 @@ class CianSegmenter(Segmenter):
             logits: Tensor = self.head(own)
             return logits
         from_self, from_group = self.affinity.across(features, group_size, self.self_affinity)
-        own = features + from_self if self.self_affinity else features
+        own = features if from_self is None else features + from_self
         return torch.stack([self.head(own), self.head(features + from_group)])

@@ -11,8 +11,6 @@ from .dropout import BatchKeyedDropout2d
 from .parameters import mark_new
 from .segmenter import Segmenter
 
-DROPOUT = 0.5
-
 
 class SelfGuidedMaps(NamedTuple):
     """All that the network says of some images.
@@ -40,20 +38,26 @@ class SelfGuidedNet(Segmenter):
 
     Args:
         align_corners: how maps of unlike stride are brought to one grid, see `AffinityNet`.
+        dropout: probability of a channel of the last feature map in front of the classifier.
 
     Attributes:
         feature_stride: pixels per cell of activation maps and features.
     """
 
     def __init__(
-        self, backbone: Backbone, num_classes: int, head: str, align_corners: bool = False
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        head: str,
+        align_corners: bool = False,
+        dropout: float = 0.5,
     ) -> None:
         super().__init__(backbone, num_classes, head)
         backbone.set_field_of_view(1)  # the classifier's; the head has a wide one of its own
         self.align_corners = align_corners
         self.taps = backbone.affinity_taps[:2]
         self.feature_stride = min(backbone.tap_strides[tap] for tap in self.taps)
-        self.dropout = BatchKeyedDropout2d(DROPOUT)
+        self.dropout = BatchKeyedDropout2d(dropout)
         self.classifier = nn.Conv2d(backbone.out_channels, num_classes, 1, bias=False)
         nn.init.xavier_uniform_(self.classifier.weight)
         mark_new(self.classifier)

@@ -45,9 +45,19 @@ class PlainSegmenterSection(SegmenterSection):
     """A segmenter without a loss of its own; it learns label maps by one of two."""
 
     loss: Literal["cross_entropy", "sec"] = "cross_entropy"
-    """cross_entropy: of every labelled pixel; sec: see the section below."""
+    """cross_entropy: of every labelled pixel; sec: see the section below, and let crops show whole
+    images, as it asks for every class of an image in every crop."""
     sec: SecSection = SecSection()
     """Used under loss = sec."""
+
+    @model_validator(mode="after")
+    def _loss_is_possible(self) -> "PlainSegmenterSection":
+        if self.loss == "sec" and self.balance:
+            raise ValueError(
+                f"`balance` is {self.balance:g}, but `loss` is 'sec', which weighs pixels in its "
+                "own way: set `balance` to 0"
+            )
+        return self
 
 
 class SecSegmenterSection(PlainSegmenterSection):

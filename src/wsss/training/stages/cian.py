@@ -130,9 +130,10 @@ def cian_objective(
         return cian_terms(sums, counts, section.balance)
 
     def order(generator: np.random.Generator) -> NDArray[np.int64]:
-        return class_groups(
-            [chosen.labels or () for chosen in samples], section.group_size, generator
-        )
+        steps = len(samples) // section.train.batch_size
+        used = steps * section.train.batch_size // section.group_size
+        classes = [chosen.labels or () for chosen in samples]
+        return class_groups(classes, section.group_size, generator, used=used)
 
     return Objective(
         network,

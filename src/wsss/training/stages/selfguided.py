@@ -70,6 +70,7 @@ def self_guided_objective(run: Run, network: SelfGuidedNet, sample: LabelSampler
     """Classes of the image, labels of the cells, and maps that agree with intermediate features."""
     recipe = run.recipe_of(SelfGuidedRecipe)
     segmenter, guided, align = recipe.segmenter, recipe.selfguided, recipe.cam.align
+    network.dropout.probability = recipe.cam.dropout  # its head is the classifier's
 
     def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         maps: SelfGuidedMaps = model(network_input(network, batch))
