@@ -17,7 +17,7 @@ from wsss.training.pipeline import METHODS
 from wsss.training.recipe import load_recipe
 
 RESULTS = Path(__file__).parent / "results"
-# name -> (split, arguments of `wsss eval` behind the run, or folder below it)
+# name -> (split, arguments of `wsss eval` behind the run, or what lies in it)
 ROWS = {
     "train, CAM": ("train", "cam"),
     "train, CAM + walk": ("train", "labels/scores"),
@@ -25,7 +25,7 @@ ROWS = {
     "val, CAM, labels given": ("val", "--stage cam"),
     "val, CAM + walk, labels given": ("val", "--stage walk"),
     "val, CAM, no labels": ("val", "--stage cam --no-image-labels"),
-    "val, segmenter, no labels": ("val", "--stage segmenter"),
+    "val, segmenter, no labels": ("val", "segmenter/evaluation.json"),
 }
 # name -> figure of the stage `instances`
 INSTANCE_ROWS = {
@@ -75,9 +75,11 @@ def measure_seed(arguments: argparse.Namespace, seed: int) -> dict:
         split, what = ROWS[name]
         if not exists(run, what):
             continue
-        is_stage = what.startswith("--stage")
-        place = [run, *what.split()] if is_stage else [run / what]
-        report = wsss("eval", *place, "--data", data, "--split", split)
+        if what.endswith(".json"):  # measured by `wsss train`, and kept
+            report = json.loads((run / what).read_text())["report"]
+        else:
+            place = [run, *what.split()] if what.startswith("--stage") else [run / what]
+            report = wsss("eval", *place, "--data", data, "--split", split)
         figures[name] = {
             "all": report["miou"],
             **{source: values["miou"] for source, values in report["sources"].items()},
@@ -100,7 +102,7 @@ def exists(run: Path, what: str) -> bool:
     """Whether the method of a run has this step; all have CAMs and a segmenter."""
     if what.startswith("--stage"):
         return "walk" not in what or (run / "labels" / "scores").is_dir()
-    return (run / what).is_dir()
+    return (run / what).exists()
 
 
 def wsss(*arguments: object) -> dict:

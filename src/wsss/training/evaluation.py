@@ -5,7 +5,7 @@ the truth, background included; truth 255 is left out, predicted 255 counts as b
 resolution, truth is never resized. Source: VOC development kit; chainercv's evaluator.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -116,6 +116,18 @@ class EvalReport:
     def to_json(self) -> dict[str, Any]:
         """JSON-compatible; classes that do not occur are null."""
         return {key: without_nan(value) for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "EvalReport":
+        """Back from `to_json`.
+
+        Raises:
+            TypeError, KeyError, AttributeError: other keys or types.
+        """
+        nan = float("nan")
+        iou = {name: nan if value is None else value for name, value in values["iou"].items()}
+        miou = nan if values["miou"] is None else values["miou"]
+        return cls(**{**values, "iou": iou, "miou": miou})
 
 
 def evaluate(

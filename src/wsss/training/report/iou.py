@@ -5,12 +5,11 @@ from dataclasses import replace
 import numpy as np
 
 from ..data.image_set import ImageSet
-from ..evaluation import EvalReport, FolderPredictions, Predictions, evaluate
+from ..evaluation import EvalReport, FolderPredictions, evaluate
 from ..measure import labels_used
-from ..models.segmenter import Segmenter
 from ..recipe import CianRecipe, SelfGuidedRecipe, WalkRecipe
 from ..sections.segmenter import SegmenterSection
-from ..stages.segmenter import SegmenterPredictions
+from ..stages.segmenter import evaluate_on_validation
 from ..stages.selfguided import STEPS
 from .opened import OpenedRun
 from .page import IouColumn
@@ -23,7 +22,7 @@ def iou_columns(opened: OpenedRun, limit: int | None = None) -> dict[str, IouCol
     Stored maps are measured on the list of figures, networks that segment on the validation list.
 
     Args:
-        limit: images that are measured; longer lists are thinned evenly.
+        limit: images whose stored maps are measured; longer lists are thinned evenly.
     """
     recipe = opened.run.recipe
     columns = {"cam": _stored(opened, "CAM", "cam", limit, recipe.cam.threshold)}
@@ -35,10 +34,10 @@ def iou_columns(opened: OpenedRun, limit: int | None = None) -> dict[str, IouCol
             place, threshold = f"labels/{step}", recipe.selfguided.threshold
             columns[step] = _stored(opened, f"step {number}", place, limit, threshold)
     if isinstance(recipe, CianRecipe):
-        columns["cian"] = _of_network(opened, "cian", recipe.cian, limit)
+        columns["cian"] = _of_network(opened, "cian", recipe.cian)
     if "labels" in opened.stages:
         columns["labels"] = _stored(opened, "pseudo labels", "labels", limit)
-    return columns | {"segmenter": _of_network(opened, "segmenter", recipe.segmenter, limit)}
+    return columns | {"segmenter": _of_network(opened, "segmenter", recipe.segmenter)}
 
 
 def _stored(
@@ -52,32 +51,24 @@ def _stored(
     subset = _thinned(figures_set, limit)
     used = labels_used(run.folder / place)
     predictions = FolderPredictions(run.folder / place, subset, image_labels_used=used)
-    report = _evaluate(opened, predictions, subset, run.figures_split, threshold)
+    report = evaluate(
+        predictions,
+        subset,
+        run.figures_split,
+        threshold=threshold,
+        align=run.recipe.cam.align,
+        progress=run.progress,
+    )
     return _column(name, report, len(figures_set.samples))
 
 
-def _of_network(
-    opened: OpenedRun, stage: str, section: SegmenterSection, limit: int | None
-) -> IouColumn:
+def _of_network(opened: OpenedRun, stage: str, section: SegmenterSection) -> IouColumn:
     """Of a stage whose network is a segmenter, used as its section says."""
-    run, predictor = opened.run, opened.predictor
-    if stage not in opened.finished or predictor is None or not predictor.has(stage):
+    run = opened.run
+    if stage not in opened.finished or not run.weights(stage).is_file():
         return IouColumn(stage, "not run")
-    masked = [sample for sample in run.val_set.samples if sample.mask] if run.val_set else []
-    if run.val_set is None or not masked:
-        return IouColumn(stage, "no masks")
-    network = predictor.network(stage, Segmenter)
-    predictions = SegmenterPredictions(network, section, run.recipe.cam.align, run.device)
-    subset = _thinned(replace(run.val_set, samples=tuple(masked)), limit)
-    report = _evaluate(opened, predictions, subset, run.recipe.data.val_split, 0.0)
-    return _column(stage, report, len(masked))
-
-
-def _evaluate(
-    opened: OpenedRun, predictions: Predictions, subset: ImageSet, split: str, threshold: float
-) -> EvalReport:
-    align, progress = opened.run.recipe.cam.align, opened.run.progress
-    return evaluate(predictions, subset, split, threshold=threshold, align=align, progress=progress)
+    report = evaluate_on_validation(run, run.folder / stage, section)
+    return IouColumn(stage, "no masks") if report is None else _column(stage, report, report.images)
 
 
 def _thinned(images: ImageSet, limit: int | None) -> ImageSet:

@@ -1,6 +1,9 @@
 """The last stage: a segmenter trained on label maps; it needs no image-level labels to predict."""
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from hashlib import file_digest, sha256
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...runtime.dense_crf import DenseCrf, unary_from_logits
+from ...runtime.files import atomic_write_bytes
 from ...runtime.geometry import Align, image_tensor, resize, scaled_size
 from ...runtime.image_io import read_image, read_label_map
 from ..data.image_set import Sample
 from ..data.transforms import augment
-from ..evaluation import evaluate
+from ..evaluation import EvalReport, evaluate
 from ..loop import Batch, Objective
 from ..losses import segmentation_loss, segmentation_loss_sums
 from ..models.segmenter import Segmenter
@@ -24,6 +28,11 @@ from ..sections.segmenter import SegmenterSection
 from .crops import crop_arrays, nearest_labels, network_input
 from .fitting import fit_objective, trained_network
 from .sec import sec_objective
+
+EVALUATION = "evaluation.json"
+"""In a stage's folder: what `evaluate_on_validation` found."""
+EVALUATION_FORMAT = 1
+"""Raised when the same network would be measured as something else."""
 
 LabelSampler = Callable[[int, np.random.Generator], dict[str, NDArray[np.generic]]]
 
@@ -46,19 +55,43 @@ def train_segmenter(run: Run, folder: Path, digest: str, labels: str = "labels")
 
 
 def measure_segmenter(run: Run, folder: Path) -> dict[str, float]:
-    """mIoU on the validation list, where it has masks."""
+    """mIoU on the images of the validation list that have masks."""
     return measure_on_validation(run, folder, run.recipe.segmenter)
 
 
 def measure_on_validation(run: Run, folder: Path, section: SegmenterSection) -> dict[str, float]:
     """The same of any stage whose network is a segmenter, used as a section says."""
-    val_set = run.val_set
-    if val_set is None or any(sample.mask is None for sample in val_set.samples):
-        return {}
-    network, _ = open_as(Segmenter, folder / "weights.safetensors", run.device)
+    report = evaluate_on_validation(run, folder, section)
+    return {} if report is None else {"miou": report.miou, "images": report.images}
+
+
+def evaluate_on_validation(run: Run, folder: Path, section: SegmenterSection) -> EvalReport | None:
+    """A stage's segmenter on the images of the validation list that have masks; None without any.
+
+    It takes seconds an image, so the stage, the run's report and a comparison share one
+    measurement, which is kept in the stage's folder: of these weights, settings, images and masks.
+    """
+    masked = [sample for sample in run.val_set.samples if sample.mask] if run.val_set else []
+    if run.val_set is None or not masked:
+        return None
+    images = replace(run.val_set, samples=tuple(masked))
+    weights, kept = folder / "weights.safetensors", folder / EVALUATION
+    settings = [section.model_dump(mode="json"), run.recipe.cam.align, images.digest(masks=True)]
+    with weights.open("rb") as file:
+        digest = file_digest(file, "sha256").hexdigest()
+    key = sha256(json.dumps([EVALUATION_FORMAT, digest, settings]).encode()).hexdigest()
+    try:
+        known = json.loads(kept.read_text(encoding="utf-8"))
+        if known["key"] == key:
+            return EvalReport.from_json(known["report"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        pass  # not measured yet, or written by another version
+    network, _ = open_as(Segmenter, weights, run.device)
     predictions = SegmenterPredictions(network, section, run.recipe.cam.align, run.device)
-    report = evaluate(predictions, val_set, run.recipe.data.val_split, progress=run.progress)
-    return {"miou": report.miou, "images": report.images}
+    report = evaluate(predictions, images, run.recipe.data.val_split, progress=run.progress)
+    text = json.dumps({"key": key, "report": report.to_json()})
+    atomic_write_bytes(kept, text.encode())
+    return report
 
 
 def label_sampler(run: Run, label_path: Callable[[Sample], Path]) -> LabelSampler:
