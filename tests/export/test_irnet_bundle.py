@@ -1,9 +1,11 @@
 """A bundle of IRNet: its graphs, what they share, and the instances made of them."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -212,6 +214,33 @@ def test_jobs_of_instances(run: Path, exported: Path, photos: Path, tmp_path: Pa
         found, expected = (job.predict(sample) for job in jobs)
         assert len(expected) > 0
         require_same(found, expected)
+
+
+def test_huge_images_have_instances_across_tiles(
+    run: Path, exported: Path, photos: Path, tmp_path: Path
+) -> None:
+    row = np.concatenate([read_image(path) for path in sorted(photos.iterdir())[:2]], axis=1)
+    image = np.concatenate([row, row[:, ::-1]])
+    limit = 1 << 16
+    assert image.shape[0] * image.shape[1] > limit
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "huge.png"), image[..., ::-1])
+    images = ImageSet(
+        tmp_path / "images",
+        "huge",
+        CLASSES,
+        (Sample("huge", tmp_path / "images" / "huge.png", None),),
+    )
+    told = []
+    for model, out in ((exported, tmp_path / "by_bundle"), (run, tmp_path / "by_run")):
+        options = ("--instances", "--tile-pixels", limit, "--threshold", THRESHOLD, "--json")
+        arguments = ("label", tmp_path / "images", "--model", model, "--out", out, *options)
+        summary = json.loads(wsss(*arguments).succeeded().out)
+        assert (summary["labelled"], summary["failed"]) == (1, 0)
+        told.append(PairPredictions(out, images).predict(images.samples[0]))
+    found, expected = told
+    assert len(found) > 0 and found.ids.shape == image.shape[:2]
+    require_same(found, expected)
 
 
 def test_instances_need_displacements_and_the_walk(exported: Path, tmp_path: Path) -> None:
