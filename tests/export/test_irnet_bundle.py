@@ -1,8 +1,11 @@
 """A bundle of IRNet: its graphs, what they share, and the instances made of them."""
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -18,6 +21,7 @@ from wsss.runtime.bulk.bundle_model import bundle_model
 from wsss.runtime.bundle import open_bundle
 from wsss.runtime.bundle_predictor import BundlePredictor
 from wsss.runtime.image_io import read_image
+from wsss.runtime.instances.files import read_ids
 from wsss.runtime.instances.instance_map import InstanceMap
 from wsss.training.checkpoint import load_checkpoint, save_checkpoint
 from wsss.training.data.image_set import ImageSet, Sample
@@ -200,6 +204,60 @@ def test_jobs_of_instances(run: Path, exported: Path, photos: Path, tmp_path: Pa
         found, expected = (job.predict(sample) for job in jobs)
         assert len(expected) > 0
         require_same(found, expected)
+
+
+def test_huge_images_have_instances_across_tiles(
+    run: Path, exported: Path, photos: Path, tmp_path: Path
+) -> None:
+    row = np.concatenate([read_image(path) for path in sorted(photos.iterdir())[:2]], axis=1)
+    image = np.concatenate([row, row[:, ::-1]])
+    limit = 1 << 16
+    assert image.shape[0] * image.shape[1] > limit
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "huge.png"), image[..., ::-1])
+    images = ImageSet(
+        tmp_path / "images",
+        "huge",
+        CLASSES,
+        (Sample("huge", tmp_path / "images" / "huge.png", None),),
+    )
+    told = []
+    for model, out in ((exported, tmp_path / "by_bundle"), (run, tmp_path / "by_run")):
+        options = ("--instances", "--tile-pixels", limit, "--threshold", THRESHOLD, "--json")
+        arguments = ("label", tmp_path / "images", "--model", model, "--out", out, *options)
+        summary = json.loads(wsss(*arguments).succeeded().out)
+        assert (summary["labelled"], summary["failed"]) == (1, 0)
+        told.append(PairPredictions(out, images).predict(images.samples[0]))
+    found, expected = told
+    assert len(found) > 0 and found.ids.shape == image.shape[:2]
+    require_same(found, expected)
+
+
+def test_images_of_a_batch_go_together_and_have_the_instances_they_have_alone(
+    exported: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, maps_of = [], BundlePredictor.predict_instance_maps
+
+    def recorded(predictor: BundlePredictor, images: np.ndarray, labels: Any) -> Any:
+        together.append(len(images))
+        return maps_of(predictor, images, labels)
+
+    monkeypatch.setattr(BundlePredictor, "predict_instance_maps", recorded)
+    outs = []
+    for batch in (1, 3):
+        outs.append(tmp_path / f"{batch}")
+        wsss(
+            *("label", photos, "--model", exported, "--out", outs[-1], "--instances"),
+            *("--threshold", THRESHOLD, "--batch", batch, "--workers", 0),
+        ).succeeded()
+    assert together == [1, 1, 1, 3]
+    count = 0
+    for path in sorted((outs[0] / "SegmentationObject").iterdir()):
+        alone, found = (read_ids(out / "SegmentationObject" / path.name) for out in outs)
+        np.testing.assert_array_equal(found.ids, alone.ids)
+        np.testing.assert_array_equal(found.scores, alone.scores)
+        count += int(alone.ids.max())
+    assert count > 3
 
 
 def test_instances_need_displacements_and_the_walk(exported: Path, tmp_path: Path) -> None:

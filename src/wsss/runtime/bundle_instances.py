@@ -1,4 +1,4 @@
-"""Instances by the graphs of an IRNet bundle: they are grouped outside of the graphs, by torch."""
+"""What the graphs of an IRNet bundle say for instances, which torch groups outside of them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from ..errors import ArtifactError, WsssError
 from .boundary_walk import STRIDE
 from .bundle import Bundle
-from .instances.grouping import group_instances
-from .instances.instance_map import InstanceMap
+from .instances.maps import InstanceMaps
 from .instances.settings import InstanceSettings
 from .pseudo_labels import WalkSettings
 from .score_maps import ScoreMaps
@@ -19,14 +18,14 @@ from .score_maps import ScoreMaps
 _WALK = ("beta", "steps", "radius", "borders", "tolerance", "background", "alpha", "threshold")
 
 
-def group(
+def maps_of(
     bundle: Bundle,
     cam: NDArray[np.float32],
     irnet: Mapping[str, NDArray[np.float32]],
     classes: tuple[int, ...],
     size: tuple[int, int],
-) -> InstanceMap:
-    """Instances of one image, of its size.
+) -> InstanceMaps:
+    """What the instances of one image are made from.
 
     Args:
         cam: (C, h, w) of the graph `cam`.
@@ -41,7 +40,7 @@ def group(
     indices = np.asarray(classes, np.int64)
     maps = ScoreMaps(indices, cam[indices], size)
     boundary, displacement = (torch.from_numpy(irnet[key]) for key in ("boundary", "displacement"))
-    return group_instances(maps, boundary, displacement, walk, settings)
+    return InstanceMaps(maps, boundary, displacement, walk, settings)
 
 
 def _settings(bundle: Bundle) -> tuple[WalkSettings, InstanceSettings]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from .backends.triton_options import TritonOptions
 from .bundle import Bundle, check_again, open_bundle
 from .graph_inputs import label_inputs
 from .instances.instance_map import InstanceMap
+
+if TYPE_CHECKING:
+    from .instances.maps import InstanceMaps  # which imports torch
 
 BundleKind = Literal["walk", "segmenter"]
 """walk: CAMs of the classes in the image after the random walk; segmenter: the trained network."""
@@ -142,17 +145,32 @@ class BundlePredictor:
         Raises:
             ArtifactError: the bundle tells no instances.
         """
+        from .instances.maps import group_maps
+
+        ((labelled, maps),) = self.predict_instance_maps(image[None], [labels])
+        return labelled, group_maps([maps])[0]
+
+    def predict_instance_maps(
+        self, images: NDArray[np.uint8], labels: Sequence[Sequence[int] | None]
+    ) -> list[tuple[Labelled, "InstanceMaps"]]:
+        """As `predict_batch` by `walk`, and what instances are made from; needs torch.
+
+        Args:
+            images, labels: see `predict_batch`.
+
+        Raises:
+            ArtifactError: the bundle tells no instances.
+        """
         if not self.tells_instances:
             raise ArtifactError(
                 f"bundle '{self.bundle.folder}' tells no instances: export a run of method irnet "
                 "with irnet.displacement = true, with all its graphs"
             )
-        from .bundle_instances import group
+        from .bundle_instances import maps_of
 
-        images = image[None]
         inputs = label_inputs(
             images,
-            [labels],
+            labels,
             len(self.classes),
             self.bundle.layout,
             takes_classes=True,
@@ -162,10 +180,14 @@ class BundlePredictor:
         cam, irnet = self.graph("cam").run(pixels), self.graph("irnet").run(pixels)
         found = self.graph("refine").run(inputs | cam | {"boundary": irnet["boundary"]})
         self._require_labels(found["label"], images)
-        (labelled,) = self._labelled(found, 1)
-        apart = {name: maps[0] for name, maps in irnet.items()}
-        size = (image.shape[0], image.shape[1])
-        return labelled, group(self.bundle, cam["cam"][0], apart, labelled.classes, size)
+        size = (images.shape[1], images.shape[2])
+        result = []
+        for index, labelled in enumerate(self._labelled(found, len(images))):
+            apart = {name: maps[index] for name, maps in irnet.items()}
+            cams = cam["cam"][index]
+            maps = maps_of(self.bundle, cams, apart, labelled.classes, size)
+            result.append((labelled, maps))
+        return result
 
     def _labelled(self, found: Mapping[str, NDArray[Any]], count: int) -> list[Labelled]:
         everything = tuple(range(len(self.classes)))

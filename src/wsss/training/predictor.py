@@ -15,6 +15,7 @@ from ..runtime.cam import normalise_cam
 from ..runtime.graph_inputs import AnyOf
 from ..runtime.image_io import read_image
 from ..runtime.instances.instance_map import InstanceMap
+from ..runtime.instances.maps import InstanceMaps
 from ..runtime.pseudo_labels import label_from_scores, walk_change, walk_scores
 from ..runtime.score_maps import ScoreMaps
 from .data.image_set import Sample
@@ -30,7 +31,7 @@ from .networks import AnyNetwork, Network, open_as
 from .recipe import IRNetRecipe, PredictionKind, WalkRecipe, load_recipe
 from .sections.crf import NO_CRF
 from .stages.cam import class_probabilities, image_activation
-from .stages.instances import grouped, image_instances
+from .stages.instances import image_instances, instance_maps
 from .stages.irnet import image_maps
 from .stages.labels import (
     Affinities,
@@ -201,10 +202,10 @@ class RunPredictor:
         return self._walk_labelled(image, maps, self._walked(image, maps), crf)
 
     @torch.no_grad()
-    def predict_instances(
+    def predict_instance_maps(
         self, image: NDArray[np.uint8], labels: Sequence[int] | None = None
-    ) -> tuple[RunLabelled, InstanceMap]:
-        """As `predict` by `walk`, and `instances`, of one set of CAMs and one look of IRNet.
+    ) -> tuple[RunLabelled, InstanceMaps]:
+        """As `predict` by `walk`, and what `instances` groups, of one set of CAMs and one look.
 
         Args:
             image, labels: see `score_maps`.
@@ -221,7 +222,7 @@ class RunPredictor:
         affinity, damping = boundary_affinities(boundary, settings)
         walked = walk_scores(maps, affinity, settings, damping)
         labelled = self._walk_labelled(image, maps, walked, crf=False)
-        return labelled, grouped(maps, boundary, displacement, recipe)
+        return labelled, instance_maps(maps, boundary, displacement, recipe)
 
     def _walk_labelled(
         self, image: NDArray[np.uint8], cams: ScoreMaps, walked: ScoreMaps, crf: bool

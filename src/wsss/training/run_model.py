@@ -75,8 +75,8 @@ class OpenRun:
 
     def _answer(self, image: NDArray[np.uint8], classes: Sequence[int] | None) -> Answer:
         if self._instances:
-            found, objects = self._predictor.predict_instances(image, classes)
-            return Answer(found.label, change=found.change, instances=objects)
+            found, maps = self._predictor.predict_instance_maps(image, classes)
+            return Answer(found.label, change=found.change, maps=maps)
         found = self._predictor.predict(image, classes, self._kind, crf=self._crf)
         return Answer(found.label, change=found.change)
 

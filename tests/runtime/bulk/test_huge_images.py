@@ -1,13 +1,16 @@
 """Images beyond what decoders take by themselves, in a job that asks for them."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from colour_model import ColourModel
 from local_model import LocalModel
 from PIL import Image
 
 from wsss.errors import ConfigError
+from wsss.runtime.bulk import run
 from wsss.runtime.bulk.plan import Plan, Settings
 from wsss.runtime.bulk.pool import worker_environment
 from wsss.runtime.bulk.run import label_in_bulk
@@ -39,6 +42,18 @@ def test_workers_are_told_and_this_process_stays_as_it_was(tmp_path):
     assert dict(os.environ) == before
     assert worker_environment(HUGE) == {PIXEL_LIMIT_VARIABLE: "200000000"}
     assert worker_environment(Settings()) == {}
+
+
+def test_no_more_workers_than_huge_images_fit_into_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "free_cores", lambda: 8)
+    monkeypatch.setattr(run, "_free_bytes", lambda: 30_000_000_000)
+
+    def workers(model, settings):
+        return run._num_workers(None, Plan(tmp_path, replace(model, workers=None), settings), 100)
+
+    assert workers(LocalModel(), HUGE) == 8
+    assert workers(ColourModel(), HUGE) == 2  # each 11 GB for instances of 200 megapixels
+    assert workers(ColourModel(), Settings()) == 8
 
 
 def test_tiles_are_part_of_what_a_job_is_where_an_image_may_be_cut(tmp_path):

@@ -3,24 +3,32 @@
 import json
 import tarfile
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from colour_model import ColourModel
+import torch
+from colour_model import ColourModel, OpenColours
 from drawn_instances import photograph, scene, write_scenes
+from instance_scenes import walk_settings
 from local_model import LocalModel
+from numpy.typing import NDArray
 from synthetic_jobs import records_of
 from tiny_run import files_of
 
 from wsss.errors import ConfigError
-from wsss.runtime.bulk.plan import Settings
+from wsss.runtime.bulk.model import Answer
+from wsss.runtime.bulk.plan import DEFAULT_TILE_PIXELS, Settings
 from wsss.runtime.bulk.run import Shard, finish, label_in_bulk
 from wsss.runtime.image_io import read_label_map
 from wsss.runtime.instances.files import read_ids
 from wsss.runtime.instances.instance_map import LEAST_SCORE, InstanceMap
+from wsss.runtime.instances.maps import InstanceMaps
+from wsss.runtime.instances.settings import InstanceSettings
+from wsss.runtime.score_maps import ScoreMaps
 
 FORMATS = ("png", "overlay", "instances", "coco-instances")
 
@@ -199,6 +207,60 @@ def test_a_tiled_image_fails(tmp_path: Path) -> None:
     (line,) = (tmp_path / "out" / "failures.csv").read_text().splitlines()[1:]
     assert "an image of 300 x 300 is labelled in tiles" in line
     assert "give --tile-pixels 90000 or more" in line
+
+
+@dataclass(frozen=True)
+class ColourMaps(ColourModel):
+    """Tells what instances are made from instead; classes by colour, an object a connected one."""
+
+    def open(self, threads: int | None) -> "OpenColourMaps":
+        return OpenColourMaps(self.fault)
+
+
+class OpenColourMaps(OpenColours):
+    def label(
+        self, images: Sequence[NDArray[np.uint8]], labels: Sequence[Sequence[int] | None]
+    ) -> list[Answer]:
+        return [self._maps(image) for image in images]
+
+    def _maps(self, image: NDArray[np.uint8]) -> Answer:
+        label = image[..., 0] // 51
+        # Cells of 4 x 4 pixels, each as a pixel in its middle is.
+        cells = np.pad(label, (0, 3), mode="edge")[1:-1:4, 1:-1:4]
+        classes = np.unique(cells[cells > 0]).astype(np.int64) - 1
+        scores = np.stack([cells == index + 1 for index in classes] or [cells > 0])
+        cams = ScoreMaps(classes, scores[: len(classes)].astype(np.float32), label.shape)
+        nothing = torch.zeros(3, *cells.shape)
+        walk = walk_settings(steps=1, radius=2)
+        maps = InstanceMaps(cams, nothing[:1], nothing[1:], walk, InstanceSettings(threshold=0.5))
+        return Answer(label, maps=maps)
+
+
+@pytest.mark.parametrize("size", [(1100, 3900), (3900, 1100), (250, 330)])
+def test_images_of_any_size_have_instances(size: tuple[int, int], tmp_path: Path) -> None:
+    """Above 2048 x 2048 pixels, where an image is cut by default, objects lie across the cuts."""
+    height, width = size
+    assert size == (250, 330) or height * width > DEFAULT_TILE_PIXELS
+    drawn = np.zeros((min(size), max(size)), np.uint16)
+    rectangles = [(0.1, 0.4, 0.05, 0.95), *((0.5, 0.9, x, x + 0.2) for x in (0.1, 0.4, 0.7))]
+    for number, (top, bottom, left, right) in enumerate(rectangles, start=1):
+        rows, columns = (
+            slice(round(first * side), round(last * side))
+            for first, last, side in zip((top, left), (bottom, right), drawn.shape, strict=True)
+        )
+        drawn[rows, columns] = number
+    if height > width:
+        drawn = np.ascontiguousarray(drawn.T)
+    expected = InstanceMap(drawn, np.array([0, 1, 1, 1]), np.ones(4, np.float32))
+    write_photograph(tmp_path / "images", expected)
+    label(tmp_path / "images", tmp_path / "out", ColourMaps())
+    found = read_ids(tmp_path / "out" / "SegmentationObject" / "a.png")
+    shown = read_label_map(tmp_path / "out" / "SegmentationClass" / "a.png")
+    assert found.scores is not None and found.scores.shape == (4,) and (found.scores > 0.9).all()
+    for number in range(1, 5):
+        inside, wanted = found.ids == number, drawn == number
+        assert (inside & wanted).sum() >= 0.9 * (inside | wanted).sum()
+        assert set(np.unique(shown[inside])) == {int(expected.classes[number - 1]) + 1}
 
 
 @pytest.mark.parametrize("name", ["instances", "coco-instances"])

@@ -2,7 +2,7 @@ import instance_reference
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pytest import approx, mark, raises
+from pytest import MonkeyPatch, approx, mark, raises
 
 from wsss.errors import DataError
 from wsss.runtime.instances import segments
@@ -35,6 +35,33 @@ def test_segments_equal_a_flood_fill(height, width, num_labels, seed):
     pairs = set(zip(found.ravel().tolist(), expected.ravel().tolist(), strict=True))
     assert len(pairs) == len(np.unique(found)) == len(np.unique(expected))
     assert np.array_equal(found == 0, labels == 0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    height=st.integers(2, 15),
+    width=st.integers(1, 15),
+    num_labels=st.integers(2, 4),
+    rows=st.integers(1, 6),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_a_huge_image_has_the_same_segments_strip_by_strip(height, width, num_labels, rows, seed):
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, num_labels, (height, width)).astype(np.int32)
+    scores = generator.random((height, width)).astype(np.float32)
+    classes = np.arange(num_labels, dtype=np.int64)
+
+    def told():
+        return segments_of(labels, scores, classes, min_area=0.05, keep_fragments=True)
+
+    expected, count = told(), equal_segments(labels).max()
+    with MonkeyPatch.context() as patch:
+        patch.setattr(segments, "_PIXELS_AT_ONCE", rows * width)
+        found = told()
+        assert equal_segments(labels).max() == count
+    assert np.array_equal(found.ids, expected.ids)
+    assert np.array_equal(found.classes, expected.classes)
+    assert np.array_equal(found.scores, expected.scores)
 
 
 def test_each_segment_is_an_instance_with_its_greatest_score():

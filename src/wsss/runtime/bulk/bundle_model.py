@@ -109,11 +109,8 @@ class OpenBundle:
                 self._refined(image, classes) for image, classes in zip(images, labels, strict=True)
             ]
         if self._instances:
-            apart = (
-                self._predictor.predict_instances(*each)
-                for each in zip(images, labels, strict=True)
-            )
-            return [replace(self._answer(each), instances=objects) for each, objects in apart]
+            apart = self._predictor.predict_instance_maps(np.stack(images), labels)
+            return [replace(self._answer(each), maps=maps) for each, maps in apart]
         found = self._predictor.predict_batch(np.stack(images), labels, self._kind)
         return [self._answer(each) for each in found]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from ...errors import ConfigError, ShapeError
 from ..instances.instance_map import InstanceMap
 from .writers.contract import Need
+
+if TYPE_CHECKING:
+    from ..instances.maps import InstanceMaps  # which imports torch
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Answer:
             None where nothing walks, or the model does not tell. See `pseudo_labels.walk_change`.
         align: how the grid of the scores lies on the pixels; see `geometry.Align`.
         instances: of the size of the label; None where the model has none.
+        maps: in their place what they are made from: then `TiledModel` groups them, those of a
+            batch together and those of tiles as one image.
 
     Raises:
         ShapeError: the instances have another size.
@@ -35,6 +40,7 @@ class Answer:
     change: float | None = None
     align: str = "reference"
     instances: InstanceMap | None = None
+    maps: "InstanceMaps | None" = None
 
     def __post_init__(self) -> None:
         if self.instances is not None and self.instances.ids.shape != self.label.shape:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..grid_cells import cells_at
 from .model import Answer
 
 CELL = 32
@@ -114,11 +115,7 @@ def _stretched(maps: Floats, axis: int, pixels: slice, length: int, align: str) 
     """Grid maps at some pixels of an axis: `geometry.to_full_size`, of which a part is wanted."""
     count = maps.shape[axis]
     places = np.arange(pixels.start, pixels.stop, dtype=np.float64)
-    if align == "corners":
-        places *= (count - 1) / max(1, length - 1)
-    else:
-        places = (places + 0.5) / -(-length // count) - 0.5
-    places = places.clip(0, count - 1)
+    places = cells_at(places, count, length, align)
     low = places.astype(np.intp)
     high = np.minimum(low + 1, count - 1)
     shape = [-1 if i == axis else 1 for i in range(3)]

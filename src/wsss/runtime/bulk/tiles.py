@@ -7,12 +7,14 @@ and the scores of two bands as high as the overlap, (C + 1) x 256 x W x 4 bytes 
 
 What a tile cannot know: a class named for the image may be absent from it, so its classifier
 decides which of the named ones are there (`AnyOf`); and class activation maps are divided by their
-maximum in the tile, not in the image. Nor which instances of two tiles are one object: a model that
-tells instances takes no tiled image.
+maximum in the tile, not in the image. Nor which instances of two tiles are one object: so it is
+what instances are made from that is blended, and instances are grouped in the whole image.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,9 @@ from ..graph_inputs import AnyOf
 from .model import Answer, OpenModel
 from .seams import CoarseScores, Seam, Tile
 from .windows import Cuts
+
+if TYPE_CHECKING:
+    from ..instances.maps import TiledMaps  # which imports torch
 
 Pixels = NDArray[np.uint8]
 
@@ -39,7 +44,7 @@ class TiledModel:
         """See `OpenModel.label`."""
         height, width = images[0].shape[:2]
         if height * width <= self._tile_pixels:
-            return self._model.label(images, labels)
+            return _grouped(self._model.label(images, labels))
         return [
             self._in_tiles(image, None if given is None else AnyOf(given))
             for image, given in zip(images, labels, strict=True)
@@ -64,9 +69,9 @@ class TiledModel:
                 (answer,) = self._model.label([pixels], [labels])
                 if answer.instances is not None:
                     raise DataError(
-                        f"an image of {height} x {width} is labelled in tiles, across which no "
-                        f"instances are told: give --tile-pixels {height * width} or more, or "
-                        "label without instances"
+                        f"an image of {height} x {width} is labelled in tiles, across which this "
+                        f"model tells no instances: give --tile-pixels {height * width} or more, "
+                        "or label without instances"
                     )
                 tile = Tile(
                     rows.tile(y), columns.tile(x), rows.window(y), columns.window(x), answer
@@ -79,7 +84,19 @@ class TiledModel:
                 left = right
             whole.write(above)
             above = below
-        return whole.answer()
+        (answer,) = _grouped([whole.answer()])
+        return answer
+
+
+def _grouped(answers: list[Answer]) -> list[Answer]:
+    """The same, with instances where there is what they are made from."""
+    maps = [answer.maps for answer in answers if answer.maps is not None]
+    if not maps:
+        return answers
+    from ..instances.maps import group_maps
+
+    found = zip(answers, group_maps(maps), strict=True)
+    return [replace(answer, instances=each, maps=None) for answer, each in found]
 
 
 class _Whole:
@@ -90,6 +107,7 @@ class _Whole:
         self._label = np.empty((height, width), np.uint8)
         self._confidence: NDArray[np.float32] | None = None
         self._scores: CoarseScores | None = None
+        self._maps: TiledMaps | None = None
         self._changed = self._walked = 0.0
 
     def seam(self, rows: slice | None, columns: slice | None) -> Seam | None:
@@ -110,6 +128,13 @@ class _Whole:
             if self._scores is None:
                 self._scores = CoarseScores(*self._label.shape, self._num_planes)
             self._scores.add(tile, answer.scores)
+        if answer.maps is not None:
+            from ..instances.maps import Span, TiledMaps
+
+            if self._maps is None:
+                self._maps = TiledMaps((self._label.shape[0], self._label.shape[1]))
+            spans = Span(tile.rows, tile.row_window), Span(tile.columns, tile.column_window)
+            self._maps.add(*spans, answer.maps)
         if answer.change is not None:
             # Pixels that count as its own: a tile in the middle of an image shares more of them.
             own = float(tile.row_window.sum()) * float(tile.column_window.sum())
@@ -125,4 +150,5 @@ class _Whole:
         """When all tiles were added and all seams written."""
         scores = None if self._scores is None else self._scores.mean()
         change = self._changed / self._walked if self._walked else None
-        return Answer(self._label, self._confidence, scores, change)
+        maps = None if self._maps is None else self._maps.whole()
+        return Answer(self._label, self._confidence, scores, change, maps=maps)

@@ -4,6 +4,8 @@ Shared by all ways to make instances, whatever their planes are. Source of areas
 (Ahn, Cho, Kwak, CVPR 2019), its published code.
 """
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,8 @@ from .instance_map import InstanceMap
 
 _MOST = int(np.iinfo(np.uint16).max)
 """Instances that the numbers of an `InstanceMap` can tell apart."""
+_PIXELS_AT_ONCE = 2**22
+"""Of a huge image; some 40 bytes are taken for each of them."""
 
 
 def segments_of(
@@ -40,14 +44,17 @@ def segments_of(
         DataError: more segments than an `InstanceMap` can number.
     """
     segments = equal_segments(winners)
-    pixels = segments.ravel().nonzero()[0]
-    owner = segments.ravel()[pixels] - 1
-    count = int(owner.max(initial=-1)) + 1
-    first = np.empty(count, np.int64)
-    first[owner[::-1]] = pixels[::-1]  # the last to be written stays
+    count = int(segments.max(initial=0))
+    first, area = np.empty(count, np.int64), np.zeros(count, np.int64)
     greatest = np.zeros(count, np.float32)
-    np.maximum.at(greatest, owner, scores.ravel()[pixels])
-    is_fragment = np.bincount(owner, minlength=count) < min_area * segments.size
+    for rows in reversed(list(row_strips(segments.shape, _PIXELS_AT_ONCE))):
+        pixels = segments[rows].ravel().nonzero()[0]
+        owner = segments[rows].ravel()[pixels] - 1
+        # The last to be written stays.
+        first[owner[::-1]] = pixels[::-1] + rows.start * segments.shape[1]
+        np.maximum.at(greatest, owner, scores[rows].ravel()[pixels])
+        area += np.bincount(owner, minlength=count)
+    is_fragment = area < min_area * segments.size
     greatest[is_fragment] = 0
     plane = winners.ravel()[first] - 1
     order = np.lexsort((first, plane))
@@ -64,9 +71,50 @@ def segments_of(
 
 
 def equal_segments(labels: NDArray[np.int32]) -> NDArray[np.int32]:
-    """4-connected segments of equal labels, numbered from 1; 0 where the label is 0.
+    """4-connected segments of equal labels, numbered from 1; 0 where the label is 0."""
+    strips = list(row_strips(labels.shape, _PIXELS_AT_ONCE))
+    segments = np.empty(labels.shape, np.int32)
+    count, met = 0, []
+    for rows in strips:
+        some = segments[rows] = _segments_at_once(labels[rows])
+        segments[rows][some > 0] += count
+        count += int(some.max(initial=0))
+        if rows.start:
+            seam = slice(rows.start - 1, rows.start + 1)
+            above, below = labels[seam]
+            is_one = (above == below) & (above != 0)
+            met.append(np.unique(segments[seam][:, is_one], axis=1))
+    if met:
+        number_of = _joined(count, np.concatenate(met, axis=1))
+        for rows in strips:
+            segments[rows] = number_of[segments[rows]]
+    return segments
 
-    One labelling serves all labels: a picture of twice the size has a dot for each pixel and,
+
+def row_strips(size: tuple[int, ...], pixels: int) -> Iterator[slice]:
+    """Rows of an image from above, as many together as have so many pixels, at least one."""
+    together = max(1, pixels // size[1])
+    return (slice(y, min(y + together, size[0])) for y in range(0, size[0], together))
+
+
+def _joined(count: int, pairs: NDArray[np.int32]) -> NDArray[np.int32]:
+    """(count + 1,): new number of each of 0 ... count, where (2, n) pairs are one segment."""
+    root = list(range(count + 1))
+
+    def root_of(number: int) -> int:
+        while root[number] != number:
+            root[number] = number = root[root[number]]
+        return number
+
+    for one, other in pairs.T.tolist():
+        low, high = sorted((root_of(one), root_of(other)))
+        root[high] = low
+    roots = [root_of(number) for number in range(count + 1)]
+    return np.unique(roots, return_inverse=True)[1].astype(np.int32)
+
+
+def _segments_at_once(labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """One labelling serves all labels: a picture of twice the size has a dot for each pixel and,
     between two neighbours, a dot where their labels are equal.
     """
     height, width = labels.shape

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..geometry import Align, to_full_size
+from .segments import row_strips
 
 _VALUES_AT_ONCE = 2**22
 """Full-size values that exist together: 16 MiB in float32, or one plane where it is larger."""
@@ -52,12 +53,17 @@ class StrongestPlanes:
         together = max(1, _VALUES_AT_ONCE // self._values.numel())
         for start in range(0, len(candidates), together):
             some = candidates[start : start + together]
-            values, place = self._enlarge(planes[some]).max(0)
-            is_better = values > self._values
             numbers = (some + (self._num_planes + 1)).to(torch.int32)
-            self._winners = torch.where(is_better, numbers[place], self._winners)
-            self._values = torch.where(is_better, values, self._values)
+            self._compete(self._enlarge(planes[some]), numbers)
         self._num_planes += len(planes)
+
+    def _compete(self, enlarged: Tensor, numbers: Tensor) -> None:
+        """(n, H, W) against the winners so far; some rows at a time, for copies are made."""
+        for rows in row_strips(self._size, _VALUES_AT_ONCE):
+            values, place = enlarged[:, rows].max(0)
+            is_better = values > self._values[rows]
+            self._winners[rows] = torch.where(is_better, numbers[place], self._winners[rows])
+            self._values[rows] = torch.where(is_better, values, self._values[rows])
 
     def result(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """(H, W): 0 background, p + 1 where plane p wins; and the winner's score, in [0, 1]."""

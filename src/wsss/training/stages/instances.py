@@ -13,8 +13,9 @@ from ...runtime.bulk.writers.text import plain_scores
 from ...runtime.files import atomic_write_bytes
 from ...runtime.image_io import read_image, write_label_map
 from ...runtime.instances.files import CLASSES, OBJECTS, encode_ids
-from ...runtime.instances.grouping import boundary_instances, cam_instances, group_instances
+from ...runtime.instances.grouping import boundary_instances, cam_instances
 from ...runtime.instances.instance_map import InstanceMap
+from ...runtime.instances.maps import InstanceMaps, group_maps
 from ...runtime.instances.settings import InstanceSettings
 from ...runtime.score_maps import ScoreMaps, load_score_maps
 from ..data.image_set import ImageSet, Sample
@@ -110,16 +111,17 @@ def image_instances(
         network: with its branch of displacements.
     """
     boundary, displacement = image_maps(network, image, align=recipe.cam.align, device=device)
-    return grouped(maps, boundary, displacement, recipe)
+    (found,) = group_maps([instance_maps(maps, boundary, displacement, recipe)])
+    return found
 
 
-def grouped(
+def instance_maps(
     maps: ScoreMaps, boundary: Tensor, displacement: Tensor | None, recipe: IRNetRecipe
-) -> InstanceMap:
-    """Instances of an image from its CAMs and what `image_maps` gave."""
+) -> InstanceMaps:
+    """What the instances of an image are made from: its CAMs and what `image_maps` gave."""
     if displacement is None:
         raise ValueError("this IRNet has learnt no displacements")
-    return group_instances(
+    return InstanceMaps(
         maps, boundary[0], displacement[0], walk_settings(recipe), instance_settings(recipe)
     )
 
