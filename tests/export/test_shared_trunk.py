@@ -32,13 +32,20 @@ SIZES = ((2, (97, 129)), (1, (113, 74)), (1, (240, 320)))
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ExportSource]]:
-    """The run whose backbones are equal, and the same classifier beside a foreign backbone."""
-    made, recipe = {}, load_recipe("irnet_mobilenetv2", SETTINGS)
-    assert recipe.cam.align == "corners"
+    """Runs whose backbones are equal, and the same classifier beside a foreign backbone."""
+    cases = {
+        "unlike": (),
+        "equal": (),
+        "padded": ('cam.align="reference"',),
+        "upright": ("cam.flip=false",),
+    }
+    made = {}
     with traced_once():
-        for name in ("unlike", "equal"):
+        for name, changes in cases.items():
+            recipe = load_recipe("irnet_mobilenetv2", (*SETTINGS, *changes))
+            assert (recipe.cam.align == "corners") == (name != "padded")
             run = write_untrained_run(tmp_path_factory.mktemp(name) / "run", recipe)
-            if name == "equal":
+            if name != "unlike":
                 share_backbone(run)
             made[name] = open_source(run, ("label",), "nhwc")
         yield made
@@ -79,6 +86,15 @@ def test_the_whole_trunk_is_computed_once(sources: dict[str, ExportSource]) -> N
 
 def test_unlike_trunks_stay_apart(sources: dict[str, ExportSource]) -> None:
     source = sources["unlike"]
+    assert num_convolutions(label_model(source)) == sum(alone(source))
+
+
+@pytest.mark.parametrize("name", ["padded", "upright"])
+def test_equal_trunks_with_unlike_inputs_stay_apart(
+    name: str, sources: dict[str, ExportSource]
+) -> None:
+    """Under `reference` IRNet's image is padded, the CAM's is not; and IRNet takes mirrors."""
+    source = sources[name]
     assert num_convolutions(label_model(source)) == sum(alone(source))
 
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from tiny_run import tiny_recipe
 
 from wsss.errors import ArtifactError, ConfigError, DataError
-from wsss.runtime.bulk.plan import Settings
+from wsss.runtime.bulk.plan import DEFAULT_TILE_PIXELS, Settings
 from wsss.runtime.bulk.run import label_in_bulk
+from wsss.runtime.bulk.tiles import TiledModel
 from wsss.runtime.image_io import read_image, read_label_map
 from wsss.runtime.instances.files import CLASSES, OBJECTS
 from wsss.runtime.instances.grouping import boundary_instances, cam_instances, group_instances
@@ -236,7 +237,8 @@ def test_labels_and_instances_share_their_maps(
 
     monkeypatch.setattr(predictor_module, "image_activation", counted)
     monkeypatch.setattr(run_model_module, "RunPredictor", opened)
-    answers = model.open(None).label(images, [labels] * len(images))
+    opened_model = TiledModel(model.open(None), len(model.classes), DEFAULT_TILE_PIXELS)  # as jobs
+    answers = opened_model.label(images, [labels] * len(images))
     assert calls == {"activation": len(images), "passes": 2 * len(images)}
     for answer, single, instances in zip(answers, expected, objects, strict=True):
         assert np.array_equal(answer.label, single.label) and answer.change == single.change

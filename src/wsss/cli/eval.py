@@ -126,14 +126,20 @@ def evaluate_command(
                 "--calibrate, --coverage and --instances measure something else than mIoU by a "
                 "background: give one of them, without --threshold, --sweep and --align"
             )
+        if stage is not None:
+            source = (
+                "--calibrate asks the classifier"
+                if calibrate
+                else "--coverage reads a job's labels"
+                if coverage
+                else "--instances come of the walk"
+            )
+            raise ConfigError(
+                f"{source}, whatever the stage, and --stage is '{stage}': leave --stage out"
+            )
         if calibrate:
             _calibrate(predictions, read_image_set(data), split, device, out, as_json)
         elif instances:
-            if stage is not None:
-                raise ConfigError(
-                    f"--instances come of the walk, whatever the stage, and --stage is '{stage}': "
-                    "leave --stage out"
-                )
             _instances(predictions, read_image_set(data), split, image_labels, device, as_json)
         else:
             _coverage(predictions, read_image_set(data), split, as_json)
