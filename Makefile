@@ -31,10 +31,12 @@ triton-models: setup
 demo: setup
 	$(BIN)/wsss demo --out demo_out --overwrite
 
+# One more than there are cores: a third of the time tests wait, for servers and for what they have killed.
+test: WORKERS = $(shell $(BIN)/python -c 'import os; print(os.cpu_count() + 1)')
 # Where the server's wheel does not exist, its tests are skipped and say so.
 test: setup
 	@$(MAKE) --no-print-directory triton-env || echo "no Triton server for this machine"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
