@@ -1,4 +1,4 @@
-"""Trains a recipe for several seeds and measures every step by `wsss eval`.
+"""Trains a recipe for several seeds and measures every step, by `wsss eval` or `wsss train`.
 
     python benchmarks/train_seeds.py RECIPE --data DIR --weights FILE --runs DIR --seeds 0 1 2
 
@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parent / "results"
 ROWS = {
     "train, CAM": ("train", "cam"),
     "train, CAM + walk": ("train", "labels/scores"),
-    "train, CAM + walk + CRF": ("train", "labels"),
+    "train, labels": ("train", "labels"),
     "val, CAM, labels given": ("val", "--stage cam"),
     "val, CAM + walk, labels given": ("val", "--stage walk"),
     "val, CAM, no labels": ("val", "--stage cam --no-image-labels"),
@@ -61,7 +61,9 @@ def main() -> None:
 def measure_seed(arguments: argparse.Namespace, seed: int) -> dict:
     run, kept = arguments.runs / f"seed{seed}", arguments.runs / f"seed{seed}.json"
     if kept.is_file():
-        return json.loads(kept.read_text())
+        known = json.loads(kept.read_text())
+        if known["rows"] == arguments.rows:
+            return known
     data = arguments.data
     options = ["--data", data, "--weights", arguments.weights, "--out", run]
     options += ["--set", f"seed={seed}"]
@@ -89,6 +91,7 @@ def measure_seed(arguments: argparse.Namespace, seed: int) -> dict:
     stages = {name: round(seconds) for name, seconds in trained["seconds"].items()}
     result = {
         "seed": seed,
+        "rows": arguments.rows,
         "stage_seconds": stages,
         "train_peak_gib": round(max(record["memory"]["host_mib"] for record in records) / 1024, 2),
         "figures": figures,

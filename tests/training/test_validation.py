@@ -10,9 +10,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_run import copy_run
 
+from wsss.runtime.image_io import write_label_map
 from wsss.runtime.progress import SILENT
 from wsss.training import evaluation
-from wsss.training.data.image_set import ImageSet
+from wsss.training.data.image_set import ImageSet, MaskFile, Sample
 from wsss.training.evaluation import EvalReport
 from wsss.training.recipe import load_recipe
 from wsss.training.run import Run, read_stage
@@ -38,6 +39,14 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(segmenter, "evaluate", evaluate)
     return counts
+
+
+def _with_mask(run: Run, changed: Sample, mask: MaskFile | None) -> Run:
+    samples = tuple(
+        replace(sample, mask=mask) if sample.name == changed.name else sample
+        for sample in run.images.samples
+    )
+    return replace(run, images=replace(run.images, samples=samples))
 
 
 def evaluate_run(run: Run) -> EvalReport | None:
@@ -73,16 +82,40 @@ def test_other_settings_and_masks_are_measured_anew(run: Run, measured: list[int
         run.recipe.segmenter.model_copy(update={"flip": not run.recipe.segmenter.flip}),
     )
     assert len(measured) == 1
+    mirrored = run.recipe.cam.model_copy(update={"align": "reference"})
+    assert run.recipe.cam.align == "corners"
+    evaluate_run(replace(run, recipe=run.recipe.model_copy(update={"cam": mirrored})))
+    assert len(measured) == 2
+
+
+def test_other_masks_are_measured_anew(run: Run, measured: list[int], tmp_path: Path) -> None:
     assert run.val_set is not None
-    name = run.val_set.samples[0].name
-    fewer = tuple(
-        replace(sample, mask=None) if sample.name == name else sample
-        for sample in run.images.samples
-    )
-    report = evaluate_run(replace(run, images=replace(run.images, samples=fewer)))
-    assert report is not None and report.images == len(run.val_set.samples) - 1 == measured[1]
+    sample = run.val_set.samples[0]
+    masks = {"same": sample.load_mask(), "other": 1 - sample.load_mask().clip(0, 1)}
+    places = [tmp_path / f"{name}.png" for name in masks]
+    for place, mask in zip(places, masks.values(), strict=True):
+        write_label_map(place, mask)
+        place.write_bytes(place.read_bytes().ljust(10_000, b"\0"))  # of one size
+    assert len({place.stat().st_size for place in places}) == 1
+    reports = [evaluate_run(_with_mask(run, sample, MaskFile(place, 2))) for place in places]
+    assert len(measured) == 2 and reports[0] is not None
+    assert reports[0] != reports[1]
+
+
+def test_a_list_of_which_some_have_masks(run: Run, measured: list[int]) -> None:
+    assert run.val_set is not None
+    report = evaluate_run(_with_mask(run, run.val_set.samples[0], None))
+    assert report is not None and report.images == len(run.val_set.samples) - 1 == measured[0]
     none = tuple(replace(sample, mask=None) for sample in run.images.samples)
     assert evaluate_run(replace(run, images=replace(run.images, samples=none))) is None
+
+
+def test_a_run_where_nothing_can_be_written_is_measured(run: Run, measured: list[int]) -> None:
+    kept = run.folder / "segmenter" / EVALUATION
+    kept.unlink()
+    kept.mkdir()
+    assert evaluate_run(run) == evaluate_run(run)
+    assert len(measured) == 2
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ...errors import ArtifactError
 from ...runtime.dense_crf import DenseCrf, unary_from_logits
 from ...runtime.files import atomic_write_bytes
 from ...runtime.geometry import Align, image_tensor, resize, scaled_size
@@ -76,10 +78,14 @@ def evaluate_on_validation(run: Run, folder: Path, section: SegmenterSection) ->
         return None
     images = replace(run.val_set, samples=tuple(masked))
     weights, kept = folder / "weights.safetensors", folder / EVALUATION
-    settings = [section.model_dump(mode="json"), run.recipe.cam.align, images.digest(masks=True)]
     with weights.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
-    key = sha256(json.dumps([EVALUATION_FORMAT, digest, settings]).encode()).hexdigest()
+    place = [str(images.root), run.recipe.data.val_split, images.digest(masks=True)]
+    settings = [section.model_dump(mode="json"), run.recipe.cam.align]
+    state = sha256(json.dumps([EVALUATION_FORMAT, digest, place, settings]).encode())
+    for sample in masked:  # masks may be drawn anew without getting longer or shorter
+        state.update(sample.load_mask().tobytes())
+    key = state.hexdigest()
     try:
         known = json.loads(kept.read_text(encoding="utf-8"))
         if known["key"] == key:
@@ -90,7 +96,8 @@ def evaluate_on_validation(run: Run, folder: Path, section: SegmenterSection) ->
     predictions = SegmenterPredictions(network, section, run.recipe.cam.align, run.device)
     report = evaluate(predictions, images, run.recipe.data.val_split, progress=run.progress)
     text = json.dumps({"key": key, "report": report.to_json()})
-    atomic_write_bytes(kept, text.encode())
+    with suppress(ArtifactError):  # a finished run may lie where nothing can be written
+        atomic_write_bytes(kept, text.encode())
     return report
 
 
