@@ -141,13 +141,18 @@ def ramp(length, before, after):
     return window
 
 
-def test_tiles_without_any_class_make_an_image_without_instances():
+@mark.parametrize("align", ["reference", "corners"])
+@mark.parametrize("cam_stride", [4, 8])
+def test_tiles_without_any_class_make_an_image_without_instances(align, cam_stride):
     whole = TiledMaps((40, 130))
+    walk = walk_settings(align=align, maps_on_grid=cam_stride == STRIDE)
     for x in spans(130, 80):
-        cams = ScoreMaps(np.zeros(0, np.int64), np.zeros((0, 10, 20), np.float32), (40, 80))
-        grid = (10, -(-len(x.window) // 4))
+        size = (40, len(x.window))
+        scores = np.zeros((0, *grid_size(size, cam_stride, align)), np.float32)
+        cams = ScoreMaps(np.zeros(0, np.int64), scores, size)
+        grid = grid_size(size, STRIDE, align)
         maps = torch.zeros(1, *grid), torch.zeros(2, *grid)
-        whole.add(spans(40, 80)[0], x, InstanceMaps(cams, *maps, walk_settings(), SETTINGS))
+        whole.add(spans(40, 80)[0], x, InstanceMaps(cams, *maps, walk, SETTINGS))
     (found,) = group_maps([whole.whole()])
     assert len(found) == 0 and found.ids.shape == (40, 130) and not found.ids.any()
 
