@@ -100,7 +100,7 @@ class TiledMaps:
             whole[y.cells, x.cells] += x.taken(y.taken(plane, 0), 1)
 
     def whole(self) -> InstanceMaps:
-        """When all tiles were added, of which there is at least one."""
+        """When all tiles were added, of which there is at least one; leaves nothing behind."""
         assert self._latest is not None
         latest, planes = self._latest, self._planes
         device = latest.boundary.device
@@ -109,7 +109,7 @@ class TiledMaps:
         classes = sorted(name for name in planes if isinstance(name, int))
         scores = np.zeros((len(classes), *boundary.shape[1:]), np.float32)
         for plane, index in zip(scores, classes, strict=True):
-            plane[:] = planes[index]
+            plane[:] = planes.pop(index)  # no class is in memory twice
         return InstanceMaps(
             ScoreMaps(np.array(classes, np.int64), scores, self._size),
             torch.from_numpy(boundary).to(device),
