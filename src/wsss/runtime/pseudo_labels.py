@@ -123,7 +123,12 @@ def _cell_labels(maps: ScoreMaps, settings: WalkSettings) -> NDArray[np.int64]:
 
 
 def scores_on_grid(maps: ScoreMaps, grid: tuple[int, int], settings: WalkSettings) -> Tensor:
-    """(n, h, w) scores, preceded by the background plane under the power rule."""
+    """(n, h, w) scores, preceded by the background plane under the power rule.
+
+    n may be 0 under the constant rule alone: under the other the background is made of scores.
+    """
+    if settings.background == "constant" and not len(maps.classes):
+        return torch.zeros(0, *grid)  # nothing that can be resized
     if settings.align == "corners":
         scores = resize(torch.from_numpy(maps.scores)[None], grid, "corners")[0]
         return _with_background(scores, settings)

@@ -294,7 +294,9 @@ class RunPredictor:
             ConfigError: it is one of methods with a walk, and the run's has none.
         """
         ways = self.recipe.ways()
-        return ways[kind] if kind in ways else self.walk_recipe().ways()[kind]
+        if kind not in ways:
+            self.walk_recipe()
+        return ways[kind]
 
     def require_instances(self) -> IRNetRecipe:
         """The recipe, if its method tells single objects.

@@ -46,13 +46,13 @@ def test_workers_are_told_and_this_process_stays_as_it_was(tmp_path):
 
 def test_no_more_workers_than_huge_images_fit_into_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "free_cores", lambda: 8)
-    monkeypatch.setattr(run, "_free_bytes", lambda: 30_000_000_000)
+    monkeypatch.setattr(run, "_free_bytes", lambda: 40_000_000_000)
 
     def workers(model, settings):
         return run._num_workers(None, Plan(tmp_path, replace(model, workers=None), settings), 100)
 
     assert workers(LocalModel(), HUGE) == 8
-    assert workers(ColourModel(), HUGE) == 2  # each 11 GB for instances of 200 megapixels
+    assert workers(ColourModel(), HUGE) == 2  # each 17 GB for instances of 200 megapixels
     assert workers(ColourModel(), Settings()) == 8
 
 

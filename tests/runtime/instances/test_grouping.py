@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from instance_scenes import ideal_displacement, outline, score_maps, walk_settings
 from pytest import mark, raises
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from wsss.errors import ConfigError, DataError, ShapeError
 from wsss.runtime.instances import grouping
@@ -260,3 +261,31 @@ def test_wrong_input_is_refused():
         group_instances(maps, boundary + 1, displacement, walk, SETTINGS)
     with raises(ConfigError, match=r"`steps` is -1.*`min_area` is nan.*`fragments` is 'hide'"):
         InstanceSettings(steps=-1, min_area=float("nan"), fragments="hide")
+
+
+class LargestIndices(TorchDispatchMode):
+    """Values of the largest tensor of indices that any operation of torch gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.values = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        for each in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(each, torch.Tensor) and each.dtype == torch.int64:
+                self.values = max(self.values, each.numel())
+        return result
+
+
+def test_indices_take_no_more_memory_with_more_classes():
+    largest = []
+    for num_classes in (1, 20):
+        maps, boundary, displacement = random_image(12, 14, num_classes, 0)
+        maps.scores[:] += 0.5  # each class everywhere
+        walk = walk_settings(steps=2, radius=2)
+        with LargestIndices() as indices:
+            found = group_instances(maps, boundary, displacement, walk, SETTINGS)
+        assert len(found) > 0
+        largest.append(indices.values)
+    assert largest[1] <= largest[0]

@@ -92,6 +92,24 @@ def test_ramps_stay_ramps_wherever_tiles_are_cut(size, align):
         np.testing.assert_allclose(one, other, atol=0.02 * steepest * STRIDE)
 
 
+@mark.parametrize("align", ["reference", "corners"])
+@mark.parametrize("size", [(65, 98), (66, 97), (64, 67), (1, 2), (5, 6)])
+def test_one_tile_over_the_whole_image_is_as_it_was(size, align):
+    """To the outermost cells, whose centres may lie beyond the image."""
+    generator = np.random.default_rng(0)
+    planes = generator.random((5, *grid_size(size, STRIDE, align)), np.float32)
+    cams = ScoreMaps(np.array([2, 5]), planes[3:], size)
+    boundary, displacement = torch.from_numpy(planes[:1]), torch.from_numpy(planes[1:3])
+    tiled = TiledMaps(size)
+    (rows,), (columns,) = (spans(length, 120) for length in size)
+    walk = walk_settings(align=align)
+    tiled.add(rows, columns, InstanceMaps(cams, boundary, displacement, walk, SETTINGS))
+    whole = tiled.whole()
+    np.testing.assert_allclose(whole.boundary, boundary, atol=1e-6)
+    np.testing.assert_allclose(whole.displacement, displacement, atol=1e-6)
+    np.testing.assert_allclose(whole.cams.scores, cams.scores, atol=1e-6)
+
+
 def drawn(size):
     """Objects of two classes on the grid, one of them across all of it."""
     objects = np.zeros(size, int)
@@ -141,13 +159,18 @@ def ramp(length, before, after):
     return window
 
 
-def test_tiles_without_any_class_make_an_image_without_instances():
+@mark.parametrize("align", ["reference", "corners"])
+@mark.parametrize("cam_stride", [4, 8])
+def test_tiles_without_any_class_make_an_image_without_instances(align, cam_stride):
     whole = TiledMaps((40, 130))
+    walk = walk_settings(align=align, maps_on_grid=cam_stride == STRIDE)
     for x in spans(130, 80):
-        cams = ScoreMaps(np.zeros(0, np.int64), np.zeros((0, 10, 20), np.float32), (40, 80))
-        grid = (10, -(-len(x.window) // 4))
+        size = (40, len(x.window))
+        scores = np.zeros((0, *grid_size(size, cam_stride, align)), np.float32)
+        cams = ScoreMaps(np.zeros(0, np.int64), scores, size)
+        grid = grid_size(size, STRIDE, align)
         maps = torch.zeros(1, *grid), torch.zeros(2, *grid)
-        whole.add(spans(40, 80)[0], x, InstanceMaps(cams, *maps, walk_settings(), SETTINGS))
+        whole.add(spans(40, 80)[0], x, InstanceMaps(cams, *maps, walk, SETTINGS))
     (found,) = group_maps([whole.whole()])
     assert len(found) == 0 and found.ids.shape == (40, 130) and not found.ids.any()
 

@@ -133,10 +133,12 @@ def _walk_parts(
         return _split(strongest, maps.classes, settings)
     grid = (boundary.shape[1], boundary.shape[2])
     scores = scores_on_grid(maps, grid, replace(walk, background="constant")).to(boundary.device)
-    row, y, x = scores.nonzero(as_tuple=True)
     num_parts = int(parts.amax()) + 1
-    # Planes class by class; one without any score would stay zero on the walk and win nothing.
-    planes = torch.unique(row * num_parts + parts[y, x])
+    # Planes class by class, for indices take more than scores; one without any score would stay
+    # zero on the walk and win nothing.
+    planes = torch.cat(
+        [torch.unique(parts[plane != 0]) + k * num_parts for k, plane in enumerate(scores)]
+    )
     affinity, damping = boundary_affinities(boundary[None], walk)
     together = max(1, _VALUES_AT_ONCE // parts.numel())
     for start in range(0, len(planes), together):

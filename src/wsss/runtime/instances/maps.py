@@ -100,7 +100,7 @@ class TiledMaps:
             whole[y.cells, x.cells] += x.taken(y.taken(plane, 0), 1)
 
     def whole(self) -> InstanceMaps:
-        """When all tiles were added, of which there is at least one."""
+        """When all tiles were added, of which there is at least one; leaves nothing behind."""
         assert self._latest is not None
         latest, planes = self._latest, self._planes
         device = latest.boundary.device
@@ -109,7 +109,7 @@ class TiledMaps:
         classes = sorted(name for name in planes if isinstance(name, int))
         scores = np.zeros((len(classes), *boundary.shape[1:]), np.float32)
         for plane, index in zip(scores, classes, strict=True):
-            plane[:] = planes[index]
+            plane[:] = planes.pop(index)  # no class is in memory twice
         return InstanceMaps(
             ScoreMaps(np.array(classes, np.int64), scores, self._size),
             torch.from_numpy(boundary).to(device),
@@ -136,14 +136,16 @@ class _Cells:
 
     @classmethod
     def of(cls, span: Span, count: int, length: int, tile_count: int, align: str) -> "_Cells":
-        # The last centre may lie beyond the image, where its grid does.
-        centres = cell_centres(count, length, align).clip(max=length - 1)
-        first, end = np.searchsorted(np.floor(centres), [span.pixels.start, span.pixels.stop])
-        inside = centres[first:end] - span.pixels.start
-        places = cells_at(inside, tile_count, len(span.window), align)
+        centres = cell_centres(count, length, align)
+        # The last centre may lie beyond the image, where its grid does: then its tile and weight
+        # are those of the last pixel, but its place in the tile is its own.
+        pixels = centres.clip(max=length - 1).astype(np.intp)
+        first, end = np.searchsorted(pixels, [span.pixels.start, span.pixels.stop])
+        start = span.pixels.start
+        places = cells_at(centres[first:end] - start, tile_count, len(span.window), align)
         low = places.astype(np.intp)
         share = (places - low).astype(np.float32)
-        return cls(slice(first, end), low, share, span.window[inside.astype(np.intp)])
+        return cls(slice(first, end), low, share, span.window[pixels[first:end] - start])
 
     def taken(self, plane: Floats, axis: int) -> Floats:
         """The tile's values at these cells, linear between its own, times the weights."""
