@@ -3,6 +3,7 @@
 Also what it takes to train in a process of its own that can be killed or have fellows.
 """
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -128,6 +129,21 @@ def files_of(folder: Path, *patterns: str) -> dict[str, bytes]:
 def results_of(run: Path) -> dict[str, bytes]:
     """Everything that a run has to reproduce to the bit."""
     return files_of(run, "*/weights.safetensors", "**/*.png", "*/scores/*.npz", "*/metrics.jsonl")
+
+
+def assert_same_run(expected: Path, found: Path) -> None:
+    """What an interrupted run has made is, bit by bit, what one run in one go has made."""
+    wanted, results = results_of(expected), results_of(found)
+    assert results.keys() == wanted.keys()
+    assert [name for name in wanted if results[name] != wanted[name]] == []
+    stages = [path.parent.name for path in expected.glob("*/stage.json")]
+    assert stages
+    for stage in stages:
+        records = [
+            json.loads((run / stage / "stage.json").read_text()) for run in (expected, found)
+        ]
+        assert records[0]["figures"] == records[1]["figures"], stage
+        assert records[0]["digest"] == records[1]["digest"], stage
 
 
 def copy_run(source: Path, target: Path, *, without: Sequence[str] = ()) -> Path:

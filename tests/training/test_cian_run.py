@@ -12,9 +12,9 @@ import torch
 from tiny_run import (
     METHODS,
     TRAIN_NAMES,
+    assert_same_run,
     copy_run,
     errors_of,
-    results_of,
     start_group,
     start_training,
     tiny_recipe,
@@ -269,9 +269,7 @@ def test_a_killed_run_ends_in_the_same_bits(
     assert process.exitcode == -signal.SIGKILL, errors_of(out)
     assert (out / below).is_dir() and not (out / below / missing).exists()
     _run_to_the_end(tiny_data, out)
-    expected, found = results_of(straight), results_of(out)
-    assert found.keys() == expected.keys()
-    assert [name for name in expected if found[name] != expected[name]] == []
+    assert_same_run(straight, out)
 
 
 # Plain SGD: Adam would blow up rounding where a gradient is almost zero. The scale of the module

@@ -10,6 +10,7 @@ from tiny_run import (
     NETWORKS,
     STAGES,
     TRAIN_NAMES,
+    assert_same_run,
     errors_of,
     files_of,
     results_of,
@@ -71,13 +72,7 @@ def test_five_kills_leave_no_trace(tiny_data: Path, straight: Path, tmp_path: Pa
     assert reached == sorted(reached)
     assert len(interrupted) >= 2  # kills have met networks in the middle of their training
     _finish(tiny_data, out)
-    expected, found = results_of(straight), results_of(out)
-    assert found.keys() == expected.keys()
-    assert [name for name in expected if found[name] != expected[name]] == []
-    for stage in STAGES:
-        records = [json.loads((run / stage / "stage.json").read_text()) for run in (straight, out)]
-        assert records[0]["figures"] == records[1]["figures"]
-        assert records[0]["digest"] == records[1]["digest"]
+    assert_same_run(straight, out)
 
 
 @pytest.mark.parametrize("stage", NETWORKS)
