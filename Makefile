@@ -6,7 +6,7 @@ STAMP := $(VENV)/.setup-done
 
 TRITON_VENV := .venv-triton
 
-.PHONY: setup demo test lint types triton-env triton-models
+.PHONY: setup demo test test-slow lint types triton-env triton-models
 
 setup: $(STAMP)
 
@@ -32,11 +32,13 @@ demo: setup
 	$(BIN)/wsss demo --out demo_out --overwrite
 
 # One more than there are cores: a third of the time tests wait, for servers and for what they have killed.
-test: WORKERS = $(shell $(BIN)/python -c 'import os; print(os.cpu_count() + 1)')
+test test-slow: WORKERS = $(shell $(BIN)/python -c 'import os; print(os.cpu_count() + 1)')
 # Where the server's wheel does not exist, its tests are skipped and say so.
-test: setup
+test: SELECTED = not slow
+test-slow: SELECTED = slow
+test test-slow: setup
 	@$(MAKE) --no-print-directory triton-env || echo "no Triton server for this machine"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "$(SELECTED)"
 
 lint: setup
 	$(BIN)/ruff check .

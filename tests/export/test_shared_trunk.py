@@ -16,6 +16,7 @@ from wsss.training.demo_set.scenes import draw_scene
 from wsss.training.models.irnet import IRNet
 from wsss.training.recipe import load_recipe
 
+pytestmark = pytest.mark.slow
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'wsss[export]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 

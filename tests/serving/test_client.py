@@ -387,6 +387,7 @@ def test_a_restarted_server(
     assert own_memory() == []
 
 
+@pytest.mark.slow
 def test_another_model_after_a_restart(
     triton_environment: object, bundle: Path, tmp_path: Path
 ) -> None:

@@ -61,7 +61,9 @@ class Ways:
     served: dict[str, BundlePredictor]
 
 
-@pytest.fixture(scope="module", params=list(NETWORKS))
+@pytest.fixture(
+    scope="module", params=["small", pytest.param("mobilenetv2", marks=pytest.mark.slow)]
+)
 def ways(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,

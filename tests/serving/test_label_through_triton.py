@@ -283,6 +283,7 @@ def test_server_killed_in_the_middle_of_500(
     killed_and_restarted(restarted, bundle, images, expected, tmp_path / "out", 500)
 
 
+@pytest.mark.slow
 def test_server_that_stays_away(
     restarted: LocalServer,
     bundle: Path,

@@ -158,7 +158,7 @@ def write_images(folder: Path, count: int) -> Path:
 
 
 @pytest.mark.triton
-@pytest.mark.parametrize("protocol", ["http", "grpc"])
+@pytest.mark.parametrize("protocol", [pytest.param("http", marks=pytest.mark.slow), "grpc"])
 def test_a_job_through_an_ensemble_goes_on_with_its_bundle_and_ends_with_another(
     triton_environment: object,
     bundle: Path,

@@ -91,7 +91,10 @@ def regions(prefix: str) -> list[Path]:
     return list(Path("/dev/shm").glob(f"{prefix}*"))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 0), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
 def test_a_bundle_is_served_until_it_is_told_to_end(
     triton_environment: Installation, bundle: Path, number: int, code: int
 ) -> None:
@@ -197,7 +200,7 @@ def ask_and_end(
     return answers, errors
 
 
-@pytest.mark.parametrize("protocol", ["http", "grpc"])
+@pytest.mark.parametrize("protocol", [pytest.param("http", marks=pytest.mark.slow), "grpc"])
 def test_what_was_accepted_is_answered_before_the_end(
     triton_environment: Installation, repository: Path, protocol: str
 ) -> None:
@@ -211,7 +214,7 @@ def test_what_was_accepted_is_answered_before_the_end(
         assert process.wait(60) == 0
 
 
-@pytest.mark.parametrize("protocol", ["http", "grpc"])
+@pytest.mark.parametrize("protocol", [pytest.param("http", marks=pytest.mark.slow), "grpc"])
 def test_what_was_accepted_by_a_server_that_is_killed_is_lost(
     triton_environment: Installation, repository: Path, protocol: str
 ) -> None:
@@ -224,7 +227,7 @@ def test_what_was_accepted_by_a_server_that_is_killed_is_lost(
         assert kinds == {FaultKind.LOST}
 
 
-@pytest.mark.parametrize("protocol", ["http", "grpc"])
+@pytest.mark.parametrize("protocol", [pytest.param("http", marks=pytest.mark.slow), "grpc"])
 def test_a_busy_server_ends(
     triton_environment: Installation, repository: Path, protocol: str
 ) -> None:

@@ -116,6 +116,7 @@ def test_large_images_are_refused_and_others_are_answered(
 
 
 @pytest.mark.triton
+@pytest.mark.slow
 def test_without_a_limit_such_an_image_costs_much_more(
     triton_environment: object, bundle: Path, tmp_path: Path
 ) -> None:

@@ -79,6 +79,7 @@ def test_faults_are_refused_while_good_models_serve(
             assert not client.is_model_ready(fault.__name__)
 
 
+@pytest.mark.slow
 def test_memory_is_given_back_where_the_configuration_says_so(
     triton_environment: object, repository: Path, tmp_path: Path
 ) -> None:

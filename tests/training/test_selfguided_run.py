@@ -241,7 +241,7 @@ def _run_to_the_end(data: Path, out: Path, *, save_every_step: bool) -> None:
     assert process.exitcode == 0, errors_of(out)
 
 
-@pytest.mark.parametrize("save_every_step", [False, True])
+@pytest.mark.parametrize("save_every_step", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize(
     ("below", "at", "present", "absent"),
     [

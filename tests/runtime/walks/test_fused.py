@@ -119,6 +119,7 @@ def run_as_script(check, tmp_path, **environment):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@mark.slow
 @triton_installed
 def test_interpreted_walk_equals_the_dense_power(tmp_path):
     run_as_script("check_interpreter", tmp_path, TRITON_INTERPRET="1")
