@@ -260,6 +260,37 @@ def test_images_of_a_batch_go_together_and_have_the_instances_they_have_alone(
     assert count > 3
 
 
+@pytest.mark.parametrize(
+    ("name", "output", "cut"),
+    [
+        ("cam", "cam", np.s_[:, :-1]),
+        ("irnet", "boundary", np.s_[:, :, 0]),
+        ("irnet", "displacement", np.s_[:, :1]),
+        ("irnet", "displacement", np.s_[..., :-1]),
+        ("irnet", "displacement", np.s_[..., :0]),
+    ],
+)
+def test_maps_of_another_shape_are_refused(
+    name: str,
+    output: str,
+    cut: Any,
+    exported: Path,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    predictor = BundlePredictor(exported)
+    graph = predictor.graph(name)
+    whole = graph.run
+
+    def run(inputs: Any) -> dict[str, np.ndarray]:
+        found = dict(whole(inputs))
+        return found | {output: found[output][cut]}
+
+    monkeypatch.setattr(graph, "run", run)
+    with pytest.raises(ArtifactError, match=r"gave CAMs .*displacements .*expected"):
+        predictor.predict_instances(read_image(next(photos.iterdir())), (0, 2))
+
+
 def test_instances_need_displacements_and_the_walk(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="come of the walk"):
         bundle_model(exported, kind="segmenter", instances=True)

@@ -159,7 +159,7 @@ class BundlePredictor:
             images, labels: see `predict_batch`.
 
         Raises:
-            ArtifactError: the bundle tells no instances.
+            ArtifactError: the bundle tells no instances, or its graphs give other maps.
         """
         if not self.tells_instances:
             raise ArtifactError(
@@ -178,6 +178,7 @@ class BundlePredictor:
         )
         pixels = {"image": inputs["image"]}
         cam, irnet = self.graph("cam").run(pixels), self.graph("irnet").run(pixels)
+        self._require_fields(cam["cam"], irnet["boundary"], irnet["displacement"], len(images))
         found = self.graph("refine").run(inputs | cam | {"boundary": irnet["boundary"]})
         self._require_labels(found["label"], images)
         size = (images.shape[1], images.shape[2])
@@ -231,6 +232,29 @@ class BundlePredictor:
             raise ArtifactError(
                 f"bundle '{self.bundle.folder}' gave labels {label.dtype} {label.shape} up to "
                 f"{label.max()}, expected uint8 {expected} up to {last}: export it again"
+            )
+
+    def _require_fields(
+        self,
+        cam: NDArray[Any],
+        boundary: NDArray[Any],
+        displacement: NDArray[Any],
+        count: int,
+    ) -> None:
+        """Refuse what a stranger's graphs may give in place of maps of instances."""
+        grid = boundary.shape[2:]
+        if (
+            cam.ndim != 4
+            or cam.shape[:2] != (count, len(self.classes))
+            or boundary.shape != (count, 1, *grid)
+            or displacement.shape != (count, 2, *grid)
+            or len(grid) != 2
+            or 0 in (*cam.shape, *grid)
+        ):
+            raise ArtifactError(
+                f"bundle '{self.bundle.folder}' gave CAMs {cam.shape}, boundaries {boundary.shape} "
+                f"and displacements {displacement.shape}, expected ({count}, {len(self.classes)}, "
+                f"H, W), ({count}, 1, h, w) and ({count}, 2, h, w): export it again"
             )
 
     def _changes(self, given: NDArray[Any] | None, count: int) -> list[float | None]:
