@@ -94,8 +94,9 @@ def test_sums_and_counts_of_parts_add_up(balance):
     added = [torch.stack(values).sum(0) for values in zip(*parts, strict=True)]
     expected = cian_terms(*whole, balance)
     torch.testing.assert_close(cian_terms(*added, balance), expected, rtol=1e-12, atol=0)
+    balances = (balance, balance, 0.0, 0.0)  # what the cross branch says is not evened out
     each = [
-        segmentation_loss(part, count, balance)
-        for part, count in zip(whole[0].chunk(4), whole[1].chunk(4), strict=True)
+        segmentation_loss(*term)
+        for term in zip(whole[0].chunk(4), whole[1].chunk(4), balances, strict=True)
     ]
     torch.testing.assert_close(torch.stack(each), expected, rtol=1e-12, atol=0)

@@ -57,12 +57,16 @@ def cian_loss_sums(logits: Tensor, labels: Tensor, inside: Tensor) -> tuple[Tens
 def cian_terms(sums: Tensor, counts: Tensor, balance: float) -> Tensor:
     """(4,) mean cross-entropies; a term without any pixel is 0.
 
+    What the cross branch says is not evened out: a rare class that it calls too often would weigh
+    the more for it, and be called more often still.
+
     Args:
         sums, counts: of `cian_loss_sums`, added over all processes.
-        balance: see `segmentation_loss`.
+        balance: of the terms against labels, see `segmentation_loss`.
     """
-    each = zip(sums.chunk(len(CIAN_NAMES)), counts.chunk(len(CIAN_NAMES)), strict=True)
-    return torch.stack([segmentation_loss(part, count, balance) for part, count in each])
+    balances = [balance] * len(SEED_NAMES) + [0.0] * len(COMPLETION_NAMES)
+    each = zip(sums.chunk(len(CIAN_NAMES)), counts.chunk(len(CIAN_NAMES)), balances, strict=True)
+    return torch.stack([segmentation_loss(*term) for term in each])
 
 
 def cian_loss(sums: Tensor, counts: Tensor, balance: float, completion: float) -> Tensor:

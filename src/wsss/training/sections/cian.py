@@ -35,7 +35,7 @@ class CianRoundSection(SegmenterSection):
     cross_affinity: bool = True
     """Learn the cross branch; without it an image sees itself alone and nothing is completed."""
     completion: NonNegative = 1.0
-    """Weight of the losses against what the cross branch says."""
+    """Weight of the losses against what the cross branch says; `balance` is not for these."""
 
     @model_validator(mode="after")
     def _groups_are_whole(self) -> "CianRoundSection":
