@@ -27,15 +27,16 @@ from wsss.runtime.progress import SILENT
 from wsss.runtime.score_maps import load_score_maps
 from wsss.training.checkpoint import load_checkpoint
 from wsss.training.data.image_set import ImageSet
+from wsss.training.demo_set.scenes import draw_scene
 from wsss.training.measure import measure
 from wsss.training.metrics import read_metrics
 from wsss.training.models.selfguided import SelfGuidedNet
-from wsss.training.networks import open_as
+from wsss.training.networks import normalise, open_as
 from wsss.training.pipeline import train
 from wsss.training.predictor import RunPredictor
 from wsss.training.run import Run, read_stage
 from wsss.training.selfguided import STAGES
-from wsss.training.stages.selfguided import STEPS, self_guided_objective
+from wsss.training.stages.selfguided import STEPS, refined_maps, self_guided_objective
 
 CPU = torch.device("cpu")
 
@@ -161,6 +162,33 @@ def test_a_step_that_is_switched_off_passes_its_maps_on(
         for folder in (run, finished_self_guided_run)
     ]
     assert learnt[0].keys() == learnt[1].keys() and learnt[0] != learnt[1]
+
+
+@pytest.mark.parametrize(
+    ("scales", "flip"), [("1.5,1.0", "true"), ("0.5", "true"), ("1.0", "false")]
+)
+def test_maps_walk_by_features_of_the_image_itself(
+    finished_self_guided_run: Path, monkeypatch: pytest.MonkeyPatch, scales: str, flip: str
+) -> None:
+    """At full size and not mirrored, whatever passes make the maps."""
+    weights = finished_self_guided_run / "segmenter" / "weights.safetensors"
+    network, _ = open_as(SelfGuidedNet, weights, CPU)
+    image = draw_scene(np.random.default_rng(0), (65, 97), 1).image
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    with torch.no_grad():
+        expected = network.maps(normalise(network, pixels)).features
+    walked: list[torch.Tensor] = []
+
+    def recorded(maps: torch.Tensor, features: torch.Tensor, settings: object) -> torch.Tensor:
+        walked.append(features)
+        return maps
+
+    monkeypatch.setattr("wsss.training.stages.selfguided.walk_to_alike", recorded)
+    overrides = (f"selfguided.scales=[{scales}]", f"selfguided.flip={flip}")
+    recipe = tiny_recipe(*overrides, method="selfguided")
+    refined_maps(network, image, (0, 1), recipe, CPU)
+    (features,) = walked
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_loss_of_agreement_can_be_switched(

@@ -47,7 +47,7 @@ def test_its_classification_head_is_the_classifier_that_it_took() -> None:
     own.take_classifier(classifier.classifier.weight)
     with torch.no_grad():
         torch.testing.assert_close(own.maps(x).classes, classifier(x))
-        torch.testing.assert_close(own.activation(x), classifier.cam(x))
+        torch.testing.assert_close(own.activation_and_features(x)[0], classifier.cam(x))
         planes = own.head[-1].weight[1:]
     assert torch.equal(planes, classifier.classifier.weight)
     new = {id(p) for p in parameter_groups(own)["new_weights"]}

@@ -1,5 +1,6 @@
 """One network with two heads: it classifies, and it segments by the labels that it makes itself."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -77,20 +78,31 @@ class SelfGuidedNet(Segmenter):
         """Everything that training and the making of labels need, from one pass."""
         found = self.backbone(x)
         last = found[self.backbone.final_tap]
-        fine = min(self.taps, key=lambda tap: self.backbone.tap_strides[tap])
-        grid = (found[fine].shape[-2], found[fine].shape[-1])
+        features = self._features(found)
+        grid = (features.shape[-2], features.shape[-1])
         pooled = self.dropout(last.mean(dim=(2, 3), keepdim=True))
         return SelfGuidedMaps(
             classes=self.classifier(pooled)[:, :, 0, 0],
             activation=self._to_grid(F.relu(self.classifier(last)), grid),
-            features=torch.cat([self._to_grid(found[tap], grid) for tap in self.taps], 1),
+            features=features,
             logits=self.head(last),
         )
 
-    def activation(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) activation maps as `CamClassifier.cam`, on the grid of the last map."""
-        cam = F.relu(self.classifier(self.backbone(x)[self.backbone.final_tap]))
-        return cam.sqrt() if self.backbone.cam_square_root else cam
+    def activation_and_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Activation maps as `CamClassifier.cam`, and the features of `maps`, from one pass.
+
+        Returns:
+            (B, C, h, w) on the grid of the last map, and (B, F, h', w').
+        """
+        found = self.backbone(x)
+        cam = F.relu(self.classifier(found[self.backbone.final_tap]))
+        return cam.sqrt() if self.backbone.cam_square_root else cam, self._features(found)
+
+    def _features(self, found: Mapping[str, Tensor]) -> Tensor:
+        """The taps below the last map, on the grid of the finest."""
+        fine = min(self.taps, key=lambda tap: self.backbone.tap_strides[tap])
+        grid = (found[fine].shape[-2], found[fine].shape[-1])
+        return torch.cat([self._to_grid(found[tap], grid) for tap in self.taps], 1)
 
     def _to_grid(self, maps: Tensor, grid: tuple[int, int]) -> Tensor:
         if maps.shape[-2:] == grid:

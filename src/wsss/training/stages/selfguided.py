@@ -144,8 +144,18 @@ def refined_maps(
     """
     section, align = recipe.selfguided, recipe.cam.align
     size = (image.shape[0], image.shape[1])
+    at_full_size = scaled_size(size, 1.0, align, network.backbone.output_stride)
+    features: Tensor | None = None
+
+    def activation_of(pixels: Tensor) -> Tensor:
+        nonlocal features
+        cam, found = network.activation_and_features(normalise(network, pixels))
+        if pixels.shape[-2:] == at_full_size:
+            features = found[:1].float()  # behind it comes the mirror
+        return cam
+
     activation = multi_scale_cam(
-        lambda pixels: network.activation(normalise(network, pixels)),
+        activation_of,
         image,
         scales=section.scales,
         flip=section.flip,
@@ -160,7 +170,9 @@ def refined_maps(
     second = third = first
     planes = torch.from_numpy(first.scores).to(device)[None]
     if section.affinity:
-        features = image_features(network, image, recipe, device)
+        if features is None:  # no scale was 1
+            activation_of(resize(image_tensor(image, device), at_full_size, align))
+            assert features is not None
         planes = walk_to_alike(planes, resize(features, first.grid, align), section)
         second = third = _scaled(planes, first)
     if section.guided:
@@ -180,16 +192,6 @@ def walk_to_alike(maps: Tensor, features: Tensor, settings: SelfGuidedSection) -
     """(B, n, h, w) maps after their walk along cosines of (B, F, h, w) features."""
     affinity = affinity_from_cosine(features, radius=settings.radius, beta=settings.beta)
     return propagate(maps, affinity, radius=settings.radius, steps=settings.steps, method="power")
-
-
-def image_features(
-    network: SelfGuidedNet, image: NDArray[np.uint8], recipe: SelfGuidedRecipe, device: torch.device
-) -> Tensor:
-    """(1, F, h, w) intermediate features of an image at scale 1."""
-    size = (image.shape[0], image.shape[1])
-    target = scaled_size(size, 1.0, recipe.cam.align, network.backbone.output_stride)
-    pixels = resize(image_tensor(image, device), target, recipe.cam.align)
-    return network.maps(normalise(network, pixels)).features.float()
 
 
 def _scaled(planes: Tensor, like: ScoreMaps) -> ScoreMaps:
