@@ -62,7 +62,10 @@ class Ways:
 
 
 @pytest.fixture(
-    scope="module", params=["small", pytest.param("mobilenetv2", marks=pytest.mark.slow)]
+    scope="module",
+    params=[
+        pytest.param(name, marks=() if name == "small" else pytest.mark.slow) for name in NETWORKS
+    ],
 )
 def ways(
     request: pytest.FixtureRequest,
