@@ -145,13 +145,11 @@ def refined_maps(
     section, align = recipe.selfguided, recipe.cam.align
     size = (image.shape[0], image.shape[1])
     at_full_size = scaled_size(size, 1.0, align, network.backbone.output_stride)
-    features: Tensor | None = None
+    features: dict[tuple[int, ...], Tensor] = {}  # by size of the input; one pass gives both
 
     def activation_of(pixels: Tensor) -> Tensor:
-        nonlocal features
         cam, found = network.activation_and_features(normalise(network, pixels))
-        if pixels.shape[-2:] == at_full_size:
-            features = found[:1].float()  # behind it comes the mirror
+        features[pixels.shape[-2:]] = found[:1].float()  # behind it comes the mirror
         return cam
 
     activation = multi_scale_cam(
@@ -170,10 +168,10 @@ def refined_maps(
     second = third = first
     planes = torch.from_numpy(first.scores).to(device)[None]
     if section.affinity:
-        if features is None:  # no scale was 1
+        if at_full_size not in features:  # no scale was 1
             activation_of(resize(image_tensor(image, device), at_full_size, align))
-            assert features is not None
-        planes = walk_to_alike(planes, resize(features, first.grid, align), section)
+        alike = resize(features[at_full_size], first.grid, align)
+        planes = walk_to_alike(planes, alike, section)
         second = third = _scaled(planes, first)
     if section.guided:
         grid = grid_size(size, GUIDE_STRIDE, align)
