@@ -33,6 +33,9 @@ class Cells(HTMLParser):
         self.rows: list[list[str]] = []
         self.pictures = 0
         self._inside = False
+        self.notes: list[str] = []
+        """Small texts within cells, which are not part of theirs."""
+        self._is_note = False
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
         if tag == "tr":
@@ -41,13 +44,18 @@ class Cells(HTMLParser):
             self.rows[-1].append("")
             self._inside = True
         self.pictures += tag == "img"
+        self._is_note |= tag == "small"
 
     def handle_endtag(self, tag: str) -> None:
         if tag in ("td", "th"):
             self._inside = False
+        if tag == "small":
+            self._is_note = False
 
     def handle_data(self, data: str) -> None:
-        if self._inside:
+        if self._is_note:
+            self.notes.append(data)
+        elif self._inside:
             self.rows[-1][-1] += data.strip()
 
 
@@ -93,6 +101,34 @@ def test_rows_of_every_method(methods: Comparison) -> None:
         assert row.classes.keys() == {"background", *CLASSES}
         on_validation = row.stage in ("cian", "segmenter")
         assert row.images == (NUM_VAL if on_validation else NUM_TRAIN)
+        assert row.list_name == ("val" if on_validation else "train")
+        assert row.image_labels_used is not on_validation
+        has_threshold = row.stage in ("cam", "walk", "step1", "step2", "step3")
+        assert str(row.background).startswith("threshold") == has_threshold
+        assert (row.seconds is None) == (row.stage in keys)  # the stage's own row has them
+
+
+def test_what_the_figures_stand_on_is_said(methods: Comparison, tmp_path: Path) -> None:
+    """CIAN as published labels training images without their image-level labels."""
+    folders = [copy_run(methods.runs[name].run.folder, tmp_path / name) for name in STAGES]
+    path = tmp_path / "cian" / "labels" / "stage.json"
+    record = json.loads(path.read_text())
+    record["settings"]["labels.present_only"] = False
+    record["digest"] = "of other labels"
+    path.write_text(json.dumps(record))
+    asked = [str(folder) for folder in folders]
+    found = compare(asked, methods.images, tmp_path / "out", weights={}, device="cpu")
+    used = {row.recipe: row.image_labels_used for row in found.rows if row.stage == "labels"}
+    assert used == {"affinitynet": True, "cian": False, "selfguided": True}
+    notes = cells_of(found, tmp_path / "compare.html").notes
+    assert f"val, {NUM_VAL} images, no labels given" in notes
+    assert (
+        f"affinitynet, selfguided: train, {NUM_TRAIN} images, labels given; "
+        f"cian: train, {NUM_TRAIN} images, no labels given"
+    ) in notes
+    assert any(
+        note.startswith(f"train, {NUM_TRAIN} images, labels given, threshold") for note in notes
+    )
 
 
 def test_the_page_shows_every_figure_and_the_same_photographs(
@@ -165,8 +201,10 @@ def test_the_table_has_a_line_for_every_figure_and_stage(
         )
         assert line["backbone"] == "small"
         assert math.isclose(float(line["miou"]), row.miou)
-        assert float(line["seconds"]) == row.seconds
-        assert line["host_mib"] == str(row.host_mib) and line["published"] == ""
+        for key in ("seconds", "host_mib", "list_name", "background", "image_labels_used"):
+            value = getattr(row, key)
+            assert line[key] == ("" if value is None else str(value))
+        assert line["published"] == ""
         for name in ("background", *CLASSES):
             value = row.classes[name]
             assert line[f"iou {name}"] == ("" if value is None else str(value))

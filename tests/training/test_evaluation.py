@@ -121,6 +121,15 @@ def test_sweep_finds_the_best_threshold(tmp_path):
     assert fixed.miou == row["miou"] < 100
 
 
+def test_void_masks_have_no_best_threshold(tmp_path):
+    images = small_set(tmp_path, [np.full((4, 4), 255, np.uint8)])
+    maps = ScoreMaps(np.array([1]), np.ones((1, 4, 4), np.float32), (4, 4))
+    save_score_maps(tmp_path / "cams/image0.npz", maps)
+    predictions = FolderPredictions(tmp_path / "cams", images, True)
+    report = evaluate(predictions, images, "val", threshold=0.3, sweep=True)
+    assert np.isnan(report.miou) and report.background.startswith("threshold 0.3")
+
+
 def test_what_is_missing_is_named(tmp_path):
     truth = np.zeros((4, 4), np.uint8)
     images = small_set(tmp_path, [truth, truth])

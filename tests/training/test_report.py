@@ -171,7 +171,7 @@ def test_report_of_a_run_whose_segmenter_is_missing(tmp_path: Path) -> None:
     assert page.texts.count("not run") == 1 + 1 + 2
     assert page.texts.count("12.3") == 4
     # CAMs are the truth; labels find background alone: 7 / 12 of the union, 0 for both classes.
-    assert "train, 2 images, labels given" in page.texts
+    assert "train, 2 images, labels given, threshold 0.1" in page.texts
     shares = page.texts
     assert shares.count("100.0") == 4
     background = 100 * 9 / 17
@@ -181,7 +181,10 @@ def test_report_of_a_run_whose_segmenter_is_missing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("listed", "note"),
-    [((), "train, 2 images, labels given"), (("image_1",), "measured, 1 images, labels given")],
+    [
+        ((), "train, 2 images, labels given"),
+        (("image_1",), "measured, 1 images, labels given"),
+    ],
 )
 def test_figures_tell_the_list_that_they_are_of(
     tmp_path: Path, listed: tuple[str, ...], note: str
@@ -197,7 +200,18 @@ def test_figures_tell_the_list_that_they_are_of(
     (tmp_path / "run" / "recipe.toml").write_text(dump_recipe(recipe))
     path = write_run_report(tmp_path / "run", replace(images, samples=tuple(samples)), device="cpu")
     notes = {text for text in read_page(path.read_text()).texts if "labels given" in text}
-    assert notes == {note}
+    assert notes == {f"{note}, threshold 0.1"}
+
+
+def test_figures_of_which_no_pixel_was_counted(tmp_path: Path) -> None:
+    images = _image_set(tmp_path / "data")
+    _write_run(tmp_path / "run", images, ("cam", "labels"))
+    path = tmp_path / "run" / "labels" / "stage.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"figures": {"miou": None, "images": 2}}))
+    page = write_run_report(tmp_path / "run", images, device="cpu").read_text(encoding="utf-8")
+    assert "12.3" in page  # of the CAMs
+    assert "None" not in page and ">nan" not in page
 
 
 def test_report_of_a_run_that_has_hardly_begun(tmp_path: Path) -> None:

@@ -78,6 +78,9 @@ def train(
         print_json(result.to_json() | {"report": str(report)})
         return
     for stage, figures in result.figures.items():
-        shown_figures = ", ".join(f"{name} {value:.2f}" for name, value in figures.items())
+        shown_figures = ", ".join(
+            f"{name} none" if value is None else f"{name} {value:.2f}"
+            for name, value in figures.items()
+        )
         stdout.print(f"{stage:<10} {result.seconds[stage]:>7.0f} s  {shown_figures}")
     stdout.print(f"report: {report}", soft_wrap=True)

@@ -22,7 +22,7 @@ from .stages.selfguided import STEPS
 
 MEASURED = "measured.json"
 """Per-class IoU of what was measured before, by run and what it was made of."""
-MEASURED_FORMAT = 2
+MEASURED_FORMAT = 3
 """Raised when `iou_columns` gives other columns, or other figures of the same run."""
 KINDS = {"walk_miou": "walk", **{f"{step}_miou": step for step in STEPS}, "miou": ""}
 """Figures of stages that are mIoU, and what they are called where that is not the stage."""
@@ -36,12 +36,16 @@ class CompareRow:
         recipe: name of the recipe; of the folder, where a run was given.
         stage: what was measured: a stage of the run, or, within its labels, `walk` or a step of the
             self-guided network.
-        images: how many it was measured on; None where that is not recorded.
-        seconds, host_mib, gpu_mib: what the stage took; None where that is not recorded.
+        list_name, images: what it was measured on, and how many of it.
+        background: the rule that made background: a threshold, or `in the predictions`.
+        image_labels_used: whether image-level labels helped.
+        seconds, host_mib, gpu_mib: what the stage took; none of a part of a stage.
         classes: IoU by class, with the background; {} where there are no masks now.
         published, published_source: what the authors report of the same backbone, and where, if
             the images are those of VOC 2012 by their classes and number; None elsewhere, or where
             nothing was found.
+
+    What is not recorded, or not to be measured with the masks that are there now, is None.
     """
 
     recipe: str
@@ -49,7 +53,10 @@ class CompareRow:
     backbone: str
     stage: str
     miou: float
+    list_name: str | None
     images: int | None
+    background: str | None
+    image_labels_used: bool | None
     seconds: float | None
     host_mib: int | None
     gpu_mib: int | None
@@ -64,9 +71,9 @@ class StageCost:
 
     recipe: str
     stage: str
-    seconds: float | None
-    host_mib: int | None
-    gpu_mib: int | None
+    seconds: float | None = None
+    host_mib: int | None = None
+    gpu_mib: int | None = None
 
 
 @dataclass(frozen=True)
@@ -185,31 +192,35 @@ def _rows(name: str, opened: OpenedRun, columns: Mapping[str, IouColumn]) -> lis
     method, backbone = opened.run.recipe.method, opened.run.recipe.backbone.name
     rows = []
     for stage, record in opened.finished.items():
-        figures, cost = record["figures"], _cost(name, stage, record)
+        figures = record["figures"]
         for key, kind in KINDS.items():
             if figures.get(key) is None or stage == "seeds":  # those leave pixels undecided
                 continue
             measured = kind or stage
-            column = columns.get(measured)
-            miou, images = figures[key], figures.get("images")
-            if column is not None and column.miou is not None:
-                miou, images = column.miou, column.images  # of the masks that are there now
+            # Of the masks that are there now, else of those that were there in training.
+            column = columns.get(measured) or IouColumn(measured, "")
+            miou = figures[key] if column.miou is None else column.miou
+            images = figures.get("images") if column.miou is None else column.images
             classes = opened.run.images.classes
             published = published_miou(method, backbone, measured, classes, images)
+            cost = StageCost(name, stage) if kind else _cost(name, stage, record)
             rows.append(
                 CompareRow(
-                    name,
-                    method,
-                    backbone,
-                    measured,
-                    miou,
-                    images,
-                    cost.seconds,
-                    cost.host_mib,
-                    cost.gpu_mib,
-                    column.iou if column else {},
-                    published.miou if published else None,
-                    published.source if published else None,
+                    recipe=name,
+                    method=method,
+                    backbone=backbone,
+                    stage=measured,
+                    miou=miou,
+                    list_name=column.list_name,
+                    images=images,
+                    background=column.background,
+                    image_labels_used=column.image_labels_used,
+                    seconds=cost.seconds,
+                    host_mib=cost.host_mib,
+                    gpu_mib=cost.gpu_mib,
+                    classes=column.iou,
+                    published=published.miou if published else None,
+                    published_source=published.source if published else None,
                 )
             )
     return rows

@@ -109,11 +109,15 @@ def run_demo(
     recipe = load_recipe(demo.recipe, [f"seed={seed}"])
     result = train(recipe, images, run, device=device, overwrite=overwrite, progress=progress)
     report = write_run_report(run, images, device=device, progress=progress)
-    labels, instances = (result.figures.get(name, {}) for name in ("labels", "instances"))
-    seeds = {} if "labels" in result.figures else result.figures.get("seeds", {})
+    measured = {
+        stage: {key: value for key, value in figures.items() if value is not None}
+        for stage, figures in result.figures.items()
+    }
+    labels, instances = (measured.get(name, {}) for name in ("labels", "instances"))
+    seeds = {} if "labels" in measured else measured.get("seeds", {})
     return DemoResult(
-        cam_miou=result.figures["cam"]["miou"],
-        segmenter_miou=result.figures["segmenter"]["miou"],
+        cam_miou=measured["cam"]["miou"],
+        segmenter_miou=measured["segmenter"]["miou"],
         data=str(data),
         run=str(run),
         report=str(report),
@@ -122,7 +126,7 @@ def run_demo(
         step_mious=tuple(labels[f"{s}_best_miou"] for s in STEPS if f"{s}_best_miou" in labels)
         or None,
         label_miou=labels.get("miou"),
-        first_round_miou=result.figures.get("cian", {}).get("miou"),
+        first_round_miou=measured.get("cian", {}).get("miou"),
         instance_ap50=instances.get("ap50"),
         boundary_instance_ap50=instances.get("boundary_ap50"),
         cam_instance_ap50=instances.get("cam_ap50"),

@@ -238,7 +238,9 @@ class _Tally:
     ) -> EvalReport:
         chosen = self.thresholds.index(threshold)
         if sweep and self.swept:
-            chosen = int(np.nanargmax([matrix.miou() for matrix in self.matrices[""]]))
+            values = [matrix.miou() for matrix in self.matrices[""]]
+            if np.isfinite(values).any():  # not where masks are void throughout
+                chosen = int(np.nanargmax(values))
         how = ", best of a sweep on this list" if sweep else ""
         rule = f"threshold {self.thresholds[chosen]:g}{how}"
         names = ("background", *image_set.classes)

@@ -39,10 +39,10 @@ METHODS: dict[str, tuple[Stage, ...]] = {
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where a run lies and what its stages measured."""
+    """Where a run lies and what its stages measured; None where no pixel was to be counted."""
 
     folder: Path
-    figures: dict[str, dict[str, float]]
+    figures: dict[str, dict[str, float | None]]
     seconds: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:

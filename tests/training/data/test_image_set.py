@@ -42,7 +42,7 @@ def test_digest_does_not_depend_on_the_place(root: Path, tmp_path: Path) -> None
     assert read_image_set(root).select("train").digest(masks=True) != digest
 
 
-@pytest.mark.parametrize("what", ["labels", "split", "classes", "image", "mask", "name"])
+@pytest.mark.parametrize("what", ["labels", "split", "classes", "image", "mask", "pixels", "name"])
 def test_digest_tells_changes(root: Path, what: str) -> None:
     digest, without_masks = (read_image_set(root).digest(masks=masks) for masks in (True, False))
     if what == "labels":
@@ -56,12 +56,16 @@ def test_digest_tells_changes(root: Path, what: str) -> None:
         path.write_bytes(path.read_bytes() + b"\0")
     elif what == "mask":
         (root / "masks" / "a.png").unlink()
+    elif what == "pixels":
+        path = root / "masks" / "a.png"
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # of the same size
     else:
         (root / "images" / "c.jpg").rename(root / "images" / "d.jpg")
         write_text(root / "labels.csv", *LABELS.replace("c,,", "d,,").split("\n"))
     changed = read_image_set(root)
     assert changed.digest(masks=True) != digest
-    assert (changed.digest(masks=False) == without_masks) == (what == "mask")
+    assert (changed.digest(masks=False) == without_masks) == (what in ("mask", "pixels"))
 
 
 def test_masks(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ class MaskSource(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Short text that differs where the mask differs, without reading pixels."""
+        """Short text that differs where the mask differs, without decoding it."""
         ...
 
 
@@ -61,8 +61,11 @@ class MaskFile:
         return mask
 
     def fingerprint(self) -> str:
-        """See `MaskSource.fingerprint`: the size of the file."""
-        return str(num_bytes(self.path))
+        """See `MaskSource.fingerprint`: of the bytes of the file.
+
+        Its size would not do: a mask drawn anew may well be as long.
+        """
+        return content_digest(self.path)
 
 
 @dataclass(frozen=True)
@@ -193,10 +196,10 @@ class ImageSet:
             )
 
     def digest(self, *, masks: bool) -> str:
-        """Hex digest of what the set says and of the sizes of its files; the place is left out.
+        """Hex digest of what the set says and of the sizes of its images; the place is left out.
 
         Args:
-            masks: whether masks count, which measure but are never learnt from.
+            masks: whether masks count, which measure but are never learnt from: by their contents.
         """
         state = hashlib.sha256(json.dumps(self.classes).encode())
         for sample in self.samples:
@@ -211,6 +214,19 @@ class ImageSet:
 def spread(items: Sequence[Item], count: int) -> list[Item]:
     """At most so many of a list, evenly over its length, so that sources and classes mix."""
     return list(items[:: max(1, len(items) // count)][:count])
+
+
+def content_digest(path: Path) -> str:
+    """Hex digest of the bytes of a file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot read '{path}': {error.strerror}") from None
 
 
 def num_bytes(path: Path) -> int:

@@ -37,5 +37,5 @@ class InstanceSource(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Short text that differs where the instances differ, without reading pixels."""
+        """Short text that differs where the instances differ, without decoding them."""
         ...

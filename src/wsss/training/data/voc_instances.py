@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ...errors import DataError
 from ...runtime.instances.files import read_ids
 from ...runtime.palette import IGNORE_INDEX
-from .image_set import MaskSource, num_bytes
+from .image_set import MaskSource, content_digest
 from .instance_truth import InstanceTruth
 
 
@@ -41,8 +41,8 @@ class VocInstances:
         return InstanceTruth(places[ids], classes, void)
 
     def fingerprint(self) -> str:
-        """See `InstanceSource.fingerprint`: the size of the file."""
-        return str(num_bytes(self.path))
+        """See `InstanceSource.fingerprint`: of the bytes of the file."""
+        return content_digest(self.path)
 
 
 def classes_under(

@@ -14,6 +14,7 @@ from ...runtime.report.text import escaped, format_count, format_seconds
 from ...version import __version__
 from ..compare import CompareRow, Comparison, StageCost
 from ..data.image_set import Sample
+from .iou import circumstances
 from .opened import OpenedRun
 from .page import Sheet, SheetRow, iou_table, sheet_section
 from .pictures import PICTURE_SIDE, caption, class_legend, evenly, labels_cell
@@ -65,15 +66,28 @@ def _miou_table(rows: Sequence[CompareRow], names: Sequence[str]) -> str:
     lines = []
     for stage in (*stages, "segmenter"):
         found = {row.recipe: row for row in rows if row.stage == stage}
-        lines.append(_bars(stage, [_miou(found.get(name)) for name in names]))
+        note = _circumstances(list(found.values()))
+        lines.append(_bars(stage, [_miou(found.get(name)) for name in names], note))
         published = [found[name].published if name in found else None for name in names]
         if any(value is not None for value in published):
             lines.append(_bars(f"{stage}, published on VOC 2012", published))
     return f"""<h2>mIoU</h2>
-<p>Per cent. CAMs, walks, steps and labels: training images, image-level labels given; networks that
-segment: validation images, no labels given. A dash: the method has no such step, or it was not
-measured.</p>
+<p>Per cent. A dash: the method has no such step, or it was not measured.</p>
 {_table(names, lines)}{_sources(rows)}"""
+
+
+def _circumstances(rows: Sequence[CompareRow]) -> str:
+    """On what they were measured, by recipe where that differs."""
+    by_note: dict[str, list[str]] = {}
+    for row in rows:
+        if row.list_name is not None:
+            note = circumstances(
+                row.list_name, f"{row.images}", row.image_labels_used, row.background
+            )
+            by_note.setdefault(note, []).append(row.recipe)
+    if len(by_note) < 2:
+        return "".join(by_note)
+    return "; ".join(f"{', '.join(recipes)}: {note}" for note, recipes in by_note.items())
 
 
 def _sources(rows: Sequence[CompareRow]) -> str:
@@ -147,9 +161,10 @@ def _table(names: Sequence[str], lines: Sequence[str]) -> str:
     )
 
 
-def _bars(name: str, values: Sequence[float | None]) -> str:
+def _bars(name: str, values: Sequence[float | None], note: str = "") -> str:
     cells = [bar_cell(None) if v is None else bar_cell(f"{v:.1f}", v) for v in values]
-    return f"<tr><th>{escaped(name)}</th>{''.join(cells)}</tr>"
+    head = escaped(name) + (f"<small>{escaped(note)}</small>" if note else "")
+    return f"<tr><th>{head}</th>{''.join(cells)}</tr>"
 
 
 def _miou(row: CompareRow | None) -> float | None:
@@ -177,7 +192,7 @@ def _sheets(comparison: Comparison, pictures: int) -> list[Sheet]:
             _sheet(
                 comparison,
                 "Pseudo labels",
-                f"Images of list '{first.recipe.data.train_split}', with their image-level labels.",
+                f"Images of list '{first.recipe.data.train_split}'.",
                 evenly(first.train_set.samples, pictures),
                 "labels",
                 _pseudo_label,

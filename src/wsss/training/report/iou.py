@@ -76,15 +76,29 @@ def _thinned(images: ImageSet, limit: int | None) -> ImageSet:
 
 
 def _column(name: str, report: EvalReport, num_images: int) -> IouColumn:
-    labels = "labels given" if report.image_labels_used else "no labels given"
     of_all = "" if report.images == num_images else f" of {num_images}"
+    count = f"{report.images}{of_all}"
     return IouColumn(
         name,
-        f"{report.list_name}, {report.images}{of_all} images, {labels}",
+        circumstances(report.list_name, count, report.image_labels_used, report.background),
         _finite(report.miou),
         {key: _finite(value) for key, value in report.iou.items()},
         report.images,
+        report.list_name,
+        report.background,
+        report.image_labels_used,
     )
+
+
+def circumstances(
+    list_name: str, images: str, image_labels_used: bool | None, background: str | None
+) -> str:
+    """What a figure stands on: list, number of images, use of image-level labels, threshold."""
+    labels = {True: "labels given", False: "no labels given", None: "use of labels not known"}
+    parts = [list_name, f"{images} images", labels[image_labels_used]]
+    if background is not None and background.startswith("threshold"):
+        parts.append(background)
+    return ", ".join(parts)
 
 
 def _finite(value: float) -> float | None:

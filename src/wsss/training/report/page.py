@@ -73,7 +73,9 @@ class IouColumn:
     Attributes:
         iou: by class name, with the background; None where the class does not occur.
             An empty mapping marks predictions that were not made; the note says why.
-        images: how many were measured.
+        images: how many were measured, of the list `list_name`.
+        background: the rule that made it, see `EvalReport`.
+        image_labels_used: None where that is not known.
     """
 
     name: str
@@ -81,6 +83,9 @@ class IouColumn:
     miou: float | None = None
     iou: Mapping[str, float | None] = field(default_factory=dict)
     images: int | None = None
+    list_name: str | None = None
+    background: str | None = None
+    image_labels_used: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,8 @@ def _stage_card(method: str, name: str, record: dict[str, Any] | None) -> StageC
     text = _OWN_STAGES.get((method, name), STAGES[name])
     if record is None:
         return StageCard(name, text)
-    figures = {key: float(value) for key, value in record.get("figures", {}).items()}
+    found = record.get("figures", {}).items()  # None where no pixel was to be counted
+    figures = {key: float(value) for key, value in found if value is not None}
     figures.pop("walk_images", None)  # the same images as those of the labels
     key = next((key for key in _UNITS if key in figures), None)
     headline = (f"{figures.pop(key):.1f}", _UNITS[key]) if key else None

@@ -82,10 +82,7 @@ def evaluate_on_validation(run: Run, folder: Path, section: SegmenterSection) ->
         digest = file_digest(file, "sha256").hexdigest()
     place = [str(images.root), run.recipe.data.val_split, images.digest(masks=True)]
     settings = [section.model_dump(mode="json"), run.recipe.cam.align]
-    state = sha256(json.dumps([EVALUATION_FORMAT, digest, place, settings]).encode())
-    for sample in masked:  # masks may be drawn anew without getting longer or shorter
-        state.update(sample.load_mask().tobytes())
-    key = state.hexdigest()
+    key = sha256(json.dumps([EVALUATION_FORMAT, digest, place, settings]).encode()).hexdigest()
     try:
         known = json.loads(kept.read_text(encoding="utf-8"))
         if known["key"] == key:
