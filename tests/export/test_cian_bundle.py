@@ -1,8 +1,11 @@
 """A bundle of CIAN: its segmenter is the self branch alone, and labels as the run does."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from command_line import wsss
@@ -10,10 +13,14 @@ from torch import nn
 from untrained_run import write_untrained_run
 
 from wsss.errors import ArtifactError, ConfigError
+from wsss.export.bundle import ExportSettings, export_run
+from wsss.export.precision import Precision
 from wsss.runtime.bundle import open_bundle
 from wsss.runtime.bundle_predictor import BundlePredictor
 from wsss.runtime.image_io import read_image, read_label_map
 from wsss.training.checkpoint import load_checkpoint, save_checkpoint
+from wsss.training.data.image_set import ImageSet, Sample
+from wsss.training.models.cian import EXPORTED_PARTS
 from wsss.training.predictor import RunPredictor
 from wsss.training.recipe import load_recipe
 
@@ -21,6 +28,26 @@ pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'wsss[ex
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 
 pytestmark = pytest.mark.usefixtures("networks_traced_once")
+
+
+MEMORY_OF_AFFINITIES = """
+import resource, numpy, onnxruntime, torch
+from wsss.training.data.image_set import ImageSet, Sample
+from wsss.training.models.cian import CrossImageAffinity
+sizes = {axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)}
+program = torch.onnx.export(
+    CrossImageAffinity(16, 8).eval(), (torch.zeros(2, 16, 12, 18),), dynamo=True,
+    opset_version=18, dynamic_shapes=(sizes,), verbose=False,
+)
+session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+(pixels,) = session.get_inputs()
+def peak(side):
+    session.run(None, {pixels.name: numpy.ones((1, 16, side, side), numpy.float32)})
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak(16)
+print(peak(128) - before)
+"""
+"""MiB that one image adds to what the process has held before."""
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +115,46 @@ def test_there_is_no_walk_to_label_by(run: Path, exported: Path, photos: Path) -
         RunPredictor(run, "cpu").label(image, None, "labels")
     with pytest.raises(ArtifactError, match="has no graph 'label': it has cam, segmenter"):
         BundlePredictor(exported).predict(image, None, "walk")
+
+
+def test_labels_that_it_cannot_use_are_refused(
+    exported: Path, photos: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text("file,labels\nscene,square\n")
+    given = ("--model", exported, "--out", tmp_path / "out", "--labels", table)
+    line = wsss("label", photos, *given).line()
+    assert "its segmenter takes no image-level labels: leave --labels out" in line
+
+
+def test_affinities_are_computed_in_parts() -> None:
+    """Of 128 x 128 cells they would take 256 MiB, and as much again behind the softmax."""
+    finished = subprocess.run(
+        [sys.executable, "-c", MEMORY_OF_AFFINITIES], capture_output=True, text=True, check=True
+    )
+    assert float(finished.stdout) < 64
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_affinities_stay_in_float32(
+    run: Path, photos: Path, tmp_path: Path, precision: Precision
+) -> None:
+    """Nothing divides their products: half precision would round them in front of the softmax."""
+    settings = ExportSettings(precision=precision, names=("segmenter",), force=True)
+    classes = RunPredictor(run, "cpu").classes
+    samples = tuple(Sample(path.stem, path, ()) for path in sorted(photos.iterdir()))
+    images = ImageSet(photos, "drawn", classes, samples)
+    export_run(run, tmp_path / "bundle", settings, images=images)
+    graph = onnx.load(tmp_path / "bundle" / "segmenter.onnx").graph
+    made_by = {name: node for node in graph.node for name in node.output}
+    products = [node for node in graph.node if node.op_type == "MatMul"]
+    num_scales = len(load_recipe(run / "recipe.toml").segmenter.scales)
+    assert len(products) == 2 * EXPORTED_PARTS * num_scales
+    readers = {name: node.op_type for node in graph.node for name in node.input}
+    into_softmax = [node for node in products if readers[node.output[0]] == "Softmax"]
+    assert len(into_softmax) == EXPORTED_PARTS * num_scales
+    for node in products:
+        for name in node.input:
+            before = made_by[name]
+            if before.op_type == "Cast":
+                assert onnx.helper.get_node_attr_value(before, "to") == onnx.TensorProto.FLOAT

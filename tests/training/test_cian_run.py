@@ -9,6 +9,7 @@ import cian_reference
 import numpy as np
 import pytest
 import torch
+from command_line import wsss
 from tiny_run import (
     METHODS,
     TRAIN_NAMES,
@@ -191,7 +192,8 @@ def test_the_loss_of_a_batch_is_the_published_one(
 @pytest.mark.parametrize("stride", [1, 4, 8])
 def test_cells_are_inside_where_their_label_is_of_the_image(stride: int, corners: bool) -> None:
     inside = np.array([[0, 0, 33, 33], [3, 10, 20, 31], [32, 0, 33, 1]])
-    found = inside_cells(torch.from_numpy(inside), 33, stride, corners=corners).numpy()
+    batch = {"image": torch.zeros(3, 3, 33, 33), "inside": torch.from_numpy(inside)}
+    found = inside_cells(batch, stride, "corners" if corners else "reference").numpy()
     for cells, (top, left, bottom, right) in zip(found, inside, strict=True):
         shown = np.zeros((33, 33), np.uint8)
         shown[top:bottom, left:right] = 1
@@ -211,6 +213,10 @@ def test_groups_of_an_epoch_share_a_class_and_depend_on_seed_and_epoch(
         order = _epoch_order(objective, seed, epoch)
         assert np.array_equal(order, _epoch_order(objective, seed, epoch))
         assert len(order) >= objective.num_samples and set(order) == set(range(len(samples)))
+        batch_size = run.recipe_of(CianRecipe).cian.train.batch_size
+        used = order[: len(samples) // batch_size * batch_size]
+        with_classes = [index for index in used if samples[index].labels]
+        assert len(set(with_classes)) == len(with_classes)  # nobody twice: there are partners
         for one, two in order.reshape(-1, 2):
             assert one == two or set(samples[one].labels or ()) & set(samples[two].labels or ())
         orders[seed, epoch] = order.tobytes()
@@ -401,12 +407,23 @@ def test_classifier_and_seeds_of_another_recipe_can_be_used_again() -> None:
 
 
 def test_a_run_has_no_walk_but_labels_any_image(
-    finished_cian_run: Path, tiny_images: ImageSet
+    finished_cian_run: Path, tiny_images: ImageSet, tiny_data: Path, tmp_path: Path
 ) -> None:
     predictor = RunPredictor(finished_cian_run, "cpu")
-    image = read_image(tiny_images.select("val").samples[0].image_path)
+    photo = tiny_images.select("val").samples[0].image_path
+    image = read_image(photo)
     with pytest.raises(ConfigError, match="of method cian, which has no walk: choose of cam, seg"):
         predictor.label(image, None, "labels")
+    out, table = tmp_path / "out", tmp_path / "labels.csv"
+    table.write_text(f"file,labels\n{photo.stem},disc\n")
+    command = ("label", photo, "--model", finished_cian_run, "--out", out)
+    for options, message in (
+        (("--labels", table), "takes no image-level labels: leave --labels out, or label --by cam"),
+        (("--by", "cam", "--crf"), "which has no CRF for --by cam: leave --crf out"),
+    ):
+        assert message in wsss(*command, *options).line()
+    line = wsss("eval", finished_cian_run, "--data", tiny_data, "--stage", "labels").line()
+    assert line.endswith(f"measure those that there are, '{finished_cian_run / 'labels'}'")
     network = _open(finished_cian_run, "segmenter")
     recipe = predictor.recipe
     planes = segment_logits(network, image, recipe.segmenter, recipe.cam.align, CPU)

@@ -20,6 +20,8 @@ Precision = Literal["fp32", "fp16", "int8"]
 
 LEAST_AGREEMENT: dict[Precision, float] = {"fp32": 0.999, "fp16": 0.995, "int8": 0.95}
 """Share of pixels whose label must stay: fp32 against torch, the others against fp32."""
+_KEPT = ("MatMul", "Softmax")
+"""Stay in float32: CIAN's affinities, whose products nothing divides in front of the softmax."""
 _CALIBRATION_SCALES = (0.5, 1.0, 1.5)
 
 
@@ -70,11 +72,42 @@ def _scaled(
 
 def half_precision(network: NetworkGraph) -> NetworkGraph:
     """Weights and activations in float16; input and outputs stay float32."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
     model = _copy(network.model)
-    model = convert_float_to_float16(model, keep_io_types=True)
+    model = convert_float_to_float16(
+        model, keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_KEPT]
+    )
+    _join_casts(model.graph)
     return replace(network, model=_sorted(model))
+
+
+def _join_casts(graph: onnx.GraphProto) -> None:
+    """Take out the way through float16 that the converter leaves between two of `_KEPT`."""
+    half, full = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    made = {name for node in graph.node if node.op_type in _KEPT for name in node.output}
+    rounded = {
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if _casts_to(node, half) and node.input[0] in made
+    }
+    same = {
+        node.output[0]: rounded[node.input[0]]
+        for node in graph.node
+        if _casts_to(node, full) and node.input[0] in rounded
+    }
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = same.get(name, name)
+    read = {name for node in graph.node for name in node.input}
+    read |= {output.name for output in graph.output}
+    for node in [node for node in graph.node if node.op_type == "Cast"]:
+        if node.output[0] not in read:
+            graph.node.remove(node)
+
+
+def _casts_to(node: onnx.NodeProto, kind: int) -> bool:
+    return node.op_type == "Cast" and onnx.helper.get_node_attr_value(node, "to") == kind
 
 
 def eight_bits(
@@ -102,6 +135,7 @@ def eight_bits(
             return next(self.feeds, None)
 
     with tempfile.TemporaryDirectory() as folder, _quiet():
+        kept = [node.name for node in network.model.graph.node if node.op_type in _KEPT]
         plain, quantised = Path(folder, "plain.onnx"), Path(folder, "int8.onnx")
         onnx.save(network.model, plain)
         quantize_static(
@@ -112,6 +146,7 @@ def eight_bits(
             per_channel=True,
             activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            nodes_to_exclude=kept,
             extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True},
         )
         model = onnx.load(quantised)

@@ -234,7 +234,7 @@ def _step(
     optimizer.step()
     total_sums = distributed.sum_over_processes(sums)
     values = objective.figures(total_sums, counts).tolist() if objective.names else []
-    figures = dict(zip(objective.names, values, strict=False))
+    figures = dict(zip(objective.names, values, strict=True))
     return {"loss": float(objective.loss(total_sums, counts)), **figures}
 
 

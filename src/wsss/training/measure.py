@@ -53,6 +53,11 @@ def measure(
             raise ConfigError(f"unknown stage '{stage}': choose of {choices}")
         predictor = _open_run(path, images, device)
         kind = cast(PredictionKind, stage)
+        if kind == "labels" and kind not in predictor.recipe.ways() and (path / kind).is_dir():
+            raise ConfigError(
+                f"method {predictor.recipe.method} makes labels in training alone: measure those "
+                f"that there are, '{path / kind}'"
+            )
         predictor.stages_of(kind)  # refuses a walk where there is none, before any image is read
         predictions = RunPredictions(predictor, kind, use_image_labels=use_image_labels)
         split = split or predictor.recipe.data.val_split

@@ -84,6 +84,23 @@ class OpenRun:
         """See `OpenModel`."""
 
 
+def _require_walk_if_needed(
+    predictor: RunPredictor, kind: str | None, crf: bool | None, has_labels: bool
+) -> None:
+    """Say what to leave out where a method has no walk, which takes labels and has a CRF."""
+    method, walks = predictor.recipe.method, "walk" in predictor.recipe.ways()
+    if has_labels and kind is None and not walks:
+        raise ConfigError(
+            f"run '{predictor.folder}' is of method {method}, whose segmenter takes no image-level "
+            "labels: leave --labels out, or label --by cam"
+        )
+    if crf and kind == "cam" and not walks:
+        raise ConfigError(
+            f"run '{predictor.folder}' is of method {method}, which has no CRF for --by cam: leave "
+            "--crf out"
+        )
+
+
 def run_model(
     folder: Path,
     *,
@@ -113,6 +130,7 @@ def run_model(
     if chosen == "segmenter" and has_labels:
         raise ConfigError("--by segmenter takes no image-level labels: leave --labels out")
     predictor = RunPredictor(folder, device)
+    _require_walk_if_needed(predictor, kind, crf, has_labels)
     if instances:
         require_plain_walk(chosen == "walk" and not crf)
         predictor.require_instances()

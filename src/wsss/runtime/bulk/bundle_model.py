@@ -158,6 +158,11 @@ def bundle_model(
         chosen = _kind("walk" if kind == "labels" else kind, predictor, has_labels)
         if chosen == "segmenter" and has_labels:
             raise ConfigError("--by segmenter takes no image-level labels: leave --labels out")
+        if kind is None and has_labels and set(predictor.bundle.graphs) == {"cam", "segmenter"}:
+            raise ConfigError(
+                f"bundle '{folder}' has no walk, and its segmenter takes no image-level labels: "
+                "leave --labels out"
+            )
         if instances:
             _require_instances(predictor, chosen, crf)
         thresholds = None

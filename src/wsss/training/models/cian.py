@@ -20,7 +20,9 @@ from .whole_batch_norm import WholeBatchNorm2d
 CHANNELS = 1024
 """Of queries, keys and values, as published."""
 AFFINITY_CELLS = 2**25
-"""Affinities that are held at a time when images are labelled: 128 MiB."""
+"""Affinities that are held at a time when images are labelled by a run: 128 MiB."""
+EXPORTED_PARTS = 16
+"""Parts of the queries in an exported graph, one after the other: it does not know its sizes."""
 
 
 class CrossImageAffinity(nn.Module):
@@ -90,14 +92,22 @@ class CrossImageAffinity(nn.Module):
                 at_least_float32(part)
                 for part in (query.transpose(1, 2), key, value.transpose(1, 2))
             )
-            if self.training or torch.compiler.is_exporting():
-                parts: Sequence[Tensor] = (queries,)
-            else:
-                at_a_time = max(1, AFFINITY_CELLS // (len(keys) * keys.shape[2]))
-                parts = torch.split(queries, at_a_time, dim=1)
             # (B, Nq, D) @ (B, D, Nk) -> (B, Nq, Nk) @ (B, Nk, D)
-            gathered = [torch.softmax(part @ keys, dim=2) @ values for part in parts]
-        return torch.cat(gathered, dim=1).transpose(1, 2).to(value.dtype)
+            gathered = [
+                torch.bmm(torch.softmax(torch.bmm(part, keys), dim=2), values)
+                for part in self._parts(queries, keys)
+            ]
+        return torch.cat(gathered, dim=1)[:, : query.shape[2]].transpose(1, 2).to(value.dtype)
+
+    def _parts(self, queries: Tensor, keys: Tensor) -> Sequence[Tensor]:
+        """Queries (B, Nq, D) whose affinities are held at a time; training keeps all of them."""
+        if self.training:
+            return (queries,)
+        count = queries.shape[1]
+        if torch.compiler.is_exporting():
+            padded = F.pad(queries, (0, 0, 0, -count % EXPORTED_PARTS))
+            return padded.reshape(len(padded), EXPORTED_PARTS, -1, padded.shape[2]).unbind(1)
+        return torch.split(queries, max(1, AFFINITY_CELLS // (len(keys) * keys.shape[2])), dim=1)
 
     def _added(self, gathered: Tensor, x: Tensor, track: bool = True) -> Tensor:
         """(B, D, Nq) -> what is added to the features (B, F, h, w)."""

@@ -17,7 +17,7 @@ from ..recipe import AffinityNetRecipe, WalkRecipe
 from ..run import Run
 from .crops import network_input, vote_labels
 from .fitting import fit_objective, trained_network
-from .seed_crops import seed_sampler
+from .labelled_crops import crop_sampler, stage_labels
 
 
 def train_affinity(run: Run, folder: Path, digest: str) -> None:
@@ -52,7 +52,7 @@ def affinity_objective(run: Run, network: AffinityNet) -> Objective:
     return Objective(
         network,
         len(run.train_set.samples),
-        seed_sampler(run, settings, reduce),
+        crop_sampler(run, settings, reduce, stage_labels(run, "seeds")),
         terms,
         affinity_loss,
         PAIR_NAMES,

@@ -7,24 +7,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...runtime.geometry import resize
 from ...runtime.image_io import write_label_map
 from ..cian_losses import CIAN_NAMES, cian_loss, cian_loss_sums, cian_terms
 from ..data.class_groups import class_groups
 from ..data.image_set import Sample
 from ..evaluation import FolderPredictions, evaluate
 from ..loop import Batch, Objective
-from ..losses import segmentation_loss, segmentation_loss_sums
 from ..models.cian import CianSegmenter
 from ..networks import cian_architecture, open_as, segmenter_architecture
 from ..recipe import CianRecipe
 from ..run import Run
 from ..sections.cian import CianRoundSection
-from .crops import inside_cells, nearest_labels, network_input
+from .crops import inside_cells, network_input, on_label_grid
 from .files import make_image_files
 from .fitting import fit_objective, trained_network
-from .seed_crops import seed_sampler
-from .segmenter import measure_on_validation, segment_image
+from .labelled_crops import stage_labels
+from .segmenter import (
+    measure_on_validation,
+    segment_image,
+    segmentation_objective,
+    segmenter_crops,
+)
 
 
 def train_cian(run: Run, folder: Path, digest: str) -> None:
@@ -93,34 +96,16 @@ def cian_objective(
     Args:
         labels: the stage that made them.
     """
-    align, stride = run.recipe.cam.align, section.label_stride
+    align = run.recipe.cam.align
     samples = run.train_set.samples
-    corners = align == "corners"
-
-    def reduce(label_map: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return nearest_labels(label_map, stride, corners=corners)
-
-    sample = seed_sampler(run, section.train.augmentation, reduce, labels)
-
-    def on_label_grid(logits: Tensor, batch: Batch) -> Tensor:
-        height, width = batch["labels"].shape[-2:]
-        return resize(logits.float(), (height, width), align)
-
-    def terms_alone(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        logits = model(network_input(network, batch))
-        return segmentation_loss_sums(on_label_grid(logits, batch), batch["labels"])
-
-    def loss_alone(sums: Tensor, counts: Tensor) -> Tensor:
-        return segmentation_loss(sums, counts, section.balance)
-
+    sample = segmenter_crops(run, section, stage_labels(run, labels))
     if not section.cross_affinity:
-        return Objective(network, len(samples), sample, terms_alone, loss_alone, ())
+        return segmentation_objective(run, network, section, sample)
 
     def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         branches = model(network_input(network, batch), section.group_size)
-        logits = torch.stack([on_label_grid(branch, batch) for branch in branches])
-        side = batch["image"].shape[-1]
-        inside = inside_cells(batch["inside"], side, stride, corners=corners)
+        logits = torch.stack([on_label_grid(branch, batch, align) for branch in branches])
+        inside = inside_cells(batch, section.label_stride, align)
         return cian_loss_sums(logits, batch["labels"], inside)
 
     def loss(sums: Tensor, counts: Tensor) -> Tensor:

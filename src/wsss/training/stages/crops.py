@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ...runtime.geometry import Align, resize
 from ...runtime.palette import IGNORE_INDEX
 from ..data.transforms import Crop
 from ..loop import Batch
@@ -79,18 +80,25 @@ def nearest_labels(
     return np.ascontiguousarray(label_map[rows[:, None], columns])
 
 
-def inside_cells(inside: Tensor, side: int, stride: int, *, corners: bool) -> Tensor:
+def on_label_grid(logits: Tensor, batch: Batch, align: Align) -> Tensor:
+    """(B, C, h, w) logits in float32, resized to the grid of the batch's `labels`."""
+    height, width = batch["labels"].shape[-2:]
+    return resize(logits.float(), (height, width), align)
+
+
+def inside_cells(batch: Batch, stride: int, align: Align) -> Tensor:
     """Whether the cells of `nearest_labels` show the image.
 
     Args:
-        inside: (B, 4) of `Crop.inside`.
-        side: of the crops in pixels.
+        batch: with `image` (B, 3, S, S) and `inside` (B, 4) of `crop_arrays`.
 
     Returns:
         (B, h, w) bool.
     """
-    pixels = torch.from_numpy(cell_pixels(side, stride, corners=corners)).to(inside.device)
-    top, left, bottom, right = inside.T[..., None]
+    side = batch["image"].shape[-1]
+    pixels = torch.from_numpy(cell_pixels(side, stride, corners=align == "corners"))
+    pixels = pixels.to(batch["inside"].device)
+    top, left, bottom, right = batch["inside"].T[..., None]
     in_rows, in_columns = (pixels >= top) & (pixels < bottom), (pixels >= left) & (pixels < right)
     both: Tensor = in_rows[:, :, None] & in_columns[:, None, :]
     return both

@@ -33,7 +33,7 @@ from ..recipe import IRNetRecipe, WalkRecipe
 from ..run import Run
 from .crops import nearest_labels, network_input
 from .fitting import fit_objective, trained_network
-from .seed_crops import seed_sampler
+from .labelled_crops import crop_sampler, stage_labels
 
 
 def train_irnet(run: Run, folder: Path, digest: str) -> None:
@@ -72,7 +72,7 @@ def irnet_objective(run: Run, network: IRNet) -> Objective:
     return Objective(
         network,
         len(run.train_set.samples),
-        seed_sampler(run, section.train.augmentation, reduce),
+        crop_sampler(run, section.train.augmentation, reduce, stage_labels(run, "seeds")),
         terms,
         irnet_loss,
         (*PAIR_NAMES, *(DISPLACEMENT_NAMES if section.displacement else ())),

@@ -1,12 +1,7 @@
 """The losses of SEC as what a segmenter learns."""
 
-from collections.abc import Callable
-
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...runtime.geometry import resize
 from ..loop import Batch, Objective
 from ..models.segmenter import Segmenter
 from ..recipe import PlainSegmenterRecipe
@@ -21,16 +16,13 @@ from ..sec_losses import (
     seed_term,
     weighted_means,
 )
-from .crops import cell_pixels, inside_cells, network_input
+from .crops import cell_pixels, inside_cells, network_input, on_label_grid
+from .labelled_crops import CropSampler
 
 TERMS = ("seed", "expand_present", "expand_background", "expand_absent", "constrain")
 
 
-def sec_objective(
-    run: Run,
-    network: Segmenter,
-    sample: Callable[[int, np.random.Generator], dict[str, NDArray[np.generic]]],
-) -> Objective:
+def sec_objective(run: Run, network: Segmenter, sample: CropSampler) -> Objective:
     """Seed, expansion and constrain-to-boundary on the grid of labels.
 
     A loss whose weight is 0 is not computed, and its figures are 0.
@@ -40,17 +32,13 @@ def sec_objective(
     crf = losses.crf.settings()
 
     def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        labels = batch["labels"]
-        logits = model(network_input(network, batch)).float()
-        logits = resize(logits, (labels.shape[-2], labels.shape[-1]), align)
+        logits = on_label_grid(model(network_input(network, batch)), batch, align)
         probabilities = floored_probabilities(logits)
-        inside = inside_cells(
-            batch["inside"], batch["image"].shape[-1], section.label_stride, corners=corners
-        )
+        inside = inside_cells(batch, section.label_stride, align)
         nothing = probabilities.sum() * 0
         found: list[Term] = [(nothing, nothing.detach())] * len(TERMS)
         if losses.seed:
-            found[0] = seed_term(probabilities, labels)
+            found[0] = seed_term(probabilities, batch["labels"])
         if losses.expand:
             found[1:4] = expansion_terms(
                 probabilities,

@@ -1,7 +1,7 @@
 """The last stage: a segmenter trained on label maps; it needs no image-level labels to predict."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import file_digest, sha256
@@ -16,9 +16,8 @@ from ...errors import ArtifactError
 from ...runtime.dense_crf import DenseCrf, unary_from_logits
 from ...runtime.files import atomic_write_bytes
 from ...runtime.geometry import Align, image_tensor, resize, scaled_size
-from ...runtime.image_io import read_image, read_label_map
+from ...runtime.image_io import read_image
 from ..data.image_set import Sample
-from ..data.transforms import augment
 from ..evaluation import EvalReport, evaluate
 from ..loop import Batch, Objective
 from ..losses import segmentation_loss, segmentation_loss_sums
@@ -27,16 +26,15 @@ from ..networks import normalise, open_as, segmenter_architecture
 from ..recipe import PlainSegmenterRecipe
 from ..run import Run
 from ..sections.segmenter import SegmenterSection
-from .crops import crop_arrays, nearest_labels, network_input
+from .crops import nearest_labels, network_input, on_label_grid
 from .fitting import fit_objective, trained_network
+from .labelled_crops import CropSampler, LabelPath, crop_sampler, stage_labels
 from .sec import sec_objective
 
 EVALUATION = "evaluation.json"
 """In a stage's folder: what `evaluate_on_validation` found."""
 EVALUATION_FORMAT = 1
 """Raised when the same network would be measured as something else."""
-
-LabelSampler = Callable[[int, np.random.Generator], dict[str, NDArray[np.generic]]]
 
 
 def train_segmenter(run: Run, folder: Path, digest: str, labels: str = "labels") -> None:
@@ -46,11 +44,14 @@ def train_segmenter(run: Run, folder: Path, digest: str, labels: str = "labels")
         labels: stage that has made the label maps to learn from.
     """
     section = run.recipe_of(PlainSegmenterRecipe).segmenter
-    sample = label_sampler(run, lambda image: run.folder / labels / f"{image.name}.png")
-    objective_of = sec_objective if section.loss == "sec" else segmentation_objective
+    sample = label_sampler(run, stage_labels(run, labels))
 
     def fit(network: Segmenter) -> None:
-        fit_objective(run, folder, digest, objective_of(run, network, sample), section.train)
+        if section.loss == "sec":
+            objective = sec_objective(run, network, sample)
+        else:
+            objective = segmentation_objective(run, network, section, sample)
+        fit_objective(run, folder, digest, objective, section.train)
 
     architecture = segmenter_architecture(run.recipe, len(run.train_set.classes))
     trained_network(Segmenter, run, folder, architecture, section.train, fit, section.start)
@@ -98,43 +99,37 @@ def evaluate_on_validation(run: Run, folder: Path, section: SegmenterSection) ->
     return report
 
 
-def label_sampler(run: Run, label_path: Callable[[Sample], Path]) -> LabelSampler:
-    """What `Objective.sample` is for a segmenter.
-
-    Args:
-        label_path: of the label map of an image.
-
-    Returns:
-        Arrays of a crop, `labels` (h, w) on the grid of `label_stride`, `classes` (C,) of the
-        image.
-    """
-    section, train_set = run.recipe.segmenter, run.train_set
-    settings = section.train.augmentation
-    corners = run.recipe.cam.align == "corners"
+def label_sampler(run: Run, label_path: LabelPath) -> CropSampler:
+    """Those of `segmenter_crops`, and `classes` (C,) of the image."""
+    train_set = run.train_set
+    crops = segmenter_crops(run, run.recipe.segmenter, label_path)
 
     def sample(index: int, generator: np.random.Generator) -> dict[str, NDArray[np.generic]]:
-        chosen = train_set.samples[index]
-        label_map = read_label_map(label_path(chosen))
-        crop = augment(read_image(chosen.image_path), label_map, settings, generator)
-        arrays = crop_arrays(crop)
-        full = np.asarray(arrays.pop("label_map"), np.uint8)
-        return arrays | {
-            "labels": nearest_labels(full, section.label_stride, corners=corners),
-            "classes": chosen.label_vector(len(train_set.classes)),
-        }
+        classes = train_set.samples[index].label_vector(len(train_set.classes))
+        return crops(index, generator) | {"classes": classes}
 
     return sample
 
 
-def segmentation_objective(run: Run, network: Segmenter, sample: LabelSampler) -> Objective:
+def segmenter_crops(run: Run, section: SegmenterSection, label_path: LabelPath) -> CropSampler:
+    """Crops with `labels` on the grid of `label_stride`."""
+    corners = run.recipe.cam.align == "corners"
+
+    def reduce(label_map: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return nearest_labels(label_map, section.label_stride, corners=corners)
+
+    return crop_sampler(run, section.train.augmentation, reduce, label_path)
+
+
+def segmentation_objective(
+    run: Run, network: Segmenter, section: SegmenterSection, sample: CropSampler
+) -> Objective:
     """Cross entropy of augmented crops against label maps."""
-    section = run.recipe.segmenter
     align = run.recipe.cam.align
 
     def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        logits = model(network_input(network, batch)).float()
-        target = (batch["labels"].shape[-2], batch["labels"].shape[-1])
-        return segmentation_loss_sums(resize(logits, target, align), batch["labels"])
+        logits = on_label_grid(model(network_input(network, batch)), batch, align)
+        return segmentation_loss_sums(logits, batch["labels"])
 
     def loss(sums: Tensor, counts: Tensor) -> Tensor:
         return segmentation_loss(sums, counts, section.balance)

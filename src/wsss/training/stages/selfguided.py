@@ -26,11 +26,12 @@ from ..networks import normalise, open_as, segmenter_architecture
 from ..recipe import SelfGuidedRecipe
 from ..run import Run
 from ..sections.selfguided import SelfGuidedSection
-from .crops import inside_cells, network_input
+from .crops import inside_cells, network_input, on_label_grid
 from .files import make_image_files
 from .fitting import fit_objective, trained_network
+from .labelled_crops import CropSampler
 from .seeds import image_seed
-from .segmenter import LabelSampler, label_sampler
+from .segmenter import label_sampler
 
 GUIDE_STRIDE = 2
 """The filter works on the image at half size."""
@@ -66,7 +67,7 @@ def train_self_guided(run: Run, folder: Path, digest: str) -> None:
     trained_network(SelfGuidedNet, run, folder, architecture, section.train, fit, section.start)
 
 
-def self_guided_objective(run: Run, network: SelfGuidedNet, sample: LabelSampler) -> Objective:
+def self_guided_objective(run: Run, network: SelfGuidedNet, sample: CropSampler) -> Objective:
     """Classes of the image, labels of the cells, and maps that agree with intermediate features."""
     recipe = run.recipe_of(SelfGuidedRecipe)
     segmenter, guided, align = recipe.segmenter, recipe.selfguided, recipe.cam.align
@@ -74,33 +75,31 @@ def self_guided_objective(run: Run, network: SelfGuidedNet, sample: LabelSampler
 
     def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         maps: SelfGuidedMaps = model(network_input(network, batch))
-        labels, present = batch["labels"], batch["classes"]
+        present = batch["classes"]
         count = maps.classes.new_tensor([float(len(present))], dtype=torch.float32)
         classes = classification_loss(maps.classes.float(), present)[None] * count
-        logits = resize(maps.logits.float(), (labels.shape[-2], labels.shape[-1]), align)
-        by_label, pixels = segmentation_loss_sums(logits, labels)
+        logits = on_label_grid(maps.logits, batch, align)
+        by_label, pixels = segmentation_loss_sums(logits, batch["labels"])
         if guided.affinity_weight:
-            inside = inside_cells(
-                batch["inside"],
-                batch["image"].shape[-1],
-                network.feature_stride,
-                corners=align == "corners",
-            )
+            inside = inside_cells(batch, network.feature_stride, align)
             apart, cells = agreement_sums(maps, present > 0, inside, guided)
         else:
             apart, cells = classes.detach() * 0, count * 0
         sums = torch.cat([classes, apart, by_label])
         return sums, torch.cat([count, cells, pixels])
 
-    def loss(sums: Tensor, counts: Tensor) -> Tensor:
+    def figures(sums: Tensor, counts: Tensor) -> Tensor:
         means = sums[:2] / counts[:2].clamp(min=1)
         labelled = segmentation_loss(sums[2:], counts[2:], segmenter.balance)
-        return means[0] + guided.affinity_weight * means[1] + labelled
+        return torch.cat([means, labelled[None]])
+
+    def loss(sums: Tensor, counts: Tensor) -> Tensor:
+        classification, agreement, labelled = figures(sums, counts).unbind()
+        return classification + guided.affinity_weight * agreement + labelled
 
     num_samples = len(run.train_set.samples)
-    return Objective(
-        AllMaps(network), num_samples, sample, terms, loss, ("classification", "agreement")
-    )
+    names = ("classification", "agreement", "labels")
+    return Objective(AllMaps(network), num_samples, sample, terms, loss, names, figures=figures)
 
 
 def agreement_sums(
