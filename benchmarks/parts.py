@@ -43,6 +43,13 @@ def without(name: str, *settings: str) -> Variant:
     return Variant(name, settings, {", val": "segmenter.miou"}, "cam,segmenter")
 
 
+WHOLE = {
+    ", val": "segmenter.miou",
+    ", train, step 1 at its best threshold": "labels.step1_best_miou",
+    ", train, step 2 at its best": "labels.step2_best_miou",
+    ", train, step 3 at its best": "labels.step3_best_miou",
+    ", train, labels": "labels.miou",
+}
 ALONE = ("cian.cross_affinity=false", "cian.completion=0")
 VARIANTS = {
     "cian_mobilenetv2": (
@@ -52,10 +59,10 @@ VARIANTS = {
         Variant("+ completion", (), {"": "cian.miou", " + retraining": "segmenter.miou"}),
     ),
     "selfguided_mobilenetv2": (
-        Variant("whole", (), {", val": "segmenter.miou", ", labels of train": "labels.miou"}),
+        Variant("whole", (), WHOLE),
         without("labels made once", "selfguided.alternate=false"),
-        without("without step 2, affinity", "selfguided.affinity=false"),
-        without("without step 3, guided filter", "selfguided.guided=false"),
+        without("labels without step 2, affinity", "selfguided.affinity=false"),
+        without("labels without step 3, guided filter", "selfguided.guided=false"),
         without("without the loss of the maps", "selfguided.affinity_weight=0"),
     ),
 }

@@ -36,7 +36,7 @@ def train(
     ] = None,
     stages: Annotated[
         str | None,
-        typer.Option(help="Only these, with commas: cam, seeds, affinity, labels, segmenter."),
+        typer.Option(help="Only these of the method's, with commas; a wrong name lists them."),
     ] = None,
     device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = "auto",
     overwrite: Annotated[
