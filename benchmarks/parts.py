@@ -45,10 +45,9 @@ def without(name: str, *settings: str) -> Variant:
 
 WHOLE = {
     ", val": "segmenter.miou",
-    ", train, step 1 at its best threshold": "labels.step1_best_miou",
-    ", train, step 2 at its best": "labels.step2_best_miou",
-    ", train, step 3 at its best": "labels.step3_best_miou",
-    ", train, labels": "labels.miou",
+    ", train, maps of step 1": "labels.step1_miou",
+    ", train, maps of step 2": "labels.step2_miou",
+    ", train, labels, by step 3": "labels.miou",
 }
 ALONE = ("cian.cross_affinity=false", "cian.completion=0")
 VARIANTS = {
