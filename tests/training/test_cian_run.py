@@ -423,7 +423,9 @@ def test_a_run_has_no_walk_but_labels_any_image(
     ):
         assert message in wsss(*command, *options).line()
     line = wsss("eval", finished_cian_run, "--data", tiny_data, "--stage", "labels").line()
-    assert line.endswith(f"measure those that there are, '{finished_cian_run / 'labels'}'")
+    advised = ("eval", finished_cian_run / "labels", "--split", "train")
+    assert line.endswith(f"measure those that there are by `wsss {' '.join(map(str, advised))}`")
+    wsss(*advised, "--data", tiny_data).succeeded()
     network = _open(finished_cian_run, "segmenter")
     recipe = predictor.recipe
     planes = segment_logits(network, image, recipe.segmenter, recipe.cam.align, CPU)

@@ -83,7 +83,10 @@ def half_precision(network: NetworkGraph) -> NetworkGraph:
 
 
 def _join_casts(graph: onnx.GraphProto) -> None:
-    """Take out the way through float16 that the converter leaves between two of `_KEPT`."""
+    """Let the nodes of `_KEPT` read each other in float32: the converter rounds between them.
+
+    Casts that nobody reads any longer stay: whoever takes the network in takes what it needs.
+    """
     half, full = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
     made = {name for node in graph.node if node.op_type in _KEPT for name in node.output}
     rounded = {
@@ -99,11 +102,6 @@ def _join_casts(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         for index, name in enumerate(node.input):
             node.input[index] = same.get(name, name)
-    read = {name for node in graph.node for name in node.input}
-    read |= {output.name for output in graph.output}
-    for node in [node for node in graph.node if node.op_type == "Cast"]:
-        if node.output[0] not in read:
-            graph.node.remove(node)
 
 
 def _casts_to(node: onnx.NodeProto, kind: int) -> bool:

@@ -198,11 +198,13 @@ def _rows(name: str, opened: OpenedRun, columns: Mapping[str, IouColumn]) -> lis
                 continue
             measured = kind or stage
             # Of the masks that are there now, else of those that were there in training.
-            column = columns.get(measured) or IouColumn(measured, "")
-            miou = figures[key] if column.miou is None else column.miou
-            images = figures.get("images") if column.miou is None else column.images
+            miou, column = figures[key], columns.get(measured)
+            if column is not None and column.miou is not None:
+                miou = column.miou
+            else:
+                column = IouColumn(measured, "", images=figures.get("images"))
             classes = opened.run.images.classes
-            published = published_miou(method, backbone, measured, classes, images)
+            published = published_miou(method, backbone, measured, classes, column.images)
             cost = StageCost(name, stage) if kind else _cost(name, stage, record)
             rows.append(
                 CompareRow(
@@ -212,7 +214,7 @@ def _rows(name: str, opened: OpenedRun, columns: Mapping[str, IouColumn]) -> lis
                     stage=measured,
                     miou=miou,
                     list_name=column.list_name,
-                    images=images,
+                    images=column.images,
                     background=column.background,
                     image_labels_used=column.image_labels_used,
                     seconds=cost.seconds,

@@ -56,7 +56,8 @@ def measure(
         if kind == "labels" and kind not in predictor.recipe.ways() and (path / kind).is_dir():
             raise ConfigError(
                 f"method {predictor.recipe.method} makes labels in training alone: measure those "
-                f"that there are, '{path / kind}'"
+                f"that there are by `wsss eval {path / kind} --split "
+                f"{predictor.recipe.data.train_split}`"
             )
         predictor.stages_of(kind)  # refuses a walk where there is none, before any image is read
         predictions = RunPredictions(predictor, kind, use_image_labels=use_image_labels)

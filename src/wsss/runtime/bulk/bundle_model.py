@@ -158,7 +158,8 @@ def bundle_model(
         chosen = _kind("walk" if kind == "labels" else kind, predictor, has_labels)
         if chosen == "segmenter" and has_labels:
             raise ConfigError("--by segmenter takes no image-level labels: leave --labels out")
-        if kind is None and has_labels and set(predictor.bundle.graphs) == {"cam", "segmenter"}:
+        graphs = predictor.bundle.graphs
+        if kind is None and has_labels and "label" not in graphs and "segmenter" in graphs:
             raise ConfigError(
                 f"bundle '{folder}' has no walk, and its segmenter takes no image-level labels: "
                 "leave --labels out"

@@ -78,6 +78,7 @@ th small { display: block; color: var(--soft); font-weight: 400; }
 td, th { padding: 5px 6px; }
 .sheet { min-width: 820px; table-layout: fixed; }
 .sheet td { vertical-align: top; }
+.sheet th { overflow-wrap: anywhere; }
 .sheet img { display: block; width: 100%; height: auto; border-radius: 5px; }
 .sheet .name td {
   padding: 12px 6px 0; color: var(--soft); font-size: 13px; overflow-wrap: anywhere;

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -223,10 +224,17 @@ def content_digest(path: Path) -> str:
         DataError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        state = path.stat()
+        return _content_digest(path, state.st_size, state.st_mtime_ns)
     except OSError as error:
         raise DataError(f"cannot read '{path}': {error.strerror}") from None
+
+
+@lru_cache(maxsize=65536)
+def _content_digest(path: Path, num_bytes: int, changed_ns: int) -> str:
+    """Read once in a process while the file is as long and as old: every stage asks for it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def num_bytes(path: Path) -> int:

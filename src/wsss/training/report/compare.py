@@ -80,11 +80,12 @@ def _circumstances(rows: Sequence[CompareRow]) -> str:
     """On what they were measured, by recipe where that differs."""
     by_note: dict[str, list[str]] = {}
     for row in rows:
+        note = "when it was trained"
         if row.list_name is not None:
             note = circumstances(
                 row.list_name, f"{row.images}", row.image_labels_used, row.background
             )
-            by_note.setdefault(note, []).append(row.recipe)
+        by_note.setdefault(note, []).append(row.recipe)
     if len(by_note) < 2:
         return "".join(by_note)
     return "; ".join(f"{', '.join(recipes)}: {note}" for note, recipes in by_note.items())

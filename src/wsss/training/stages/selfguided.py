@@ -144,11 +144,12 @@ def refined_maps(
     section, align = recipe.selfguided, recipe.cam.align
     size = (image.shape[0], image.shape[1])
     at_full_size = scaled_size(size, 1.0, align, network.backbone.output_stride)
-    features: dict[tuple[int, ...], Tensor] = {}  # by size of the input; one pass gives both
+    features: dict[tuple[int, ...], Tensor] = {}  # of the full size; one pass gives both
 
     def activation_of(pixels: Tensor) -> Tensor:
         cam, found = network.activation_and_features(normalise(network, pixels))
-        features[pixels.shape[-2:]] = found[:1].float()  # behind it comes the mirror
+        if pixels.shape[-2:] == at_full_size:
+            features[at_full_size] = found[:1].float()  # behind it comes the mirror
         return cam
 
     activation = multi_scale_cam(
