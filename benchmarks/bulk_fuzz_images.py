@@ -28,13 +28,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from local_model import LocalModel
 from mutated_images import write_mutated
 
-from wsss.runtime.bad_files import CODES
-from wsss.runtime.bulk.frozen_list import FrozenList, open_list
+from wsss.runtime.bulk.image_list.frozen_list import FrozenList, open_list
 from wsss.runtime.bulk.job import JOB, read_job
-from wsss.runtime.bulk.marks import under_way
 from wsss.runtime.bulk.plan import INPUTS
-from wsss.runtime.bulk.records import OK, read_images, recorded_units, unit_name
 from wsss.runtime.bulk.run import label_in_bulk
+from wsss.runtime.bulk.work.in_progress import under_way
+from wsss.runtime.bulk.work.records import OK, read_images, recorded_units, unit_name
+from wsss.runtime.io.bad_files import CODES
 
 WORKERS = 2
 SLOW_S = 10.0

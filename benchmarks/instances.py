@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 import torch
 
-from wsss.runtime.bench.instances import InstanceCase, bench_instances
-from wsss.runtime.bench.machine import measure_machine
+from wsss.bench.instances import InstanceCase, bench_instances
+from wsss.bench.machine import measure_machine
 from wsss.runtime.instances.settings import InstanceSettings
-from wsss.runtime.pseudo_labels import WalkSettings
+from wsss.runtime.refine.pseudo_labels import WalkSettings
 
 STRIDE = 4
 PUBLISHED_WALK = WalkSettings(10.0, 256, 5, "full", 1e-4, "constant", 16.0, 0.25, "reference")

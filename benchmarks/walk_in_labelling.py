@@ -20,17 +20,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from wsss.runtime.affinity import affinity_from_features
-from wsss.runtime.bench.published import dense_walk
-from wsss.runtime.image_io import read_image, read_label_map, write_label_map
-from wsss.runtime.pairs import PairOffsets
-from wsss.runtime.propagation import propagate
-from wsss.runtime.pseudo_labels import label_from_scores, walk_scores
-from wsss.runtime.score_maps import load_score_maps
+from wsss.bench.published_operators import dense_walk
+from wsss.runtime.io.image_io import read_image, read_label_map, write_label_map
+from wsss.runtime.io.score_maps import load_score_maps
+from wsss.runtime.refine.feature_affinity import affinity_from_features
+from wsss.runtime.refine.pairs import PairOffsets
+from wsss.runtime.refine.pseudo_labels import label_from_scores, walk_scores
+from wsss.runtime.refine.random_walk import propagate
 from wsss.training.data.image_set import ImageSet, spread
 from wsss.training.data.readers import read_image_set
-from wsss.training.predictor import RunPredictor
-from wsss.training.stages.labels import walk_settings
+from wsss.training.methods.shared.walk_stage import walk_settings
+from wsss.training.predict.run_predictor import RunPredictor
 
 DENSE_IMAGES = 2
 

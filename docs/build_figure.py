@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 from wsss import read_image, read_image_set
-from wsss.runtime.files import atomic_write_bytes
-from wsss.runtime.image_io import read_label_map
-from wsss.runtime.pictures import contact_sheet, draw_heat, draw_labels, encode_png
-from wsss.runtime.score_maps import load_score_maps
+from wsss.runtime.io.files import atomic_write_bytes
+from wsss.runtime.io.image_io import read_label_map
+from wsss.runtime.io.score_maps import load_score_maps
+from wsss.runtime.report.pictures import contact_sheet, draw_heat, draw_labels, encode_png
 
 IMAGES = 3
 

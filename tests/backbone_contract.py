@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from wsss.errors import ConfigError
-from wsss.training.models.backbone import Normalisation
-from wsss.training.models.build import build_backbone
-from wsss.training.models.parameters import parameter_groups
+from wsss.training.backbones.backbone import Normalisation
+from wsss.training.backbones.build import build_backbone
+from wsss.training.backbones.parameters import parameter_groups
 
 SIZES = ((1, 1), (33, 47), (64, 96))
 

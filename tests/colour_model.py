@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsss.runtime.bulk.model import Answer
-from wsss.runtime.bulk.writers.contract import Need
+from wsss.runtime.bulk.formats.contract import Need
+from wsss.runtime.bulk.predictor_spec import Answer
 from wsss.runtime.instances.instance_map import InstanceMap
 
 

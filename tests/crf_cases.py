@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from wsss.runtime.dense_crf import CrfSettings, unary_from_scores
+from wsss.runtime.refine.dense_crf import CrfSettings, unary_from_scores
 
 SIZES = [(1, 1), (1, 7), (5, 1), (3, 4), (7, 5)]
 PUBLISHED = {

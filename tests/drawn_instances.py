@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsss.runtime.image_io import write_label_map
 from wsss.runtime.instances.instance_map import InstanceMap
+from wsss.runtime.io.image_io import write_label_map
 
 CLASSES = ("cat", "dog")
 SIZES = ((40, 60), (37, 49))

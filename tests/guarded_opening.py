@@ -109,8 +109,8 @@ def _open_all(pipe: Connection) -> None:
     import onnx.checker  # noqa: F401
     import onnxruntime  # noqa: F401
 
-    import wsss.training.models.foreign_weights
-    import wsss.training.networks  # noqa: F401
+    import wsss.training.backbones.foreign_weights
+    import wsss.training.engine.networks  # noqa: F401
 
     # A crash is told by its signal; a core file would be as large as the memory.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -147,14 +147,14 @@ def _open(kind: Kind, path: Path) -> None:
     import torch
 
     from wsss.runtime.backends.onnxruntime_backend import open_onnx
-    from wsss.runtime.bundle import check_again, open_bundle
-    from wsss.training.models.foreign_weights import load_backbone_weights
-    from wsss.training.networks import open_network
+    from wsss.runtime.bundle.open import check_again, open_bundle
+    from wsss.training.backbones.foreign_weights import load_backbone_weights
+    from wsss.training.engine.networks import open_network
 
     if kind == "checkpoint":
         open_network(path, torch.device("cpu"))
     elif kind == "weights":
-        from wsss.training.models.build import build_backbone
+        from wsss.training.backbones.build import build_backbone
 
         load_backbone_weights(build_backbone("small"), path)
     else:

@@ -22,7 +22,7 @@ from mutated_models import packed_checkpoint, replace_graph, write_small_bundle
 from onnx import TensorProto, helper
 from small_bundles import array, cam_model, model, read_manifest, tensor_info, write_manifest
 
-from wsss.runtime.bundle import MANIFEST
+from wsss.runtime.bundle.open import MANIFEST
 
 SECRET_BYTES = 36
 """As many as the weight of the graph that is attacked takes."""

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from wsss.runtime.pseudo_labels import WalkSettings
-from wsss.runtime.score_maps import ScoreMaps
+from wsss.runtime.io.score_maps import ScoreMaps
+from wsss.runtime.refine.pseudo_labels import WalkSettings
 
 
 def walk_settings(**changes):

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsss.runtime.bulk.images import ImageRef, LabelledImage
-from wsss.runtime.bulk.writers.contract import JobView, Writer
+from wsss.runtime.bulk.formats.contract import JobView, Writer
+from wsss.runtime.bulk.inputs.images import ImageRef, LabelledImage
 from wsss.runtime.instances.instance_map import InstanceMap
-from wsss.runtime.palette import voc_palette
+from wsss.runtime.io.palette import voc_palette
 
 Labels = NDArray[np.uint8]
 

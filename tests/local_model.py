@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsss.errors import DataError, ServerError
-from wsss.runtime.bulk.model import Answer
+from wsss.runtime.bulk.predictor_spec import Answer
 
 POISON, REFUSED, FATAL, ONCE, NAN, LARGE = 66, 67, 68, 69, 70, 71
 """Values of the first pixel: kills its process; fails; ends the job; kills it the first time;
@@ -22,7 +22,7 @@ gets a confidence that is no number; needs more memory than there is."""
 
 @dataclass(frozen=True)
 class LocalModel:
-    """Labels by the red channel; see `wsss.runtime.bulk.model.Model`."""
+    """Labels by the red channel; see `wsss.runtime.bulk.predictor_spec.Model`."""
 
     name: str = "local"
     classes: tuple[str, ...] = ("cat", "dog", "bird", "tree")

@@ -15,9 +15,9 @@ import onnx
 from onnx import TensorProto, helper
 from small_bundles import spec, write_bundle, write_manifest
 
-from wsss.runtime.bundle import MANIFEST, file_entry, seal
-from wsss.runtime.graph_tensors import TYPES
-from wsss.runtime.walks.graph import walk_model
+from wsss.export.graphs.walk import walk_model
+from wsss.runtime.bundle.graph_tensors import TYPES
+from wsss.runtime.bundle.open import MANIFEST, file_entry, seal
 
 _NUMBERS = (
     0,

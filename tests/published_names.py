@@ -2,8 +2,8 @@
 
 import torch
 
-from wsss.training.models.build import build_backbone
-from wsss.training.models.parameters import parameter_groups
+from wsss.training.backbones.build import build_backbone
+from wsss.training.backbones.parameters import parameter_groups
 
 
 def constants(shapes):

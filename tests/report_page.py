@@ -3,7 +3,7 @@
 import base64
 from html.parser import HTMLParser
 
-from wsss.runtime.image_io import decode_image
+from wsss.runtime.io.image_io import decode_image
 
 
 class Page(HTMLParser):

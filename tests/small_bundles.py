@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from wsss.runtime.bundle import MANIFEST, file_entry, seal
+from wsss.runtime.bundle.open import MANIFEST, file_entry, seal
 
 ENGINE = "label.sm90.trt11.4.0.plan"
 FILES = ("cam.onnx", "label.onnx", ENGINE)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsss.runtime.image_io import write_label_map
+from wsss.runtime.io.image_io import write_label_map
 
 HEIGHT, WIDTH = 4, 6
 

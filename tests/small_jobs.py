@@ -9,8 +9,8 @@ from typing import Any
 from local_model import LocalModel
 from tiny_run import files_of
 
-from wsss.runtime.bulk.durable import WORK
 from wsss.runtime.bulk.run import LabelSummary, label_in_bulk
+from wsss.runtime.io.staging import WORK
 
 COUNT = 50
 TOLD = ("timings.jsonl", "summary.json", "report.html")

@@ -5,13 +5,13 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from wsss.runtime.bulk.durable import WORK
-from wsss.runtime.bulk.frozen_list import FrozenList, freeze, open_list
-from wsss.runtime.bulk.images import ImageRef
+from wsss.runtime.bulk.image_list.frozen_list import FrozenList, freeze, open_list
+from wsss.runtime.bulk.inputs.images import ImageRef
 from wsss.runtime.bulk.job import JOB, read_job
 from wsss.runtime.bulk.plan import INPUTS, settings_digest
-from wsss.runtime.bulk.records import ImageRecord, read_images, recorded_units, write_record
 from wsss.runtime.bulk.timings import TIMINGS
+from wsss.runtime.bulk.work.records import ImageRecord, read_images, recorded_units, write_record
+from wsss.runtime.io.staging import WORK
 
 
 def list_of(out: Path) -> FrozenList:

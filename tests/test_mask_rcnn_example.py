@@ -15,9 +15,9 @@ from drawn_instances import CLASSES, write_scenes
 
 from wsss.runtime.bulk.plan import Settings
 from wsss.runtime.bulk.run import label_in_bulk
-from wsss.runtime.image_io import read_image
+from wsss.runtime.io.image_io import read_image
 from wsss.training.data.readers import read_image_set
-from wsss.training.measure import measure_instances
+from wsss.training.predict.measure import measure_instances
 
 PATH = Path(__file__).parents[1] / "docs" / "examples" / "train_mask_rcnn.py"
 

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsss.errors import WsssError
-from wsss.runtime.image_io import write_label_map
+from wsss.runtime.io.image_io import write_label_map
 from wsss.training.data.readers import read_image_set
 from wsss.training.pipeline import train
-from wsss.training.recipe import Recipe, load_recipe
+from wsss.training.recipe.load import Recipe, load_recipe
 
 CLASSES = ("disc", "bar")
 COLOURS = ((220, 60, 40), (40, 80, 220))
@@ -200,7 +200,7 @@ def _train(
 ) -> None:
     import torch
 
-    from wsss.training import loop
+    from wsss.training.engine import loop
 
     os.environ.update(environment)
     os.fsync = lambda descriptor: None  # seconds on a busy disk; a killed process needs none

@@ -18,7 +18,7 @@ def traced_once() -> Iterator[None]:
     if find_spec("onnx") is None:
         yield
         return
-    from wsss.export import networks
+    from wsss.export import trace as networks
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "_trace", _remembering(networks._trace))

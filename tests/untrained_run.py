@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from wsss.training.checkpoint import load_checkpoint, save_checkpoint
-from wsss.training.networks import recipe_architectures, save_network
-from wsss.training.recipe import Recipe, dump_recipe, load_recipe
+from wsss.training.engine.checkpoint import load_checkpoint, save_checkpoint
+from wsss.training.engine.networks import recipe_architectures, save_network
+from wsss.training.recipe.load import Recipe, dump_recipe, load_recipe
 
 CLASSES = ("disc", "bar", "ring")
 

@@ -32,9 +32,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from wsss.runtime.bulk.writers.rle import coco_text, regions
-from wsss.runtime.files import IMAGE_SUFFIXES
-from wsss.runtime.image_io import read_image
+from wsss.runtime.bulk.formats.rle import coco_text, regions
+from wsss.runtime.io.files import IMAGE_SUFFIXES
+from wsss.runtime.io.image_io import read_image
 from wsss.training.data.coco_masks import rasterise
 
 BASE_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .runtime.image_io import read_image, write_label_map
+    from .runtime.io.image_io import read_image, write_label_map
     from .training.data.readers import read_image_set
-    from .training.measure import measure
     from .training.pipeline import train
-    from .training.predictor import RunPredictor
-    from .training.recipe import load_recipe
+    from .training.predict.measure import measure
+    from .training.predict.run_predictor import RunPredictor
+    from .training.recipe.load import load_recipe
 
 __all__ = [
     "RunPredictor",

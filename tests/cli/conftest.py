@@ -10,8 +10,8 @@ from command_line import Outcome, picture, wsss
 from tiny_run import tiny_recipe, write_images
 from traced_once import traced_once
 
-from wsss.runtime.bench import machine
-from wsss.training.recipe import dump_recipe
+from wsss.bench import machine
+from wsss.training.recipe.load import dump_recipe
 
 MEASURED = cache(machine.measure_machine)
 

@@ -13,7 +13,7 @@ from command_line import HEIGHT, ODD_IMAGES, WIDTH, break_file, everything, trai
 from safetensors.torch import save_file
 from tiny_run import copy_run
 
-from wsss.runtime.image_io import read_label_map
+from wsss.runtime.io.image_io import read_label_map
 
 # Labels
 

@@ -10,12 +10,12 @@ from pytest import MonkeyPatch, approx, fixture, importorskip, mark
 from torch import Tensor
 from typer.testing import CliRunner
 
+from wsss.bench import cam as cam_bench
+from wsss.bench import cases as bench_cases
+from wsss.bench import label_torch as label_forms
+from wsss.bench import walk as walk_bench
+from wsss.bench.photo import drawn_crf_case, drawn_walk_case
 from wsss.cli.main import app
-from wsss.export.bench import cam as cam_bench
-from wsss.runtime.bench import walk as walk_bench
-from wsss.runtime.bench.photo import drawn_crf_case, drawn_walk_case
-from wsss.training.bench import cases as bench_cases
-from wsss.training.bench import label as label_forms
 
 WALK_KEYS = {
     "stride",

@@ -10,9 +10,9 @@ import pytest
 from command_line import Outcome, break_file, picture, wsss
 from tiny_run import CLASSES, NUM_TRAIN, NUM_VAL, STAGES, files_of
 
-from wsss.runtime.image_io import read_image, read_label_map
-from wsss.training.predictor import RunPredictor
-from wsss.training.recipe import load_recipe
+from wsss.runtime.io.image_io import read_image, read_label_map
+from wsss.training.predict.run_predictor import RunPredictor
+from wsss.training.recipe.load import load_recipe
 
 LABELS = ("background", *CLASSES)
 

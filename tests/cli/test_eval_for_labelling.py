@@ -8,7 +8,7 @@ import pytest
 from command_line import wsss
 from tiny_run import CLASSES, NUM_TRAIN, NUM_VAL, TRAIN_NAMES
 
-from wsss.runtime.image_io import encode_grey, read_label_map
+from wsss.runtime.io.image_io import encode_grey, read_label_map
 
 
 def test_calibrate(run: Path, tiny_data: Path, tmp_path: Path) -> None:

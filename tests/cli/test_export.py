@@ -10,7 +10,7 @@ import pytest
 from command_line import Outcome, wsss
 from tiny_run import CLASSES, NUM_VAL
 
-from wsss.runtime.image_io import read_label_map
+from wsss.runtime.io.image_io import read_label_map
 
 pytest.importorskip("onnxscript", reason="needs onnxscript")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from command_line import wsss
 
-from wsss.runtime.bad_files import CODES
 from wsss.runtime.bulk.class_thresholds import read_thresholds
+from wsss.runtime.io.bad_files import CODES
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -8,9 +8,9 @@ from command_line import picture, wsss
 from report_page import read_page
 from synthetic_jobs import write_job, write_units
 
-from wsss.runtime.bulk.images import ImageRef
-from wsss.runtime.bulk.lock import whole_job
-from wsss.runtime.bulk.records import OK, ImageRecord
+from wsss.runtime.bulk.inputs.images import ImageRef
+from wsss.runtime.bulk.work.lock import whole_job
+from wsss.runtime.bulk.work.records import OK, ImageRecord
 
 
 @pytest.fixture

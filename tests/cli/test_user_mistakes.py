@@ -15,8 +15,8 @@ from small_bundles import content, write_bundle, write_manifest
 from synthetic_jobs import write_job, write_units
 from tiny_run import copy_run
 
-from wsss.runtime.bulk.images import ImageRef
-from wsss.runtime.bulk.records import OK, ImageRecord
+from wsss.runtime.bulk.inputs.images import ImageRef
+from wsss.runtime.bulk.work.records import OK, ImageRecord
 
 TABLE = Path(__file__).with_name("user_mistakes.txt")
 COMMANDS = {

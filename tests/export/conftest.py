@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from traced_once import traced_once
 
-from wsss.training.demo_set.files import write_demo_scenes
+from wsss.training.demo.files import write_demo_scenes
 
 
 @pytest.fixture(scope="module")

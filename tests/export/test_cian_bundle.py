@@ -15,14 +15,14 @@ from untrained_run import write_untrained_run
 from wsss.errors import ArtifactError, ConfigError
 from wsss.export.bundle import ExportSettings, export_run
 from wsss.export.precision import Precision
-from wsss.runtime.bundle import open_bundle
-from wsss.runtime.bundle_predictor import BundlePredictor
-from wsss.runtime.image_io import read_image, read_label_map
-from wsss.training.checkpoint import load_checkpoint, save_checkpoint
+from wsss.runtime.bundle.open import open_bundle
+from wsss.runtime.bundle.predictor import BundlePredictor
+from wsss.runtime.io.image_io import read_image, read_label_map
 from wsss.training.data.image_set import ImageSet, Sample
-from wsss.training.models.cian import EXPORTED_PARTS
-from wsss.training.predictor import RunPredictor
-from wsss.training.recipe import load_recipe
+from wsss.training.engine.checkpoint import load_checkpoint, save_checkpoint
+from wsss.training.methods.cian.network import EXPORTED_PARTS
+from wsss.training.predict.run_predictor import RunPredictor
+from wsss.training.recipe.load import load_recipe
 
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'wsss[export]'")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("networks_traced_once")
 MEMORY_OF_AFFINITIES = """
 import resource, numpy, onnxruntime, torch
 from wsss.training.data.image_set import ImageSet, Sample
-from wsss.training.models.cian import CrossImageAffinity
+from wsss.training.methods.cian.network import CrossImageAffinity
 sizes = {axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)}
 program = torch.onnx.export(
     CrossImageAffinity(16, 8).eval(), (torch.zeros(2, 16, 12, 18),), dynamo=True,

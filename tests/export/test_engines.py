@@ -14,8 +14,8 @@ from wsss.errors import ConfigError
 from wsss.export import engines
 from wsss.export.engines import add_engines
 from wsss.export.tensorrt import EngineInfo, EngineSettings, ShapeRange
-from wsss.runtime.bundle import EngineEntry, open_bundle
-from wsss.runtime.progress import Progress
+from wsss.runtime.bundle.open import EngineEntry, open_bundle
+from wsss.runtime.io.progress import Progress
 
 Built = list[tuple[str, Mapping[str, ShapeRange], EngineSettings]]
 

@@ -19,21 +19,22 @@ from untrained_run import CLASSES, untrained_recipe, write_untrained_run
 
 import wsss
 from wsss.errors import ArtifactError, ConfigError
-from wsss.export import agreement, bundle
+from wsss.export import bundle
 from wsss.export.bundle import ExportSettings, export_run
 from wsss.export.engines import engine_commands, write_engine_graph
-from wsss.export.subgraph import keep_outputs
+from wsss.export.graphs.subgraph import keep_outputs
+from wsss.export.parity import agreement
 from wsss.export.tensorrt import EngineSettings
 from wsss.runtime.bulk.bundle_model import bundle_model
-from wsss.runtime.bulk.records import ImageRecord
 from wsss.runtime.bulk.run import label_in_bulk
-from wsss.runtime.bundle import MANIFEST, file_entry, open_bundle, seal
-from wsss.runtime.bundle_predictor import BundlePredictor
-from wsss.runtime.image_io import read_image, read_label_map
-from wsss.training.demo_set.files import write_demo_scenes
-from wsss.training.demo_set.scenes import draw_scene
-from wsss.training.predictor import RunPredictor
-from wsss.training.run_model import run_model
+from wsss.runtime.bulk.work.records import ImageRecord
+from wsss.runtime.bundle.open import MANIFEST, file_entry, open_bundle, seal
+from wsss.runtime.bundle.predictor import BundlePredictor
+from wsss.runtime.io.image_io import read_image, read_label_map
+from wsss.training.demo.files import write_demo_scenes
+from wsss.training.demo.scenes import draw_scene
+from wsss.training.predict.run_model import run_model
+from wsss.training.predict.run_predictor import RunPredictor
 
 from .tensorrt_support import unsupported
 

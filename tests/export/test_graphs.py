@@ -13,16 +13,16 @@ from untrained_run import CLASSES, untrained_recipe, write_untrained_run
 
 from wsss.errors import ArtifactError, ConfigError
 from wsss.export.bundle import write_graphs
-from wsss.export.geometry import add_grid_size, add_scaled_size
-from wsss.export.locate import first_difference
-from wsss.export.parity import check_parity, compare, drawn_cases
-from wsss.export.reference import ParityCase, feeds, reference_outputs
+from wsss.export.graphs.builder import IR_VERSION, OPSET, Builder
+from wsss.export.graphs.geometry import add_grid_size, add_scaled_size
+from wsss.export.graphs.subgraph import needed_nodes
+from wsss.export.parity.first_difference import first_difference
+from wsss.export.parity.parity import check_parity, compare, drawn_cases
+from wsss.export.parity.reference import ParityCase, feeds, reference_outputs
 from wsss.export.source import ExportSource, graphs_of, open_source
-from wsss.export.subgraph import needed_nodes
-from wsss.runtime.backends.choose import open_graph
-from wsss.runtime.geometry import grid_size, scaled_size
-from wsss.runtime.walks.graph_builder import IR_VERSION, OPSET, Builder
-from wsss.training.demo_set.scenes import draw_scene
+from wsss.runtime.backends.registry import open_graph
+from wsss.runtime.refine.geometry import grid_size, scaled_size
+from wsss.training.demo.scenes import draw_scene
 
 pytest.importorskip("onnxscript", reason="needs onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
@@ -326,8 +326,8 @@ def test_sizes_are_rounded_as_python_rounds_them(align: str, stride: int, scale:
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["mobilenetv2", "resnet50", "vgg16", "resnet38"])
 def test_every_backbone_is_traced(backbone: str) -> None:
-    from wsss.export.networks import network_graph
-    from wsss.training.networks import Architecture
+    from wsss.export.trace import network_graph
+    from wsss.training.engine.networks import Architecture
 
     architecture = Architecture(
         "classifier", backbone, 16 if backbone == "mobilenetv2" else 8, 3, "", "corners"

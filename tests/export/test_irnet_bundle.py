@@ -15,21 +15,21 @@ from untrained_run import CLASSES, share_backbone, write_untrained_run
 
 from wsss.errors import ArtifactError, ConfigError
 from wsss.export.bundle import ExportSettings, export_run
-from wsss.export.parity import check_parity, drawn_cases
+from wsss.export.parity.parity import check_parity, drawn_cases
 from wsss.export.source import open_source
 from wsss.runtime.bulk.bundle_model import bundle_model
-from wsss.runtime.bundle import open_bundle
-from wsss.runtime.bundle_predictor import BundlePredictor
-from wsss.runtime.image_io import read_image
+from wsss.runtime.bundle.open import open_bundle
+from wsss.runtime.bundle.predictor import BundlePredictor
 from wsss.runtime.instances.files import read_ids
 from wsss.runtime.instances.instance_map import InstanceMap
-from wsss.training.checkpoint import load_checkpoint, save_checkpoint
+from wsss.runtime.io.image_io import read_image
 from wsss.training.data.image_set import ImageSet, Sample
-from wsss.training.demo_set.files import write_demo_scenes
-from wsss.training.instance_predictions import PairPredictions
-from wsss.training.models.irnet import DISPLACEMENT_CHANNELS, MIXED_CHANNELS
-from wsss.training.predictor import RunPredictor
-from wsss.training.recipe import Recipe, load_recipe
+from wsss.training.demo.files import write_demo_scenes
+from wsss.training.engine.checkpoint import load_checkpoint, save_checkpoint
+from wsss.training.evaluation.instance_predictions import PairPredictions
+from wsss.training.methods.irnet.network import DISPLACEMENT_CHANNELS, MIXED_CHANNELS
+from wsss.training.predict.run_predictor import RunPredictor
+from wsss.training.recipe.load import Recipe, load_recipe
 
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'wsss[export]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")

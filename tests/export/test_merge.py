@@ -4,8 +4,8 @@ import numpy as np
 from onnx import TensorProto, helper
 from pytest import importorskip
 
-from wsss.export.merge import merge_equal
-from wsss.runtime.walks.graph_builder import IR_VERSION, OPSET, Builder
+from wsss.export.graphs.builder import IR_VERSION, OPSET, Builder
+from wsss.export.graphs.merge import merge_equal
 
 onnxruntime = importorskip("onnxruntime", reason="needs onnxruntime")
 

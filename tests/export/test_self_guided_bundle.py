@@ -10,12 +10,12 @@ from untrained_run import CLASSES, write_untrained_run
 from wsss.errors import ArtifactError, ConfigError
 from wsss.export.bundle import ExportSettings, export_run
 from wsss.runtime.bulk.bundle_model import bundle_model
-from wsss.runtime.bundle import open_bundle
-from wsss.runtime.bundle_predictor import BundlePredictor
-from wsss.runtime.image_io import read_image, read_label_map
-from wsss.training.checkpoint import load_checkpoint, save_checkpoint
-from wsss.training.predictor import RunPredictor
-from wsss.training.recipe import load_recipe
+from wsss.runtime.bundle.open import open_bundle
+from wsss.runtime.bundle.predictor import BundlePredictor
+from wsss.runtime.io.image_io import read_image, read_label_map
+from wsss.training.engine.checkpoint import load_checkpoint, save_checkpoint
+from wsss.training.predict.run_predictor import RunPredictor
+from wsss.training.recipe.load import load_recipe
 
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'wsss[export]'")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")

@@ -9,12 +9,12 @@ from torch import nn
 from traced_once import traced_once
 from untrained_run import share_backbone, write_untrained_run
 
-from wsss.export import graphs
+from wsss.export.graphs import models as graphs
 from wsss.export.source import ExportSource, open_source
-from wsss.runtime.graph_inputs import present_input
-from wsss.training.demo_set.scenes import draw_scene
-from wsss.training.models.irnet import IRNet
-from wsss.training.recipe import load_recipe
+from wsss.runtime.bundle.inputs import present_input
+from wsss.training.demo.scenes import draw_scene
+from wsss.training.methods.irnet.network import IRNet
+from wsss.training.recipe.load import load_recipe
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'wsss[export]'")

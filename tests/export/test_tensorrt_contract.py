@@ -17,7 +17,7 @@ import onnx
 from pytest import fixture, mark, skip
 
 import wsss
-from wsss.runtime.walks.graph import walk_model
+from wsss.export.graphs.walk import walk_model
 
 from .tensorrt_uses import OBJECTS, uses_of
 

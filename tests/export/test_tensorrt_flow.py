@@ -28,7 +28,7 @@ from wsss.errors import (
 from wsss.export.tensorrt import EngineInfo, EngineSettings, build_engine
 from wsss.runtime.backends.contract import TensorSpec
 from wsss.runtime.backends.tensorrt_backend import DTYPES, open_plan
-from wsss.runtime.progress import Progress
+from wsss.runtime.io.progress import Progress
 
 from .tensorrt_stand_in import pretend_cuda
 

@@ -9,13 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 from pytest import fixture, mark, raises
 
 from wsss.errors import ArtifactError, ConfigError, DataError, WsssError
-from wsss.export.tensorrt import (
-    EngineSettings,
-    check_profile,
-    profile_from_sizes,
-    trtexec_command,
-)
-from wsss.runtime.walks.graph import walk_model
+from wsss.export.graphs.walk import walk_model
+from wsss.export.tensorrt import EngineSettings, check_profile, profile_from_sizes, trtexec_command
 
 IMAGE = (["batch", 3, "height", "width"], TensorProto.UINT8)
 CAM = (["batch", 20, "cam_height", "cam_width"], TensorProto.FLOAT)

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper
 from pytest import fixture, importorskip, mark, raises, skip
 
 from wsss.errors import ArtifactError, ShapeError, WsssError
+from wsss.export.graphs.walk import walk_model
 from wsss.export.tensorrt import EngineSettings, build_engine, profile_from_sizes
 from wsss.runtime.backends.tensorrt_backend import open_plan
-from wsss.runtime.walks.graph import walk_model
 
 pytestmark = mark.tensorrt
 

@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 from pytest import importorskip, mark, param
 
-from wsss.runtime.walks.graph import walk_model
+from wsss.export.graphs.walk import walk_model
 
 from .tensorrt_support import EXTRACT, unsupported
 

@@ -3,14 +3,14 @@ import torch
 from pytest import approx, importorskip, mark, raises
 
 from wsss.errors import ConfigError, DataError, ShapeError
-from wsss.runtime import affinity
-from wsss.runtime.affinity import (
+from wsss.runtime.refine import feature_affinity as affinity
+from wsss.runtime.refine.feature_affinity import (
     affinity_from_cosine,
     affinity_from_features,
     pair_distances,
     pair_labels,
 )
-from wsss.runtime.pairs import PairOffsets, is_empty, shifted
+from wsss.runtime.refine.pairs import PairOffsets, is_empty, shifted
 
 SIZES = [(1, 1), (1, 7), (9, 1), (3, 4), (5, 5), (5, 9), (6, 10), (13, 11)]
 BORDERS = ["reference", "full"]
@@ -172,7 +172,9 @@ def test_wrong_input_is_refused():
 @mark.parametrize("borders", ["reference", "full"])
 @mark.parametrize("size", [(1, 1), (1, 13), (2, 3), (19, 12)])
 def test_the_compiled_distances_equal_the_loops(size, borders):
-    native = importorskip("wsss.runtime.native_affinity", reason="numba is not installed")
+    native = importorskip(
+        "wsss.runtime.refine.fast.affinity_numba", reason="numba is not installed"
+    )
     features = torch.randn(2, 5, *size, generator=torch.Generator().manual_seed(4))
     cells = features.permute(0, 2, 3, 1).contiguous()
     found = native.feature_distances(cells, PairOffsets(5), borders)

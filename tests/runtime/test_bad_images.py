@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from wsss.errors import DataError
-from wsss.runtime.bad_files import BadFile, BadImage
-from wsss.runtime.image_io import decode_image, image_size, read_image, read_label_map
+from wsss.runtime.io.bad_files import BadFile, BadImage
+from wsss.runtime.io.image_io import decode_image, image_size, read_image, read_label_map
 
 FORMATS = {
     "jpeg": ("JPEG", {}),
@@ -246,7 +246,7 @@ def test_the_decoder_itself_stays_silent(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib\n"
         "from wsss.errors import DataError\n"
-        "from wsss.runtime.image_io import read_image\n"
+        "from wsss.runtime.io.image_io import read_image\n"
         "for path in pathlib.Path(sys.argv[1]).iterdir():\n"
         "    try:\n"
         "        read_image(path)\n"

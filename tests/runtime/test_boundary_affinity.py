@@ -8,9 +8,9 @@ from reference import pairs_of_grid, path_between
 from reference import path_maxima as naive_maxima
 
 from wsss.errors import ConfigError, DataError, ShapeError
-from wsss.runtime import boundary_affinity
-from wsss.runtime.boundary_affinity import affinity_from_boundary, path_maxima, path_steps
-from wsss.runtime.pairs import PairOffsets
+from wsss.runtime.refine import boundary_affinity
+from wsss.runtime.refine.boundary_affinity import affinity_from_boundary, path_maxima, path_steps
+from wsss.runtime.refine.pairs import PairOffsets
 
 SINGLE_CELL = boundary_affinity.SINGLE_CELL
 SIZES = [(1, 1), (1, 13), (11, 1), (2, 3), (5, 9), (12, 17)]

@@ -4,8 +4,8 @@ import torch
 from instance_scenes import walk_settings
 from pytest import mark
 
-from wsss.runtime.boundary_walk import boundary_affinities
-from wsss.runtime.pseudo_labels import walk_planes
+from wsss.runtime.refine.boundary_walk import boundary_affinities
+from wsss.runtime.refine.pseudo_labels import walk_planes
 
 
 def walked_within(boundary, planes, settings):

@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from wsss.runtime import bounded_threads
-from wsss.runtime.backends.triton_faults import Fault, FaultKind
-from wsss.runtime.backends.triton_retry import Retrier, RetryPolicy, Stopped
-from wsss.runtime.bounded_threads import in_threads
+from wsss.runtime.backends.triton.faults import Fault, FaultKind
+from wsss.runtime.backends.triton.retry import Retrier, RetryPolicy, Stopped
+from wsss.runtime.system import bounded_threads
+from wsss.runtime.system.bounded_threads import in_threads
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 7])

@@ -24,7 +24,7 @@ from small_bundles import (
 
 from wsss.errors import ArtifactError
 from wsss.runtime.backends.contract import TensorSpec
-from wsss.runtime.bundle import (
+from wsss.runtime.bundle.open import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
     EngineEntry,
@@ -517,7 +517,7 @@ def test_needs_no_other_package_until_it_opens_graphs(folder: Path) -> None:
         "for name in ('torch', 'onnx', 'onnxruntime', 'pydantic', 'typer', 'cv2', 'PIL'):\n"
         "    sys.modules[name] = None\n"
         "from wsss.errors import MissingDependencyError\n"
-        "from wsss.runtime.bundle import is_bundle, open_bundle\n"
+        "from wsss.runtime.bundle.open import is_bundle, open_bundle\n"
         "assert is_bundle(sys.argv[1])\n"
         "try:\n"
         "    open_bundle(sys.argv[1])\n"

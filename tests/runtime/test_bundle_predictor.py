@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from small_bundles import array, content, model, tensor_info, write_bundle, write_manifest
 
 from wsss.errors import ArtifactError
-from wsss.runtime.bundle_predictor import BundlePredictor
+from wsss.runtime.bundle.predictor import BundlePredictor
 
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 

@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from wsss.runtime.cam import multi_scale_cam, normalise_cam
-from wsss.runtime.geometry import grid_size, reduce_by_mean, resize, scaled_size, to_full_size
+from wsss.runtime.refine.cam import multi_scale_cam, normalise_cam
+from wsss.runtime.refine.geometry import (
+    grid_size,
+    reduce_by_mean,
+    resize,
+    scaled_size,
+    to_full_size,
+)
 
 
 def naive_normalise(activation, classes):

@@ -16,15 +16,15 @@ from crf_cases import (
 from pytest import approx, mark, raises, skip
 
 from wsss.errors import ConfigError, DataError, ShapeError
-from wsss.runtime import dense_crf
-from wsss.runtime.dense_crf import (
+from wsss.runtime.refine import dense_crf
+from wsss.runtime.refine.dense_crf import (
     CrfSettings,
     DenseCrf,
     unary_from_labels,
     unary_from_logits,
     unary_from_scores,
 )
-from wsss.runtime.permutohedral import Lattice
+from wsss.runtime.refine.permutohedral import Lattice
 
 
 def simplex(feature):

@@ -15,15 +15,15 @@ from crf_cases import (
 )
 from pytest import importorskip, mark, skip
 
-from wsss.runtime.bench.published import package_crf
-from wsss.runtime.dense_crf import (
+from wsss.bench.published_operators import package_crf
+from wsss.runtime.io.image_io import read_image
+from wsss.runtime.refine.dense_crf import (
     CrfSettings,
     DenseCrf,
     unary_from_labels,
     unary_from_logits,
     unary_from_scores,
 )
-from wsss.runtime.image_io import read_image
 
 
 def published_crf(image, unary, settings):

@@ -17,10 +17,10 @@ from onnx import TensorProto, helper
 from small_bundles import array, cam_model, label_model, model, tensor_info
 
 from wsss.errors import ArtifactError
+from wsss.export.graphs.walk import walk_model
 from wsss.runtime.backends.contract import TensorSpec
-from wsss.runtime.bundle import GraphEntry
-from wsss.runtime.graph_check import MAX_GRAPH_BYTES, check_graph
-from wsss.runtime.walks.graph import walk_model
+from wsss.runtime.bundle.graph_check import MAX_GRAPH_BYTES, check_graph
+from wsss.runtime.bundle.open import GraphEntry
 
 CAM = GraphEntry(
     file="cam.onnx",
@@ -593,7 +593,7 @@ def test_absent_onnx_is_named(tmp_path: Path) -> None:
         "import sys\n"
         "sys.modules['onnx'] = None\n"
         "from wsss.errors import MissingDependencyError\n"
-        "from wsss.runtime.graph_check import check_graph\n"
+        "from wsss.runtime.bundle.graph_check import check_graph\n"
         "try:\n"
         "    check_graph(sys.argv[1])\n"
         "except MissingDependencyError as error:\n"

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from wsss.errors import ConfigError, DataError, ShapeError
-from wsss.runtime.guided_filter import box_mean, guided_filter
+from wsss.runtime.refine.guided_filter import box_mean, guided_filter
 
 Array = NDArray[np.float64]
 

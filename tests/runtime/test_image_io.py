@@ -16,8 +16,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from wsss.errors import ArtifactError, DataError, ShapeError
-from wsss.runtime.files import atomic_write_bytes
-from wsss.runtime.image_io import (
+from wsss.runtime.io.files import atomic_write_bytes
+from wsss.runtime.io.image_io import (
     decode_image,
     encode_grey,
     encode_label_map,
@@ -26,7 +26,7 @@ from wsss.runtime.image_io import (
     read_label_map,
     write_label_map,
 )
-from wsss.runtime.palette import IGNORE_INDEX, voc_palette
+from wsss.runtime.io.palette import IGNORE_INDEX, voc_palette
 
 
 def smooth_picture(height: int = 37, width: int = 52) -> np.ndarray:
@@ -157,7 +157,7 @@ def test_name_that_is_no_utf8(tmp_path: Path) -> None:
 
 
 def test_a_user_limit_of_opencv_is_kept() -> None:
-    code = "import os, wsss.runtime.image_io; print(os.environ['OPENCV_IO_MAX_IMAGE_PIXELS'])"
+    code = "import os, wsss.runtime.io.image_io; print(os.environ['OPENCV_IO_MAX_IMAGE_PIXELS'])"
     environment = dict(os.environ, OPENCV_IO_MAX_IMAGE_PIXELS="12345")
     result = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
@@ -168,7 +168,7 @@ def test_a_user_limit_of_opencv_is_kept() -> None:
 def size_in_a_process(path: Path, limit: int) -> str:
     code = f"""
 from wsss.errors import DataError
-from wsss.runtime.image_io import image_size
+from wsss.runtime.io.image_io import image_size
 try:
     print(image_size({os.fspath(path)!r}, max_pixels=400_000_000))
 except DataError as error:

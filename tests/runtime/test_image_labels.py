@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from wsss.errors import DataError
-from wsss.runtime.image_labels import LabelEntry, LabelTable, read_label_table
+from wsss.runtime.io.image_labels import LabelEntry, LabelTable, read_label_table
 
 
 def table_of(folder: Path, text: str, name: str = "labels.csv", **options: object) -> LabelTable:

@@ -3,8 +3,8 @@ import torch
 from pytest import mark, raises
 
 from wsss.errors import ShapeError
-from wsss.runtime.mixed_batches import propagate_images
-from wsss.runtime.propagation import propagate
+from wsss.runtime.refine.mixed_batches import propagate_images
+from wsss.runtime.refine.random_walk import propagate
 
 SIZES = [(2, 9, 14), (3, 12, 10), (1, 1, 1), (0, 5, 5), (2, 3, 16)]
 

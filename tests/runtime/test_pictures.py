@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 
 from wsss.errors import ShapeError
-from wsss.runtime.image_io import decode_image
-from wsss.runtime.palette import voc_palette
-from wsss.runtime.pictures import (
+from wsss.runtime.io.image_io import decode_image
+from wsss.runtime.io.palette import voc_palette
+from wsss.runtime.report.pictures import (
     contact_sheet,
     data_uri,
     direction_wheel,

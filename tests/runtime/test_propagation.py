@@ -5,9 +5,9 @@ import torch
 from pytest import approx, mark, raises
 
 from wsss.errors import ConfigError, DataError, ShapeError
-from wsss.runtime.affinity import affinity_from_features
-from wsss.runtime.pairs import PairOffsets
-from wsss.runtime.propagation import chebyshev_coefficients, chebyshev_degree, propagate
+from wsss.runtime.refine.feature_affinity import affinity_from_features
+from wsss.runtime.refine.pairs import PairOffsets
+from wsss.runtime.refine.random_walk import chebyshev_coefficients, chebyshev_degree, propagate
 
 SIZES = [(1, 1), (1, 13), (11, 1), (2, 3), (4, 4), (5, 9), (12, 17)]
 BORDERS = ["reference", "full"]

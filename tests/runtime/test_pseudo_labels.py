@@ -6,8 +6,8 @@ import torch
 from numpy.testing import assert_allclose
 from pytest import mark
 
-from wsss.runtime.pseudo_labels import WalkSettings, walk_scores
-from wsss.runtime.score_maps import ScoreMaps
+from wsss.runtime.io.score_maps import ScoreMaps
+from wsss.runtime.refine.pseudo_labels import WalkSettings, walk_scores
 
 RADIUS, STEPS = 3, 16
 GRID = (5, 7)

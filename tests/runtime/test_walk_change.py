@@ -5,9 +5,9 @@ import pytest
 import reference
 import torch
 
-from wsss.runtime.affinity import affinity_from_features
-from wsss.runtime.pseudo_labels import WalkSettings, walk_change, walk_scores
-from wsss.runtime.score_maps import ScoreMaps
+from wsss.runtime.io.score_maps import ScoreMaps
+from wsss.runtime.refine.feature_affinity import affinity_from_features
+from wsss.runtime.refine.pseudo_labels import WalkSettings, walk_change, walk_scores
 
 RADIUS, ALPHA, THRESHOLD = 3, 2.0, 0.45
 

@@ -14,7 +14,7 @@ from untrained_run import untrained_recipe, write_untrained_run
 from wsss.errors import MissingDependencyError
 from wsss.export.bundle import ExportSettings, export_run
 from wsss.export.triton import RepositoryOptions, write_repository
-from wsss.runtime.bundle import MANIFEST, file_entry, seal
+from wsss.runtime.bundle.open import MANIFEST, file_entry, seal
 from wsss.runtime.serving.installation import Installation
 from wsss.runtime.serving.local_server import LocalServer
 

@@ -25,10 +25,10 @@ pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 from triton_server import num_waiting, triton_server
 
 from wsss.export.triton import RepositoryOptions, write_repository
-from wsss.runtime.backends import triton_backend
 from wsss.runtime.backends.contract import closed
 from wsss.runtime.backends.onnxruntime_backend import OnnxruntimeGraph, open_onnx
-from wsss.runtime.backends.triton_backend import TritonGraph, open_triton
+from wsss.runtime.backends.triton import backend as triton_backend
+from wsss.runtime.backends.triton.backend import TritonGraph, open_triton
 from wsss.runtime.backends.triton_memory import FOLDER, PREFIX
 
 pytestmark = pytest.mark.triton
@@ -412,7 +412,7 @@ def test_shared_memory_that_the_server_cannot_have(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A key that the server does not find stands for a server in a container of its own."""
-    from wsss.runtime.backends import triton_transport
+    from wsss.runtime.backends.triton import transport as triton_transport
 
     for protocol, part in (("http", triton_transport._Http), ("grpc", triton_transport._Grpc)):
         register = part.register

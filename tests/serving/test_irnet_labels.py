@@ -13,13 +13,13 @@ from untrained_run import CLASSES, share_backbone, write_untrained_run
 
 from wsss.export.bundle import ExportSettings, export_run
 from wsss.export.triton import RepositoryOptions, write_repository
-from wsss.runtime.backends.triton_options import TritonOptions
-from wsss.runtime.bundle_predictor import BundlePredictor
-from wsss.runtime.image_io import read_image
+from wsss.runtime.backends.triton.options import TritonOptions
+from wsss.runtime.bundle.predictor import BundlePredictor
 from wsss.runtime.instances.instance_map import InstanceMap
-from wsss.training.demo_set.scenes import draw_scene
-from wsss.training.predictor import RunPredictor
-from wsss.training.recipe import load_recipe
+from wsss.runtime.io.image_io import read_image
+from wsss.training.demo.scenes import draw_scene
+from wsss.training.predict.run_predictor import RunPredictor
+from wsss.training.recipe.load import load_recipe
 
 pytestmark = pytest.mark.triton
 pytest.importorskip("tritonclient.http", reason="needs tritonclient: pip install 'wsss[triton]'")

@@ -29,7 +29,7 @@ from wsss.export.triton import repository as repository_module
 from wsss.export.triton.messages import CONFIG, read_config
 from wsss.export.triton.options import options_from_json, options_from_settings, options_to_json
 from wsss.export.triton.repository import read_contents
-from wsss.runtime.backends.triton_backend import TritonGraph
+from wsss.runtime.backends.triton.backend import TritonGraph
 
 SETTINGS = (
     "instances=2",

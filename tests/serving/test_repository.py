@@ -24,8 +24,8 @@ from triton_server import triton_server
 
 from wsss.export.triton import RepositoryOptions, write_repository
 from wsss.export.triton.messages import CONFIG, config_text, read_config
-from wsss.runtime.bundle import MANIFEST, seal
-from wsss.runtime.image_io import decode_image
+from wsss.runtime.bundle.open import MANIFEST, seal
+from wsss.runtime.io.image_io import decode_image
 from wsss.runtime.serving.local_server import LocalServer
 
 pytestmark = pytest.mark.triton

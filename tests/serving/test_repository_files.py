@@ -22,7 +22,7 @@ from wsss.export.triton.options import options_from_settings
 from wsss.export.triton.repository import read_contents, render_configs
 from wsss.export.triton.size_limit import limit_sizes
 from wsss.export.triton.skeleton import demo_bundle, graph_entry, write_skeleton
-from wsss.runtime.bundle import MANIFEST, EngineEntry, open_bundle, seal
+from wsss.runtime.bundle.open import MANIFEST, EngineEntry, open_bundle, seal
 
 pytest.importorskip("tritonclient.grpc", reason="needs tritonclient")
 GRAPHS = ("cam", "affinity", "refine", "label", "segmenter")

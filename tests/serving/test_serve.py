@@ -25,8 +25,8 @@ from command_line import wsss
 from triton_server import find_server, num_waiting
 
 from wsss.errors import ServerError
-from wsss.runtime.backends.triton_backend import open_triton
-from wsss.runtime.backends.triton_faults import Fault, FaultKind
+from wsss.runtime.backends.triton.backend import open_triton
+from wsss.runtime.backends.triton.faults import Fault, FaultKind
 from wsss.runtime.serving.installation import Installation, Wheel
 from wsss.runtime.serving.local_server import LocalServer, free_ports
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wsss.training.calibration import FEWEST, choose_threshold, score_threshold
+from wsss.training.predict.calibration import FEWEST, choose_threshold, score_threshold
 
 
 def naive_scores(threshold, probabilities, present):

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from wsss.errors import ArtifactError, WsssError
-from wsss.training.checkpoint import (
+from wsss.training.engine.checkpoint import (
     FORMAT_VERSION,
     load_checkpoint,
     load_into,
@@ -18,7 +18,7 @@ from wsss.training.checkpoint import (
     save_checkpoint,
     unpack_optimizer,
 )
-from wsss.training.networks import Architecture, open_network, save_network
+from wsss.training.engine.networks import Architecture, open_network, save_network
 
 CPU = torch.device("cpu")
 CLASSIFIER = Architecture("classifier", "small", 8, 2, "", "corners")

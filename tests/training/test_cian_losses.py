@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from wsss.training.cian_losses import (
+from wsss.training.methods.cian.losses import (
     CIAN_NAMES,
     cian_loss,
     cian_loss_sums,
     cian_terms,
     completion_labels,
 )
-from wsss.training.losses import segmentation_loss
+from wsss.training.methods.shared.losses import segmentation_loss
 
 
 def case(seed, batch=4, planes=5, height=7, width=6):

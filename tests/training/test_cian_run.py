@@ -22,25 +22,25 @@ from tiny_run import (
 )
 
 from wsss.errors import ConfigError
-from wsss.runtime.image_io import read_image, read_label_map
-from wsss.runtime.progress import SILENT
-from wsss.training.checkpoint import load_checkpoint, save_checkpoint
-from wsss.training.cian import STAGES
-from wsss.training.cian_losses import CIAN_NAMES
+from wsss.runtime.io.image_io import read_image, read_label_map
+from wsss.runtime.io.progress import SILENT
 from wsss.training.data.image_set import ImageSet
-from wsss.training.loop import _epoch_order
-from wsss.training.measure import measure
-from wsss.training.metrics import read_metrics
-from wsss.training.models.cian import CianSegmenter
-from wsss.training.networks import cian_architecture, open_as
+from wsss.training.engine.checkpoint import load_checkpoint, save_checkpoint
+from wsss.training.engine.loop import _epoch_order
+from wsss.training.engine.metrics import read_metrics
+from wsss.training.engine.networks import cian_architecture, open_as
+from wsss.training.engine.run import Run, read_stage
+from wsss.training.methods.cian.losses import CIAN_NAMES
+from wsss.training.methods.cian.method import STAGES
+from wsss.training.methods.cian.network import CianSegmenter
+from wsss.training.methods.cian.train import cian_objective
+from wsss.training.methods.shared.crops import inside_cells, nearest_labels
+from wsss.training.methods.shared.segmenter_stage import segment_logits
 from wsss.training.pipeline import TrainResult, train
-from wsss.training.predictor import RunPredictor
-from wsss.training.recipe import CianRecipe, Recipe, load_recipe
-from wsss.training.report.run import write_run_report
-from wsss.training.run import Run, read_stage
-from wsss.training.stages.cian import cian_objective
-from wsss.training.stages.crops import inside_cells, nearest_labels
-from wsss.training.stages.segmenter import segment_logits
+from wsss.training.predict.measure import measure
+from wsss.training.predict.run_predictor import RunPredictor
+from wsss.training.predict.run_report import write_run_report
+from wsss.training.recipe.load import CianRecipe, Recipe, load_recipe
 
 NETWORKS = METHODS["cian"][1]
 ROUNDS = NETWORKS[1:]

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from tiny_run import CLASSES, NUM_TRAIN, NUM_VAL, copy_run, tiny_recipe
 
-from wsss.runtime.progress import Progress
-from wsss.training import compare as module
-from wsss.training.compare import Comparison, compare
+from wsss.runtime.io.progress import Progress
+from wsss.training.compare import compare as module
+from wsss.training.compare.compare import Comparison, compare
 from wsss.training.data.image_set import ImageSet
-from wsss.training.recipe import dump_recipe
-from wsss.training.run import read_stage
+from wsss.training.engine.run import read_stage
+from wsss.training.recipe.load import dump_recipe
 
 
 class Notes(Progress):

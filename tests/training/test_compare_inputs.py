@@ -9,11 +9,11 @@ import pytest
 from tiny_run import copy_run, tiny_recipe
 
 from wsss.errors import ArtifactError, ConfigError, DataError
-from wsss.training import compare as module
-from wsss.training.compare import Comparison, compare
-from wsss.training.compare_inputs import read_entries, read_weights
+from wsss.training.compare import compare as module
+from wsss.training.compare.compare import Comparison, compare
+from wsss.training.compare.inputs import read_entries, read_weights
 from wsss.training.data.image_set import ImageSet
-from wsss.training.recipe import dump_recipe
+from wsss.training.recipe.load import dump_recipe
 
 
 @pytest.fixture(autouse=True)

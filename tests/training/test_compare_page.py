@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from tiny_run import CLASSES, NUM_TRAIN, NUM_VAL, copy_run
 
-from wsss.training.compare import Comparison, compare
+from wsss.training.compare.compare import Comparison, compare
+from wsss.training.compare.page import write_compare_page
+from wsss.training.compare.table import write_compare_table
 from wsss.training.data.image_set import ImageSet
-from wsss.training.report.compare import write_compare_page
-from wsss.training.report.compare_table import write_compare_table
-from wsss.training.run import read_stage
+from wsss.training.engine.run import read_stage
 
 STAGES = {
     "affinitynet": ["cam", "walk", "labels", "segmenter"],

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from wsss.errors import ArtifactError, ConfigError, DataError
-from wsss.runtime.image_io import encode_grey, write_label_map
-from wsss.runtime.pictures import encode_png
-from wsss.training.coverage import STEPS, count_by_confidence, curve, measure_coverage
+from wsss.runtime.io.image_io import encode_grey, write_label_map
+from wsss.runtime.report.pictures import encode_png
 from wsss.training.data.image_set import ImageSet, MaskFile, Sample
-from wsss.training.evaluation import ConfusionMatrix
+from wsss.training.evaluation.coverage import STEPS, count_by_confidence, curve, measure_coverage
+from wsss.training.evaluation.miou import ConfusionMatrix
 
 SHAPE = (23, 31)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from wsss.training.stages.crops import nearest_labels, vote_labels
+from wsss.training.methods.shared.crops import nearest_labels, vote_labels
 
 
 def naive_vote(label_map, stride, grid, start):
@@ -46,9 +46,9 @@ def test_nearest_labels_take_the_pixel_of_their_cell():
 
 
 def test_padding_of_a_crop_is_zero_behind_the_normalisation():
-    from wsss.training.models.build import build_backbone
-    from wsss.training.models.classifier import CamClassifier
-    from wsss.training.stages.crops import network_input
+    from wsss.training.backbones.build import build_backbone
+    from wsss.training.methods.shared.classifier import CamClassifier
+    from wsss.training.methods.shared.crops import network_input
 
     network = CamClassifier(build_backbone("mobilenetv2"), 2)
     batch = {

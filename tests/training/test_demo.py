@@ -8,11 +8,11 @@ from tiny_run import tiny_recipe
 
 from wsss.cli.options import Method
 from wsss.errors import ArtifactError, ConfigError
-from wsss.training import demo
-from wsss.training.demo import DEMOS, DemoResult, run_demo
+from wsss.training.demo import run as demo
+from wsss.training.demo.run import DEMOS, DemoResult, run_demo
+from wsss.training.engine.run import read_stage
 from wsss.training.pipeline import METHODS
-from wsss.training.recipe import Recipe, load_recipe
-from wsss.training.run import read_stage
+from wsss.training.recipe.load import Recipe, load_recipe
 
 KEYS = {"cam_miou", "walk_miou", "label_miou", "segmenter_miou", "data", "run", "report"}
 

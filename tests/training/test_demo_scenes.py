@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from wsss.errors import ConfigError
-from wsss.runtime.image_io import read_image, read_label_map
+from wsss.runtime.io.image_io import read_image, read_label_map
 from wsss.training.data.readers import read_image_set
-from wsss.training.demo_set.figures import FIGURES
-from wsss.training.demo_set.files import DEMO_CLASSES, write_demo_scenes
-from wsss.training.demo_set.scenes import MIN_VISIBLE, draw_scene
+from wsss.training.demo.figures import FIGURES
+from wsss.training.demo.files import DEMO_CLASSES, write_demo_scenes
+from wsss.training.demo.scenes import MIN_VISIBLE, draw_scene
 
 SIZE = (80, 97)
 

@@ -18,14 +18,14 @@ from tiny_run import (
 )
 
 from wsss.errors import ConfigError
-from wsss.runtime.progress import SILENT
-from wsss.training import distributed
-from wsss.training.checkpoint import load_checkpoint
+from wsss.runtime.io.progress import SILENT
 from wsss.training.data.image_set import ImageSet
-from wsss.training.metrics import read_metrics
+from wsss.training.engine import distributed
+from wsss.training.engine.checkpoint import load_checkpoint
+from wsss.training.engine.metrics import read_metrics
+from wsss.training.engine.run import Run
+from wsss.training.methods.shared.per_image import make_files
 from wsss.training.pipeline import train
-from wsss.training.run import Run
-from wsss.training.stages.files import make_files
 
 # Plain SGD: Adam would blow up rounding where a gradient is almost zero.
 SGD = ("optimizer=sgd", "learning_rate=0.05", "momentum=0.5", "new_layer_factor=2")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from wsss.errors import ArtifactError, DataError
-from wsss.runtime.image_io import write_label_map
-from wsss.runtime.score_maps import ScoreMaps, save_score_maps
+from wsss.runtime.io.image_io import write_label_map
+from wsss.runtime.io.score_maps import ScoreMaps, save_score_maps
 from wsss.training.data.image_set import ImageSet, Sample
-from wsss.training.evaluation import SWEEP, ConfusionMatrix, FolderPredictions, evaluate
+from wsss.training.evaluation.miou import SWEEP, ConfusionMatrix, FolderPredictions, evaluate
 
 
 class StoredMask:

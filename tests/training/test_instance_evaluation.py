@@ -10,18 +10,18 @@ from drawn_instances import CLASSES, SIZES, moved, scene
 from numpy.typing import NDArray
 
 from wsss.errors import DataError
-from wsss.runtime.image_io import write_label_map
 from wsss.runtime.instances.instance_map import InstanceMap
-from wsss.training.average_precision import (
+from wsss.runtime.io.image_io import write_label_map
+from wsss.training.data.image_set import ImageSet, Sample
+from wsss.training.data.instance_truth import InstanceTruth
+from wsss.training.evaluation.average_precision import (
     InstanceMasks,
     average_precision,
     match,
     precision_and_recall,
     right_ones,
 )
-from wsss.training.data.image_set import ImageSet, Sample
-from wsss.training.data.instance_truth import InstanceTruth
-from wsss.training.instance_evaluation import RANGE, InstanceTally, evaluate_instances
+from wsss.training.evaluation.instances import RANGE, InstanceTally, evaluate_instances
 
 IMAGES = 40
 

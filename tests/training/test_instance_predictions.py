@@ -14,13 +14,13 @@ from small_image_sets import coco_document, rectangle, write_coco, write_image
 from wsss.errors import ArtifactError, ConfigError, DataError
 from wsss.runtime.bulk.plan import Settings
 from wsss.runtime.bulk.run import label_in_bulk
-from wsss.runtime.image_io import write_label_map
 from wsss.runtime.instances.instance_map import InstanceMap
+from wsss.runtime.io.image_io import write_label_map
 from wsss.training.data.image_set import ImageSet, Sample
 from wsss.training.data.readers import read_image_set
-from wsss.training.instance_evaluation import evaluate_instances
-from wsss.training.instance_predictions import open_instance_predictions
-from wsss.training.measure import measure_instances
+from wsss.training.evaluation.instance_predictions import open_instance_predictions
+from wsss.training.evaluation.instances import evaluate_instances
+from wsss.training.predict.measure import measure_instances
 
 
 @pytest.fixture(scope="module")

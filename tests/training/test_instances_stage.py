@@ -16,31 +16,31 @@ from tiny_run import tiny_recipe
 from wsss.errors import ArtifactError, ConfigError, DataError
 from wsss.runtime.bulk.plan import DEFAULT_TILE_PIXELS, Settings
 from wsss.runtime.bulk.run import label_in_bulk
-from wsss.runtime.bulk.tiles import TiledModel
-from wsss.runtime.image_io import read_image, read_label_map
+from wsss.runtime.bulk.tiling.tiles import TiledModel
 from wsss.runtime.instances.files import CLASSES, OBJECTS
 from wsss.runtime.instances.grouping import boundary_instances, cam_instances, group_instances
 from wsss.runtime.instances.instance_map import InstanceMap
 from wsss.runtime.instances.settings import InstanceSettings
-from wsss.runtime.progress import SILENT
-from wsss.runtime.score_maps import ScoreMaps, load_score_maps, save_score_maps
-from wsss.training import predictor as predictor_module
-from wsss.training import run_model as run_model_module
+from wsss.runtime.io.image_io import read_image, read_label_map
+from wsss.runtime.io.progress import SILENT
+from wsss.runtime.io.score_maps import ScoreMaps, load_score_maps, save_score_maps
 from wsss.training.data.image_set import ImageSet
 from wsss.training.data.readers import read_image_set
-from wsss.training.demo_set.files import write_demo_scenes
-from wsss.training.demo_set.touching import draw_touching_scene
-from wsss.training.instance_predictions import PairPredictions
-from wsss.training.measure import measure_instances
-from wsss.training.models.irnet import IRNet
+from wsss.training.demo.files import write_demo_scenes
+from wsss.training.demo.touching import draw_touching_scene
+from wsss.training.engine.run import Run, read_stage
+from wsss.training.evaluation.instance_predictions import PairPredictions
+from wsss.training.methods.irnet.instances import measure_instances as measure_stage
+from wsss.training.methods.irnet.instances import write_pair
+from wsss.training.methods.irnet.network import IRNet
+from wsss.training.methods.irnet.train import image_maps
+from wsss.training.methods.shared.walk_stage import walk_settings
 from wsss.training.pipeline import train
-from wsss.training.predictor import RunPredictor
-from wsss.training.run import Run, read_stage
-from wsss.training.run_model import run_model
-from wsss.training.stages.instances import measure_instances as measure_stage
-from wsss.training.stages.instances import write_pair
-from wsss.training.stages.irnet import image_maps
-from wsss.training.stages.labels import walk_settings
+from wsss.training.predict import run_model as run_model_module
+from wsss.training.predict import run_predictor as predictor_module
+from wsss.training.predict.measure import measure_instances
+from wsss.training.predict.run_model import run_model
+from wsss.training.predict.run_predictor import RunPredictor
 
 CPU = torch.device("cpu")
 THRESHOLD = 0.2

@@ -9,17 +9,17 @@ import torch
 from tiny_run import METHODS, TRAIN_NAMES, assert_same_run, errors_of, start_training, tiny_recipe
 
 from wsss.errors import ConfigError
-from wsss.runtime.image_io import read_image, read_label_map
 from wsss.runtime.instances.files import CLASSES, OBJECTS, read_ids
-from wsss.runtime.score_maps import load_score_maps
-from wsss.training.checkpoint import load_checkpoint
+from wsss.runtime.io.image_io import read_image, read_label_map
+from wsss.runtime.io.score_maps import load_score_maps
 from wsss.training.data.image_set import ImageSet
-from wsss.training.irnet import STAGES
-from wsss.training.metrics import read_metrics
-from wsss.training.pair_losses import DISPLACEMENT_NAMES, PAIR_NAMES
+from wsss.training.engine.checkpoint import load_checkpoint
+from wsss.training.engine.metrics import read_metrics
+from wsss.training.engine.run import read_stage
+from wsss.training.methods.irnet.method import STAGES
+from wsss.training.methods.shared.pair_losses import DISPLACEMENT_NAMES, PAIR_NAMES
 from wsss.training.pipeline import TrainResult, train
-from wsss.training.predictor import RunPredictor
-from wsss.training.run import read_stage
+from wsss.training.predict.run_predictor import RunPredictor
 
 NETWORKS = METHODS["irnet"][1]
 EPOCHS = tuple(f"{stage}.train.epochs=5" for stage in NETWORKS)

@@ -12,22 +12,22 @@ from tiny_run import tiny_recipe
 from torch import Tensor
 from torch.nn import functional as F
 
-from wsss.runtime.geometry import Align
-from wsss.runtime.image_io import read_image
-from wsss.runtime.progress import SILENT
+from wsss.runtime.io.image_io import read_image
+from wsss.runtime.io.progress import SILENT
+from wsss.runtime.refine.geometry import Align
+from wsss.training.backbones.build import build_backbone
 from wsss.training.data.image_set import ImageSet
-from wsss.training.models.build import build_backbone
-from wsss.training.models.irnet import IRNet
-from wsss.training.networks import affinity_architecture, normalise
-from wsss.training.recipe import Recipe
-from wsss.training.run import Run
-from wsss.training.stages.irnet import (
+from wsss.training.engine.networks import affinity_architecture, normalise
+from wsss.training.engine.run import Run
+from wsss.training.methods.irnet.network import IRNet
+from wsss.training.methods.irnet.train import (
     image_boundary,
     image_maps,
     irnet_objective,
     take_mean_displacement,
 )
-from wsss.training.stages.labels import image_affinity
+from wsss.training.methods.shared.walk_stage import image_affinity
+from wsss.training.recipe.load import Recipe
 
 CPU = torch.device("cpu")
 ALIGNS: tuple[Align, ...] = ("reference", "corners")

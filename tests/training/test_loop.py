@@ -11,19 +11,19 @@ from tiny_run import NETWORKS, tiny_recipe
 from torch import Tensor, nn
 
 from wsss.errors import ConfigError, DataError
-from wsss.runtime.progress import SILENT
-from wsss.training import loop
+from wsss.runtime.io.progress import SILENT
+from wsss.training.backbones.build import build_backbone
+from wsss.training.backbones.dropout import BatchKeyedDropout2d
+from wsss.training.backbones.parameters import mark_new
 from wsss.training.data.image_set import ImageSet
-from wsss.training.loop import Batch, Objective, build_optimizer, train
-from wsss.training.metrics import read_metrics
-from wsss.training.models.affinitynet import AffinityNet
-from wsss.training.models.build import build_backbone
-from wsss.training.models.classifier import CamClassifier
-from wsss.training.models.dropout import BatchKeyedDropout2d
-from wsss.training.models.parameters import mark_new
-from wsss.training.models.segmenter import Segmenter
+from wsss.training.engine import loop
+from wsss.training.engine.loop import Batch, Objective, build_optimizer, train
+from wsss.training.engine.metrics import read_metrics
+from wsss.training.methods.affinitynet.network import AffinityNet
+from wsss.training.methods.shared.classifier import CamClassifier
+from wsss.training.methods.shared.segmenter_network import Segmenter
 from wsss.training.pipeline import train as train_method
-from wsss.training.sections.train import TrainSettings
+from wsss.training.recipe.train import TrainSettings
 
 NUM_SAMPLES, BATCH, EPOCHS = 10, 4, 3
 STEPS = 6

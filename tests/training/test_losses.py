@@ -3,7 +3,7 @@ import torch
 from pytest import approx, mark, raises
 
 from wsss.errors import DataError, ShapeError
-from wsss.training.losses import (
+from wsss.training.methods.shared.losses import (
     classification_loss,
     segmentation_loss,
     segmentation_loss_sums,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from wsss.errors import ArtifactError
-from wsss.training.metrics import MetricsWriter, read_metrics
+from wsss.training.engine.metrics import MetricsWriter, read_metrics
 
 LOSSES = {step: 1 / step for step in range(1, 8)}
 

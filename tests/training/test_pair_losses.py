@@ -8,11 +8,11 @@ import torch
 from pytest import approx, mark, raises
 
 from wsss.errors import ShapeError
-from wsss.runtime.affinity import pair_distances, pair_labels
-from wsss.runtime.boundary_affinity import path_maxima
-from wsss.runtime.pairs import PairKind
-from wsss.training import pair_losses
-from wsss.training.pair_losses import (
+from wsss.runtime.refine.boundary_affinity import path_maxima
+from wsss.runtime.refine.feature_affinity import pair_distances, pair_labels
+from wsss.runtime.refine.pairs import PairKind
+from wsss.training.methods.shared import pair_losses
+from wsss.training.methods.shared.pair_losses import (
     affinity_loss,
     affinity_loss_sums,
     displacement_loss_sums,

@@ -24,15 +24,15 @@ from tiny_run import (
 )
 
 from wsss.errors import ArtifactError, ConfigError, DataError
-from wsss.runtime.image_io import read_image, read_label_map, write_label_map
-from wsss.runtime.progress import SILENT, Progress
-from wsss.runtime.score_maps import load_score_maps
-from wsss.training.affinitynet import STAGES as METHOD
-from wsss.training.checkpoint import load_checkpoint, save_checkpoint
+from wsss.runtime.io.image_io import read_image, read_label_map, write_label_map
+from wsss.runtime.io.progress import SILENT, Progress
+from wsss.runtime.io.score_maps import load_score_maps
 from wsss.training.data.image_set import ImageSet
+from wsss.training.engine.checkpoint import load_checkpoint, save_checkpoint
+from wsss.training.engine.run import Run, read_stage
+from wsss.training.methods.affinitynet.method import STAGES as METHOD
+from wsss.training.methods.affinitynet.train import train_affinity
 from wsss.training.pipeline import TrainResult, train
-from wsss.training.run import Run, read_stage
-from wsss.training.stages.affinity import train_affinity
 
 CPU = torch.device("cpu")
 

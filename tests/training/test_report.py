@@ -10,22 +10,15 @@ from numpy.typing import NDArray
 from report_page import read_page
 
 from wsss.errors import ArtifactError
-from wsss.runtime.image_io import write_label_map
-from wsss.runtime.pictures import encode_png
+from wsss.runtime.io.image_io import write_label_map
+from wsss.runtime.io.score_maps import ScoreMaps, save_score_maps
 from wsss.runtime.report.charts import Chart, Curve
-from wsss.runtime.score_maps import ScoreMaps, save_score_maps
+from wsss.runtime.report.pictures import encode_png
 from wsss.training.data.image_set import ImageSet, MaskFile, Sample
-from wsss.training.recipe import dump_recipe, load_recipe
-from wsss.training.report.page import (
-    IouColumn,
-    Report,
-    Sheet,
-    SheetRow,
-    StageCard,
-    render_report,
-)
-from wsss.training.report.pictures import evenly
-from wsss.training.report.run import stage_charts, write_run_report
+from wsss.training.predict.pictures import evenly
+from wsss.training.predict.run_report import stage_charts, write_run_report
+from wsss.training.recipe.load import dump_recipe, load_recipe
+from wsss.training.report.page import IouColumn, Report, Sheet, SheetRow, StageCard, render_report
 
 CLASSES = ("<b>", 'cat "&" dog')
 SIZE = (12, 17)

@@ -13,17 +13,17 @@ from tiny_run import CLASSES, NUM_TRAIN, NUM_VAL, copy_run
 from wsss.errors import ArtifactError, ConfigError
 from wsss.runtime.bulk.job import read_job
 from wsss.runtime.bulk.run import label_in_bulk
-from wsss.runtime.graph_inputs import AnyOf
-from wsss.runtime.image_io import read_image, read_label_map
-from wsss.runtime.pseudo_labels import walk_change
-from wsss.runtime.score_maps import load_score_maps
+from wsss.runtime.bundle.inputs import AnyOf
+from wsss.runtime.io.image_io import read_image, read_label_map
+from wsss.runtime.io.score_maps import load_score_maps
+from wsss.runtime.refine.pseudo_labels import walk_change
 from wsss.training.data.image_set import ImageSet
-from wsss.training.measure import measure
-from wsss.training.predictor import CLASS_THRESHOLD, RunPredictor
-from wsss.training.recipe import PredictionKind
-from wsss.training.run import read_stage
-from wsss.training.run_model import run_model
-from wsss.training.stages.labels import walk_settings
+from wsss.training.engine.run import read_stage
+from wsss.training.methods.shared.walk_stage import walk_settings
+from wsss.training.predict.measure import measure
+from wsss.training.predict.run_model import run_model
+from wsss.training.predict.run_predictor import CLASS_THRESHOLD, RunPredictor
+from wsss.training.recipe.load import PredictionKind
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from wsss.errors import ShapeError
-from wsss.runtime.dense_crf import CrfSettings, DenseCrf, unary_from_logits
-from wsss.training.sec_losses import (
+from wsss.runtime.refine.dense_crf import CrfSettings, DenseCrf, unary_from_logits
+from wsss.training.methods.sec.losses import (
     PUBLISHED_CELLS,
     Term,
     constrain_term,

@@ -9,17 +9,17 @@ import torch
 from tiny_run import METHODS, copy_run, results_of, start_group, tiny_recipe
 
 from wsss.errors import ConfigError
-from wsss.runtime.image_io import read_image
-from wsss.training.checkpoint import load_checkpoint
+from wsss.runtime.io.image_io import read_image
 from wsss.training.data.image_set import ImageSet
-from wsss.training.measure import measure
-from wsss.training.metrics import read_metrics
+from wsss.training.engine.checkpoint import load_checkpoint
+from wsss.training.engine.metrics import read_metrics
+from wsss.training.engine.run import read_stage
+from wsss.training.methods.sec.train import TERMS
 from wsss.training.pipeline import METHODS as STAGES_OF
 from wsss.training.pipeline import train
-from wsss.training.predictor import RunPredictor
-from wsss.training.recipe import load_recipe
-from wsss.training.run import read_stage
-from wsss.training.stages.sec import TERMS
+from wsss.training.predict.measure import measure
+from wsss.training.predict.run_predictor import RunPredictor
+from wsss.training.recipe.load import load_recipe
 
 STAGES = STAGES_OF["sec"]
 SGD = ("optimizer=sgd", "learning_rate=0.01", "momentum=0.5", "new_layer_factor=2")

@@ -22,21 +22,21 @@ from tiny_run import (
 )
 
 from wsss.errors import ConfigError
-from wsss.runtime.image_io import read_image, read_label_map
-from wsss.runtime.progress import SILENT
-from wsss.runtime.score_maps import load_score_maps
-from wsss.training.checkpoint import load_checkpoint
+from wsss.runtime.io.image_io import read_image, read_label_map
+from wsss.runtime.io.progress import SILENT
+from wsss.runtime.io.score_maps import load_score_maps
 from wsss.training.data.image_set import ImageSet
-from wsss.training.demo_set.scenes import draw_scene
-from wsss.training.measure import measure
-from wsss.training.metrics import read_metrics
-from wsss.training.models.selfguided import SelfGuidedNet
-from wsss.training.networks import normalise, open_as
+from wsss.training.demo.scenes import draw_scene
+from wsss.training.engine.checkpoint import load_checkpoint
+from wsss.training.engine.metrics import read_metrics
+from wsss.training.engine.networks import normalise, open_as
+from wsss.training.engine.run import Run, read_stage
+from wsss.training.methods.selfguided.method import STAGES
+from wsss.training.methods.selfguided.network import SelfGuidedNet
+from wsss.training.methods.selfguided.train import STEPS, refined_maps, self_guided_objective
 from wsss.training.pipeline import train
-from wsss.training.predictor import RunPredictor
-from wsss.training.run import Run, read_stage
-from wsss.training.selfguided import STAGES
-from wsss.training.stages.selfguided import STEPS, refined_maps, self_guided_objective
+from wsss.training.predict.measure import measure
+from wsss.training.predict.run_predictor import RunPredictor
 
 CPU = torch.device("cpu")
 
@@ -183,7 +183,7 @@ def test_maps_walk_by_features_of_the_image_itself(
         walked.append(features)
         return maps
 
-    monkeypatch.setattr("wsss.training.stages.selfguided.walk_to_alike", recorded)
+    monkeypatch.setattr("wsss.training.methods.selfguided.train.walk_to_alike", recorded)
     overrides = (f"selfguided.scales=[{scales}]", f"selfguided.flip={flip}")
     recipe = tiny_recipe(*overrides, method="selfguided")
     refined_maps(network, image, (0, 1), recipe, CPU)

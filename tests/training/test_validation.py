@@ -10,15 +10,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_run import copy_run
 
-from wsss.runtime.image_io import write_label_map
-from wsss.runtime.progress import SILENT
-from wsss.training import evaluation
+from wsss.runtime.io.image_io import write_label_map
+from wsss.runtime.io.progress import SILENT
 from wsss.training.data.image_set import ImageSet, MaskFile, Sample
-from wsss.training.evaluation import EvalReport
-from wsss.training.recipe import load_recipe
-from wsss.training.run import Run, read_stage
-from wsss.training.stages import segmenter
-from wsss.training.stages.segmenter import EVALUATION, evaluate_on_validation
+from wsss.training.engine.run import Run, read_stage
+from wsss.training.evaluation import miou as evaluation
+from wsss.training.evaluation.miou import EvalReport
+from wsss.training.methods.shared import segmenter_stage as segmenter
+from wsss.training.methods.shared.segmenter_stage import EVALUATION, evaluate_on_validation
+from wsss.training.recipe.load import load_recipe
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from .output import print_json, progress, stdout
 from .signals import termination_as_interrupt
 
 if TYPE_CHECKING:
+    from ..bench.crf import CrfRow
+    from ..bench.machine import Machine
+    from ..bench.walk import AffinityRow, WalkRow
     from ..export.precision import Precision
-    from ..runtime.bench.crf import CrfRow
-    from ..runtime.bench.machine import Machine
-    from ..runtime.bench.walk import AffinityRow, WalkRow
 
 app = typer.Typer(help="Measure a part against its published form.", no_args_is_help=True)
 
@@ -65,10 +65,10 @@ def walk(
     """
     import torch
 
-    from ..runtime.bench.machine import measure_machine
-    from ..runtime.bench.walk import BATCHES, STRIDES, WalkSettings, bench_affinity, bench_walk
-    from ..training.bench.cases import walk_cases
-    from ..training.devices import choose_device
+    from ..bench.cases import walk_cases
+    from ..bench.machine import measure_machine
+    from ..bench.walk import BATCHES, STRIDES, WalkSettings, bench_affinity, bench_walk
+    from ..training.engine.devices import choose_device
 
     if affinity is not None and (affinity == "model") != (model is not None):
         raise ConfigError("--affinity model goes with --model and --data, --affinity photo without")
@@ -104,10 +104,10 @@ def crf(
     """Dense CRF, two passes an image, against pydensecrf2 where that is installed."""
     import torch
 
-    from ..runtime.bench.crf import PUBLISHED, bench_crf
-    from ..runtime.bench.machine import measure_machine
-    from ..training.bench.cases import crf_cases
-    from ..training.devices import choose_device
+    from ..bench.cases import crf_cases
+    from ..bench.crf import PUBLISHED, bench_crf
+    from ..bench.machine import measure_machine
+    from ..training.engine.devices import choose_device
 
     torch.set_num_threads(threads)
     place = choose_device(device)
@@ -150,11 +150,11 @@ def cam(
     """
     import torch
 
-    from ..export.bench.cam import bench_cam
-    from ..runtime.bench.machine import measure_machine
-    from ..runtime.bench.photo import SIZE
-    from ..training.bench.cam import calibration_photos, cam_case, same_size_photos
-    from ..training.devices import choose_device
+    from ..bench.cam import bench_cam
+    from ..bench.cam_torch import calibration_photos, cam_case, same_size_photos
+    from ..bench.machine import measure_machine
+    from ..bench.photo import SIZE
+    from ..training.engine.devices import choose_device
 
     precisions = _precisions(precision)
     torch.set_num_threads(threads)
@@ -197,10 +197,10 @@ def label(
     """
     import torch
 
-    from ..export.bench.label import bench_label
-    from ..runtime.bench.machine import measure_machine
-    from ..runtime.bundle import is_bundle
-    from ..training.devices import choose_device
+    from ..bench.label import bench_label
+    from ..bench.machine import measure_machine
+    from ..runtime.bundle.open import is_bundle
+    from ..training.engine.devices import choose_device
 
     if precision is not None and is_bundle(model):
         raise ConfigError(f"--precision is for runs: bundle '{model}' has the one of its export")
@@ -271,14 +271,14 @@ def serve(
     """
     import torch
 
+    from ..bench.cam_torch import same_size_photos
+    from ..bench.machine import measure_machine
+    from ..bench.serve import bench_serve
     from ..export.triton import RepositoryOptions, write_repository
-    from ..runtime.backends.triton_options import SharedMemory, TritonOptions
-    from ..runtime.bench.machine import measure_machine
-    from ..runtime.bench.serve import bench_serve
-    from ..runtime.bundle import open_bundle
+    from ..runtime.backends.triton.options import SharedMemory, TritonOptions
+    from ..runtime.bundle.open import open_bundle
     from ..runtime.serving.installation import find_installation
     from ..runtime.serving.local_server import LocalServer
-    from ..training.bench.cam import same_size_photos
 
     torch.set_num_threads(threads * instances)
     bundle = open_bundle(model)

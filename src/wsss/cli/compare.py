@@ -12,7 +12,7 @@ from .output import print_json, progress, stdout
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..training.compare import CompareRow
+    from ..training.compare.compare import CompareRow
 
 
 def compare(
@@ -56,11 +56,11 @@ def compare(
     done once. Folders of runs are taken as they are; so a recipe that needs files of its own, such
     as CIAN with `wsss train --seeds`, is trained first and given as its run.
     """
-    from ..training.compare import compare as run_comparison
-    from ..training.compare_inputs import read_weights
+    from ..training.compare.compare import compare as run_comparison
+    from ..training.compare.inputs import read_weights
+    from ..training.compare.page import write_compare_page
+    from ..training.compare.table import write_compare_table
     from ..training.data.readers import read_image_set
-    from ..training.report.compare import write_compare_page
-    from ..training.report.compare_table import write_compare_table
 
     images = read_image_set(data)
     with progress() as shown:

@@ -29,7 +29,7 @@ def demo(
 
     Takes a few minutes on two CPU cores; ends with figures and a page to look at.
     """
-    from ..training.demo import run_demo
+    from ..training.demo.run import run_demo
 
     with progress() as shown:
         result = run_demo(

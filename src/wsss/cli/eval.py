@@ -11,11 +11,11 @@ from .options import Device, Way
 from .output import print_json, progress, stdout
 
 if TYPE_CHECKING:
-    from ..training.calibration import Calibration
-    from ..training.coverage import CoverageReport
     from ..training.data.image_set import ImageSet
-    from ..training.evaluation import EvalReport
-    from ..training.instance_evaluation import InstanceReport
+    from ..training.evaluation.coverage import CoverageReport
+    from ..training.evaluation.instances import InstanceReport
+    from ..training.evaluation.miou import EvalReport
+    from ..training.predict.calibration import Calibration
 
 RUN, BACKGROUND = "Networks of a run", "Background of score maps"
 THRESHOLDS = "Thresholds for wsss label"
@@ -115,7 +115,7 @@ def evaluate_command(
     Instances are measured by average precision instead.
     """
     from ..training.data.readers import read_image_set
-    from ..training.measure import measure
+    from ..training.predict.measure import measure
 
     if out is not None and not calibrate:
         raise ConfigError("--out is for what --calibrate chose: leave it out, or add --calibrate")
@@ -194,8 +194,8 @@ def _calibrate(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    from ..runtime.files import atomic_write_bytes
-    from ..training.calibration import calibrate
+    from ..runtime.io.files import atomic_write_bytes
+    from ..training.predict.calibration import calibrate
 
     if out is not None and out.exists():
         raise ArtifactError(f"'{out}' exists: give --out another name, or remove it")
@@ -235,7 +235,7 @@ def _print_calibration(found: "Calibration") -> None:
 
 
 def _coverage(out: Path, images: "ImageSet", split: str | None, as_json: bool) -> None:
-    from ..training.coverage import measure_coverage
+    from ..training.evaluation.coverage import measure_coverage
 
     with progress() as shown:
         report = measure_coverage(out, images, split=split, progress=shown)
@@ -267,7 +267,7 @@ def _instances(
     device: Device,
     as_json: bool,
 ) -> None:
-    from ..training.measure import measure_instances
+    from ..training.predict.measure import measure_instances
 
     with progress() as shown:
         report = measure_instances(

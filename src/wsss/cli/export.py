@@ -163,7 +163,7 @@ def export(
     Nothing is written unless every graph agrees with torch, and a lower precision with float32.
     """
     from ..export.tensorrt import EngineSettings
-    from ..runtime.bundle import is_bundle
+    from ..runtime.bundle.open import is_bundle
 
     serving = _serving_options(
         triton, triton_version, triton_set or [], overwrite=overwrite, dry_run=dry_run

@@ -13,9 +13,9 @@ from .output import print_json, progress, stdout
 from .signals import termination_as_interrupt
 
 if TYPE_CHECKING:
-    from ..runtime.backends.triton_options import TritonOptions
-    from ..runtime.bulk.model import Model
+    from ..runtime.backends.triton.options import TritonOptions
     from ..runtime.bulk.plan import Settings
+    from ..runtime.bulk.predictor_spec import Model
 
 MODEL, SERVER = "How the model is used", "Triton server (--backend triton)"
 RUNNING, JOB = "Links, sizes, processes, machines", "A job that began before"
@@ -275,7 +275,7 @@ def label(
         )
     from ..runtime.bulk.plan import DEFAULT_TILE_PIXELS, Settings
     from ..runtime.bulk.run import Shard, label_in_bulk
-    from ..runtime.image_io import DEFAULT_MAX_PIXELS
+    from ..runtime.io.image_io import DEFAULT_MAX_PIXELS
 
     settings = Settings(
         formats=_formats(formats, instances),
@@ -332,7 +332,7 @@ def _model(
     threshold: str | None,
     instances: bool,
 ) -> "Model":
-    from ..runtime.bundle import is_bundle
+    from ..runtime.bundle.open import is_bundle
 
     if is_bundle(folder):
         from ..runtime.bulk.bundle_model import bundle_model
@@ -348,7 +348,7 @@ def _model(
             threshold=threshold,
             instances=instances,
         )
-    from ..training.run_model import run_model
+    from ..training.predict.run_model import run_model
 
     if not (folder / "recipe.toml").is_file():
         raise ArtifactError(
@@ -450,7 +450,7 @@ def _server(backend: str, url: str | None, **given: str | float | None) -> "Trit
     Raises:
         ConfigError: options of a server without one, a server without its URL, a bad value.
     """
-    from ..runtime.backends.triton_options import TritonOptions
+    from ..runtime.backends.triton.options import TritonOptions
 
     options = {name: value for name, value in given.items() if value is not None}
     if backend != "triton":

@@ -20,7 +20,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Column
 from rich.text import Text
 
-from ..runtime.progress import Progress, ProgressTask
+from ..runtime.io.progress import Progress, ProgressTask
 from ..runtime.report.text import format_seconds
 
 # Names of files and classes may hold `[b]` or `:cat:` and mean just that.

@@ -52,11 +52,11 @@ def serve(
     Where no tritonserver is installed, the line that runs NVIDIA's container is printed instead.
     """
     from ..export.triton import RepositoryOptions, check_repository, write_repository
-    from ..runtime.bundle import is_bundle
-    from ..runtime.machine_limits import free_cores
+    from ..runtime.bundle.open import is_bundle
     from ..runtime.serving.foreground import serve_in_foreground
     from ..runtime.serving.installation import container_command, find_installation
     from ..runtime.serving.local_server import LocalServer, Ports
+    from ..runtime.system.machine_limits import free_cores
 
     ports = Ports(http_port, grpc_port, metrics_port)
     with tempfile.TemporaryDirectory(prefix="wsss_repository_") as folder:

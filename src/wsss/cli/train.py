@@ -49,11 +49,11 @@ def train(
     A killed run continues with the same command, to the same result. Under `torchrun` the batch
     is shared by the processes and the result stays the same.
     """
-    from ..training import distributed
     from ..training.data.readers import read_image_set
+    from ..training.engine import distributed
     from ..training.pipeline import train as run_training
-    from ..training.recipe import load_recipe
-    from ..training.report.run import write_run_report
+    from ..training.predict.run_report import write_run_report
+    from ..training.recipe.load import load_recipe
 
     resolved = load_recipe(recipe, set_ or ())
     images = read_image_set(data)

@@ -13,8 +13,10 @@ import onnx
 from onnx import helper
 
 from ..errors import ArtifactError, ConfigError
-from ..runtime.backends.choose import open_graph
-from ..runtime.bundle import (
+from ..runtime.backends.registry import open_graph
+from ..runtime.bundle.graph_check import MAX_GRAPH_BYTES
+from ..runtime.bundle.inputs import Layout
+from ..runtime.bundle.open import (
     MANIFEST,
     SCHEMA,
     Bundle,
@@ -24,16 +26,15 @@ from ..runtime.bundle import (
     open_bundle,
     seal,
 )
-from ..runtime.bundle_predictor import GRAPH_OF
-from ..runtime.files import atomic_write_bytes, make_folder, replace_folder, write_error
-from ..runtime.graph_check import MAX_GRAPH_BYTES
-from ..runtime.graph_inputs import Layout
-from ..runtime.palette import voc_palette
-from ..runtime.progress import SILENT, Progress
-from ..runtime.walks.graph_builder import OPSET
+from ..runtime.bundle.predictor import GRAPH_OF
+from ..runtime.io.files import atomic_write_bytes, make_folder, replace_folder, write_error
+from ..runtime.io.palette import voc_palette
+from ..runtime.io.progress import SILENT, Progress
 from ..training.data.image_set import ImageSet
 from ..version import __version__
-from .agreement import (
+from .graphs.builder import OPSET
+from .graphs.models import MODELS
+from .parity.agreement import (
     Agreement,
     Photo,
     drawn_photos,
@@ -41,11 +42,10 @@ from .agreement import (
     photos_of,
     require_agreement,
 )
-from .graphs import MODELS
-from .networks import NetworkGraph
-from .parity import TOLERANCE, GraphParity, check_parity, drawn_cases, photo_cases
+from .parity.parity import TOLERANCE, GraphParity, check_parity, drawn_cases, photo_cases
 from .precision import Precision, lower
 from .source import ExportSource, open_source
+from .trace import NetworkGraph
 
 MAX_CALIBRATION = 12
 """Images that set the ranges of int8; labels are compared on the others."""

@@ -12,11 +12,12 @@ import onnx
 from onnx import numpy_helper
 
 from ..errors import ConfigError
-from ..runtime.bundle import MANIFEST, Bundle, file_entry, open_bundle, seal
-from ..runtime.files import atomic_write_bytes
-from ..runtime.progress import SILENT, Progress
-from .refinement import CLASSES
-from .subgraph import drop_defaults, keep_outputs
+from ..runtime.bundle.open import MANIFEST, Bundle, file_entry, open_bundle, seal
+from ..runtime.io.files import atomic_write_bytes
+from ..runtime.io.progress import SILENT, Progress
+from .graphs.graph_io import LIKENESS
+from .graphs.refinement import CLASSES
+from .graphs.subgraph import drop_defaults, keep_outputs
 from .tensorrt import (
     EngineInfo,
     EngineSettings,
@@ -26,7 +27,6 @@ from .tensorrt import (
     profile_from_sizes,
     trtexec_command,
 )
-from .tensors import LIKENESS
 
 _SCRIPT = "from wsss.export.engines import write_engine_graph; write_engine_graph({!r}, {!r})"
 

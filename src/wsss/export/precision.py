@@ -13,8 +13,8 @@ import onnx
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
-from ..runtime.geometry import Align, image_tensor, resize, scaled_size
-from .networks import PIXELS, NetworkGraph
+from ..runtime.refine.geometry import Align, image_tensor, resize, scaled_size
+from .trace import PIXELS, NetworkGraph
 
 Precision = Literal["fp32", "fp16", "int8"]
 

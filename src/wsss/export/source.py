@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from ..runtime.graph_inputs import Layout
+from ..runtime.bundle.inputs import Layout
+from ..training.backbones.backbone import Normalisation
 from ..training.data.image_set import ImageSet
-from ..training.models.backbone import Normalisation
-from ..training.predictor import CLASS_THRESHOLD, NETWORKS, RunPredictor
-from ..training.recipe import IRNetRecipe, Recipe, WalkRecipe
-from ..training.stages.labels import walk_settings
-from .draft import GraphSettings, Walking
-from .networks import NetworkGraph, network_graph
+from ..training.methods.shared.walk_stage import walk_settings
+from ..training.predict.run_predictor import CLASS_THRESHOLD, NETWORKS, RunPredictor
+from ..training.recipe.load import IRNetRecipe, Recipe, WalkRecipe
+from .graphs.graph_context import GraphSettings, Walking
+from .trace import NetworkGraph, network_graph
 
 
 def graphs_of(recipe: Recipe) -> dict[str, tuple[str, ...]]:

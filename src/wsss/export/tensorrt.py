@@ -22,9 +22,9 @@ from ..runtime.backends.tensorrt_backend import (
     started,
     version_of,
 )
-from ..runtime.files import atomic_write_bytes, read_file
-from ..runtime.graph_check import MAX_GRAPH_BYTES
-from ..runtime.progress import SILENT, Progress
+from ..runtime.bundle.graph_check import MAX_GRAPH_BYTES
+from ..runtime.io.files import atomic_write_bytes, read_file
+from ..runtime.io.progress import SILENT, Progress
 
 Shape = tuple[int, ...]
 ShapeRange = tuple[Shape, Shape, Shape]

@@ -16,12 +16,12 @@ import numpy as np
 
 from ..errors import MissingDependencyError, WsssError
 from ..version import __version__
-from .backends.choose import Backend, Device, open_graph
-from .bulk.durable import Staging, write_durably
-from .bulk.lock import are_kept
-from .bundle_predictor import BundlePredictor
-from .files import write_error
-from .machine_limits import (
+from .backends.registry import Backend, Device, open_graph
+from .bulk.work.lock import are_kept
+from .bundle.predictor import BundlePredictor
+from .io.files import write_error
+from .io.staging import Staging, write_durably
+from .system.machine_limits import (
     machine_memory,
     memory_limit,
     open_files_limit,

@@ -8,16 +8,15 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError, DataError
-from ..runtime.files import file_digest
-from ..runtime.image_io import image_size
-from ..runtime.progress import SILENT, Progress
-from . import affinitynet, cian, distributed, irnet, sec, selfguided
+from ..runtime.io.files import file_digest
+from ..runtime.io.image_io import image_size
+from ..runtime.io.progress import SILENT, Progress
+from .backbones.foreign_weights import check_weights_file
 from .data.image_set import ImageSet
-from .devices import choose_device
-from .models.foreign_weights import check_weights_file
-from .networks import recipe_architectures
-from .recipe import Recipe
-from .run import (
+from .engine import distributed
+from .engine.devices import choose_device
+from .engine.networks import recipe_architectures
+from .engine.run import (
     STAGE_FORMAT,
     Run,
     Stage,
@@ -26,7 +25,13 @@ from .run import (
     run_stage,
     stage_settings,
 )
-from .sections.cian import CianRoundSection
+from .methods.affinitynet import method as affinitynet
+from .methods.cian import method as cian
+from .methods.cian.recipe import CianRoundSection
+from .methods.irnet import method as irnet
+from .methods.sec import method as sec
+from .methods.selfguided import method as selfguided
+from .recipe.load import Recipe
 
 METHODS: dict[str, tuple[Stage, ...]] = {
     "affinitynet": affinitynet.STAGES,

@@ -11,8 +11,9 @@ from pytest import fixture, importorskip, mark, raises
 from small_graphs import model, saved, value
 
 from wsss.errors import ConfigError, MissingDependencyError
-from wsss.runtime.backends import choose, onnxruntime_backend, torch_backend
-from wsss.runtime.backends.choose import open_graph
+from wsss.runtime.backends import onnxruntime_backend, torch_backend
+from wsss.runtime.backends import registry as choose
+from wsss.runtime.backends.registry import open_graph
 
 importorskip("onnxruntime", reason="needs onnxruntime")
 
@@ -125,7 +126,7 @@ def modules_after(code, *arguments):
 
 
 def test_choosing_imports_no_library():
-    assert modules_after("import wsss.runtime.backends.choose") == []
+    assert modules_after("import wsss.runtime.backends.registry") == []
 
 
 @mark.parametrize(
@@ -134,7 +135,7 @@ def test_choosing_imports_no_library():
 def test_a_backend_imports_its_own_library_only(path, backend, loaded):
     code = (
         "from pathlib import Path\n"
-        "from wsss.runtime.backends.choose import open_graph\n"
+        "from wsss.runtime.backends.registry import open_graph\n"
         "open_graph(Path(sys.argv[1]), backend=sys.argv[2], device='cpu')"
     )
     assert modules_after(code, path, backend) == loaded

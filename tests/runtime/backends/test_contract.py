@@ -9,9 +9,9 @@ from pytest import fixture, importorskip, mark, param, raises, skip
 from small_graphs import model, saved, value
 
 from wsss.errors import ArtifactError, DataError, ShapeError, WsssError
-from wsss.runtime.backends.choose import open_graph
 from wsss.runtime.backends.contract import TensorSpec, axis_sizes
 from wsss.runtime.backends.onnxruntime_backend import has_cuda
+from wsss.runtime.backends.registry import open_graph
 
 importorskip("onnxruntime", reason="needs onnxruntime")
 

@@ -7,11 +7,12 @@ import pytest
 from small_bundles import ENGINE, content, write_bundle, write_manifest
 
 from wsss.errors import ArtifactError
-from wsss.runtime.backends import tensorrt_backend, tensorrt_engines
+from wsss.runtime.backends import tensorrt_backend
 from wsss.runtime.backends.contract import GraphDescription, TensorSpec
-from wsss.runtime.backends.tensorrt_engines import fitting_engine
-from wsss.runtime.bundle import EngineEntry
-from wsss.runtime.bundle_predictor import BundlePredictor
+from wsss.runtime.bundle import engines as tensorrt_engines
+from wsss.runtime.bundle.engines import fitting_engine
+from wsss.runtime.bundle.open import EngineEntry
+from wsss.runtime.bundle.predictor import BundlePredictor
 
 HOPPER, AMPERE, TURING = (9, 0), (8, 6), (7, 5)
 

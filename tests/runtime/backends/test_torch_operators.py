@@ -13,11 +13,11 @@ from pytest import importorskip, mark, param, raises
 from small_graphs import model, saved, value
 
 from wsss.errors import ArtifactError, DataError
+from wsss.export.graphs.walk import walk_model
 from wsss.runtime.backends import torch_graph
 from wsss.runtime.backends.onnxruntime_backend import open_onnx
 from wsss.runtime.backends.torch_backend import open_torch
 from wsss.runtime.backends.torch_operators import OPERATORS
-from wsss.runtime.walks.graph import walk_model
 
 importorskip("onnxruntime", reason="needs onnxruntime")
 

@@ -21,10 +21,12 @@ import pytest
 
 from wsss.errors import ConfigError, ServerError
 from wsss.runtime.backends import triton_memory
-from wsss.runtime.backends.triton_backend import open_triton
-from wsss.runtime.backends.triton_faults import Fault, FaultKind, answered_fault, fault_of
-from wsss.runtime.backends.triton_gate import Gate
-from wsss.runtime.backends.triton_http import HttpClient
+from wsss.runtime.backends.triton.backend import open_triton
+from wsss.runtime.backends.triton.faults import Fault, FaultKind, answered_fault, fault_of
+from wsss.runtime.backends.triton.gate import Gate
+from wsss.runtime.backends.triton.http import HttpClient
+from wsss.runtime.backends.triton.options import TritonOptions, parse_url
+from wsss.runtime.backends.triton.retry import GaveUp, Retrier, RetryPolicy, Stopped
 from wsss.runtime.backends.triton_memory import (
     FOLDER,
     PREFIX,
@@ -33,8 +35,6 @@ from wsss.runtime.backends.triton_memory import (
     aligned,
     is_possible,
 )
-from wsss.runtime.backends.triton_options import TritonOptions, parse_url
-from wsss.runtime.backends.triton_retry import GaveUp, Retrier, RetryPolicy, Stopped
 
 needs_client = pytest.mark.skipif(
     find_spec("tritonclient") is None,
@@ -162,7 +162,7 @@ def test_without_tritonclient() -> None:
         "sys.modules['tritonclient'] = None\n"
         "import wsss.runtime\n"
         "from wsss.errors import MissingDependencyError\n"
-        "from wsss.runtime.backends.triton_backend import open_triton\n"
+        "from wsss.runtime.backends.triton.backend import open_triton\n"
         "for url in ('http://localhost:1', 'grpc://localhost:1'):\n"
         "    try:\n"
         "        open_triton(url, 'label')\n"
@@ -383,8 +383,8 @@ def test_fault_of_an_answer(status: str, text: str, kind: FaultKind) -> None:
 POOL = """
 import os, sys
 from wsss.runtime.backends.triton_memory import RegionPool
-from wsss.runtime.backends.triton_options import parse_url
-from wsss.runtime.backends.triton_transport import connect
+from wsss.runtime.backends.triton.options import parse_url
+from wsss.runtime.backends.triton.transport import connect
 pool = RegionPool(connect(parse_url(sys.argv[1])))
 regions = [pool.take(size) for size in (1, 5_000_000)]
 pool.give_back(regions[0])
@@ -395,7 +395,7 @@ pool.give_back(regions[0])
 def pool(closed_port: int) -> Iterator[RegionPool]:
     """Regions for a server that is not there: none of them is registered."""
     pytest.importorskip("tritonclient.http", reason="needs tritonclient")
-    from wsss.runtime.backends.triton_transport import connect
+    from wsss.runtime.backends.triton.transport import connect
 
     made = RegionPool(connect(parse_url(f"127.0.0.1:{closed_port}")))
     yield made

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from wsss.errors import ArtifactError, DataError
-from wsss.runtime.bulk import durable, frozen_list
-from wsss.runtime.bulk.frozen_list import FrozenList, freeze, open_list, unit_size_for
-from wsss.runtime.bulk.given_labels import image_refs
-from wsss.runtime.bulk.images import ImageRef
-from wsss.runtime.bulk.output_names import NamedImages
-from wsss.runtime.bulk.sources import Found
+from wsss.runtime.bulk.image_list import frozen_list
+from wsss.runtime.bulk.image_list.frozen_list import FrozenList, freeze, open_list, unit_size_for
+from wsss.runtime.bulk.image_list.given_labels import image_refs
+from wsss.runtime.bulk.image_list.output_names import NamedImages
+from wsss.runtime.bulk.inputs.images import ImageRef
+from wsss.runtime.bulk.inputs.sources import Found
+from wsss.runtime.io import staging as durable
 
 
 def refs(count: int, first: int = 0) -> list[ImageRef]:

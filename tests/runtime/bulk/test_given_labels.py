@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from wsss.errors import ConfigError, DataError
-from wsss.runtime.bulk.given_labels import image_refs
-from wsss.runtime.bulk.images import ImageRef
-from wsss.runtime.bulk.output_names import NamedImages
-from wsss.runtime.bulk.sources import Found
-from wsss.runtime.image_labels import read_label_table
+from wsss.runtime.bulk.image_list.given_labels import image_refs
+from wsss.runtime.bulk.image_list.output_names import NamedImages
+from wsss.runtime.bulk.inputs.images import ImageRef
+from wsss.runtime.bulk.inputs.sources import Found
+from wsss.runtime.io.image_labels import read_label_table
 
 CLASSES = ["dog", "cat", "cow"]
 

@@ -12,9 +12,9 @@ from PIL import Image
 from wsss.errors import ConfigError
 from wsss.runtime.bulk import run
 from wsss.runtime.bulk.plan import Plan, Settings
-from wsss.runtime.bulk.pool import worker_environment
 from wsss.runtime.bulk.run import label_in_bulk
-from wsss.runtime.image_io import PIXEL_LIMIT_VARIABLE
+from wsss.runtime.bulk.work.pool import worker_environment
+from wsss.runtime.io.image_io import PIXEL_LIMIT_VARIABLE
 
 HUGE = Settings(max_pixels=200_000_000)
 

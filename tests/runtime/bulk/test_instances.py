@@ -20,15 +20,15 @@ from synthetic_jobs import records_of
 from tiny_run import files_of
 
 from wsss.errors import ConfigError
-from wsss.runtime.bulk.model import Answer
 from wsss.runtime.bulk.plan import DEFAULT_TILE_PIXELS, Settings
+from wsss.runtime.bulk.predictor_spec import Answer
 from wsss.runtime.bulk.run import Shard, finish, label_in_bulk
-from wsss.runtime.image_io import read_label_map
 from wsss.runtime.instances.files import read_ids
 from wsss.runtime.instances.instance_map import LEAST_SCORE, InstanceMap
 from wsss.runtime.instances.maps import InstanceMaps
 from wsss.runtime.instances.settings import InstanceSettings
-from wsss.runtime.score_maps import ScoreMaps
+from wsss.runtime.io.image_io import read_label_map
+from wsss.runtime.io.score_maps import ScoreMaps
 
 FORMATS = ("png", "overlay", "instances", "coco-instances")
 

@@ -15,9 +15,9 @@ from small_jobs import COUNT, in_group, label, results
 
 from wsss.errors import ConfigError
 from wsss.runtime.bulk import run
-from wsss.runtime.bulk.lock import are_kept, one_shard, whole_job
 from wsss.runtime.bulk.plan import Settings
 from wsss.runtime.bulk.run import Shard, finish
+from wsss.runtime.bulk.work.lock import are_kept, one_shard, whole_job
 
 
 def test_one_job_in_a_folder(images: Path, tmp_path: Path) -> None:

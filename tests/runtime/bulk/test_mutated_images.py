@@ -8,10 +8,10 @@ from mutated_images import SUFFIXES, write_mutated
 from synthetic_jobs import list_of
 from tiny_run import files_of
 
-from wsss.runtime.bad_files import CODES
-from wsss.runtime.bulk.records import OK, read_images, recorded_units
 from wsss.runtime.bulk.run import label_in_bulk
-from wsss.runtime.image_io import read_label_map
+from wsss.runtime.bulk.work.records import OK, read_images, recorded_units
+from wsss.runtime.io.bad_files import CODES
+from wsss.runtime.io.image_io import read_label_map
 
 COUNT = 400
 

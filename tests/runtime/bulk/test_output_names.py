@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsss.errors import DataError
-from wsss.runtime.bulk.frozen_list import freeze, open_list
-from wsss.runtime.bulk.given_labels import image_refs
-from wsss.runtime.bulk.output_names import MAX_BYTES, SUFFIX_BYTES, NamedImages
-from wsss.runtime.bulk.sources import Found
+from wsss.runtime.bulk.image_list.frozen_list import freeze, open_list
+from wsss.runtime.bulk.image_list.given_labels import image_refs
+from wsss.runtime.bulk.image_list.output_names import MAX_BYTES, SUFFIX_BYTES, NamedImages
+from wsss.runtime.bulk.inputs.sources import Found
 
 SUFFIXES = (".png", ".confidence.png")
 

@@ -14,11 +14,11 @@ from small_jobs import in_group, label, results
 from tiny_run import files_of
 
 from wsss.errors import WsssError
-from wsss.runtime.bulk.durable import WORK
 from wsss.runtime.bulk.plan import Plan, Settings
-from wsss.runtime.bulk.pool import Death, Message, Pool, Worker, outcomes
-from wsss.runtime.bulk.records import recorded_units
-from wsss.runtime.bulk.unit import Task
+from wsss.runtime.bulk.work.pool import Death, Message, Pool, Worker, outcomes
+from wsss.runtime.bulk.work.records import recorded_units
+from wsss.runtime.bulk.work.unit import Task
+from wsss.runtime.io.staging import WORK
 
 
 def test_an_image_that_kills_its_worker_is_set_aside_alone(tmp_path: Path) -> None:

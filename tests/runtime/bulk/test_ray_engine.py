@@ -13,10 +13,10 @@ import pytest
 from local_model import POISON, LocalModel, write_images
 
 from wsss.errors import ConfigError, MissingDependencyError
-from wsss.runtime.bulk import ray_engine
-from wsss.runtime.bulk.frozen_list import unit_size_for
+from wsss.runtime.bulk.image_list.frozen_list import unit_size_for
 from wsss.runtime.bulk.plan import Settings
 from wsss.runtime.bulk.run import label_in_bulk
+from wsss.runtime.bulk.work import ray_engine
 
 TESTS = Path(__file__).parents[2]
 

@@ -21,10 +21,10 @@ import pytest
 from PIL import Image
 
 from wsss.errors import MissingDependencyError
-from wsss.runtime.bad_files import CODES, BadFile, BadImage
-from wsss.runtime.bulk.images import ImageRef
-from wsss.runtime.bulk.read import read_bytes, read_pixels
-from wsss.runtime.bulk.sources import find
+from wsss.runtime.bulk.inputs.images import ImageRef
+from wsss.runtime.bulk.inputs.read import read_bytes, read_pixels
+from wsss.runtime.bulk.inputs.sources import find
+from wsss.runtime.io.bad_files import CODES, BadFile, BadImage
 
 
 def picture(value: int = 7) -> bytes:
@@ -183,9 +183,9 @@ def test_members_of_tars(tmp_path: Path) -> None:
 
 MEMORY = """
 import resource, sys
-from wsss.runtime.bad_files import BadImage
-from wsss.runtime.bulk.images import ImageRef
-from wsss.runtime.bulk.read import read_pixels
+from wsss.runtime.io.bad_files import BadImage
+from wsss.runtime.bulk.inputs.images import ImageRef
+from wsss.runtime.bulk.inputs.read import read_pixels
 with open("/proc/self/statm") as file:
     used = int(file.read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20),) * 2)

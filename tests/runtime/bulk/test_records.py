@@ -9,9 +9,9 @@ from small_jobs import label
 from synthetic_jobs import list_of
 
 from wsss.errors import ArtifactError
-from wsss.runtime.bulk.json_lines import pack, read_lines
-from wsss.runtime.bulk.records import read_images
+from wsss.runtime.bulk.image_list.json_lines import pack, read_lines
 from wsss.runtime.bulk.run import finish
+from wsss.runtime.bulk.work.records import read_images
 
 
 def test_a_damaged_record_is_told(images: Path, finished: Path) -> None:

@@ -18,15 +18,15 @@ from synthetic_jobs import list_of
 from tiny_run import files_of
 
 from wsss.errors import ArtifactError, ConfigError, DataError, ServerError
-from wsss.runtime.bulk.clock import STAGES
-from wsss.runtime.bulk.durable import WORK
-from wsss.runtime.bulk.images import LabelledImage
+from wsss.runtime.bulk.formats.png import PngWriter
+from wsss.runtime.bulk.inputs.images import LabelledImage
 from wsss.runtime.bulk.plan import Settings
-from wsss.runtime.bulk.records import read_images, recorded_units
 from wsss.runtime.bulk.run import Shard, finish, label_in_bulk
-from wsss.runtime.bulk.writers.png import PngWriter
-from wsss.runtime.image_io import read_label_map
-from wsss.runtime.progress import Progress, ProgressTask
+from wsss.runtime.bulk.work.records import read_images, recorded_units
+from wsss.runtime.bulk.work.stage_timer import STAGES
+from wsss.runtime.io.image_io import read_label_map
+from wsss.runtime.io.progress import Progress, ProgressTask
+from wsss.runtime.io.staging import WORK
 
 
 def test_what_a_job_gives(images: Path, expected: dict[str, bytes], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import fsspec
 import pytest
 
 from wsss.errors import DataError, MissingDependencyError
-from wsss.runtime.bulk.sources import Found, find
+from wsss.runtime.bulk.inputs.sources import Found, find
 
 
 def write(folder: Path, *names: str) -> None:
@@ -68,7 +68,7 @@ def test_hidden_files_and_the_output_folder_are_passed_by(tmp_path: Path) -> Non
 
 def test_a_large_folder_is_in_memory_as_bytes_alone(tmp_path: Path, monkeypatch) -> None:
     """Names are Python objects a chunk at a time, and in order across chunks."""
-    monkeypatch.setattr("wsss.runtime.bulk.folder_walk.CHUNK", 100)
+    monkeypatch.setattr("wsss.runtime.bulk.inputs.folder_scan.CHUNK", 100)
     write(tmp_path, *(f"{number:05}.jpg" for number in range(3000)))
     images = find([tmp_path], leave_out=None)
     assert next(images).name == "00000.jpg"

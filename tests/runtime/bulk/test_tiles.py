@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from wsss.errors import ConfigError
-from wsss.runtime.bulk.model import Answer
 from wsss.runtime.bulk.plan import Settings
-from wsss.runtime.bulk.seams import CELL
-from wsss.runtime.bulk.tiles import TiledModel
-from wsss.runtime.bulk.windows import Cuts
-from wsss.runtime.graph_inputs import AnyOf, present_input
+from wsss.runtime.bulk.predictor_spec import Answer
+from wsss.runtime.bulk.tiling.blending import CELL
+from wsss.runtime.bulk.tiling.tiles import Cuts, TiledModel
+from wsss.runtime.bundle.inputs import AnyOf, present_input
 
 CLASSES = 3
 

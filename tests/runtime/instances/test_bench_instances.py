@@ -3,9 +3,10 @@ import torch
 from instance_scenes import ideal_displacement, outline, walk_settings
 from pytest import approx, raises
 
+from wsss.bench import instances
+from wsss.bench import published_operators as published
+from wsss.bench.instances import InstanceCase, bench_instances
 from wsss.errors import WsssError
-from wsss.runtime.bench import instances, published
-from wsss.runtime.bench.instances import InstanceCase, bench_instances
 from wsss.runtime.instances.settings import InstanceSettings
 
 

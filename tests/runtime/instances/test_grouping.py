@@ -16,8 +16,8 @@ from wsss.runtime.instances.grouping import (
     group_instances,
 )
 from wsss.runtime.instances.settings import InstanceSettings
-from wsss.runtime.pseudo_labels import scores_on_grid
-from wsss.runtime.score_maps import ScoreMaps
+from wsss.runtime.io.score_maps import ScoreMaps
+from wsss.runtime.refine.pseudo_labels import scores_on_grid
 
 SETTINGS = InstanceSettings()
 

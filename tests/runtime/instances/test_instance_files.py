@@ -11,9 +11,9 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image, PngImagePlugin
 
 from wsss.errors import DataError, ShapeError
-from wsss.runtime.image_io import encode_grey
 from wsss.runtime.instances.files import encode_ids, read_ids
 from wsss.runtime.instances.instance_map import MAX_INSTANCES, InstanceMap
+from wsss.runtime.io.image_io import encode_grey
 
 NOWHERE = np.zeros((2, 3), bool)
 IDS = np.array([[1, 2, 0], [1, 0, 3]], np.uint16)

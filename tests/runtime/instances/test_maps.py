@@ -7,13 +7,13 @@ import torch
 from instance_scenes import ideal_displacement, outline, score_maps, walk_settings
 from pytest import mark
 
-from wsss.runtime.bulk.windows import Cuts
-from wsss.runtime.geometry import grid_size
-from wsss.runtime.grid_cells import cell_centres, cells_at
+from wsss.runtime.bulk.tiling.tiles import Cuts
 from wsss.runtime.instances.grouping import group_instances
 from wsss.runtime.instances.maps import InstanceMaps, Span, TiledMaps, group_maps
 from wsss.runtime.instances.settings import InstanceSettings
-from wsss.runtime.score_maps import ScoreMaps
+from wsss.runtime.io.score_maps import ScoreMaps
+from wsss.runtime.refine.geometry import grid_size
+from wsss.runtime.refine.grid_cells import cell_centres, cells_at
 
 STRIDE = 4
 

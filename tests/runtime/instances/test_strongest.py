@@ -3,8 +3,8 @@ import numpy as np
 import torch
 from pytest import mark
 
-from wsss.runtime.instances import strongest
-from wsss.runtime.instances.strongest import StrongestPlanes
+from wsss.runtime.instances import running_argmax as strongest
+from wsss.runtime.instances.running_argmax import StrongestPlanes
 
 GRIDS = [((1, 1), (1, 1)), ((1, 1), (3, 4)), ((3, 5), (9, 17)), ((6, 4), (24, 16))]
 

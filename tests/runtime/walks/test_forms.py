@@ -7,10 +7,10 @@ import torch
 from pytest import importorskip, mark, raises
 
 from wsss.errors import ConfigError, MissingDependencyError
-from wsss.runtime import propagation
-from wsss.runtime.pairs import PairOffsets
-from wsss.runtime.propagation import choose_form, propagate
-from wsss.runtime.walks.flat import FlatWalk
+from wsss.runtime.refine import random_walk as propagation
+from wsss.runtime.refine.fast.walk_torch import FlatWalk
+from wsss.runtime.refine.pairs import PairOffsets
+from wsss.runtime.refine.random_walk import choose_form, propagate
 
 SIZES = [(1, 1), (1, 13), (11, 1), (2, 3), (5, 9), (12, 17)]
 
@@ -51,7 +51,7 @@ def test_the_native_walk_of_other_radii(radius):
 
 def test_threads_and_blocks_do_not_change_a_bit(monkeypatch):
     """More cells than a block, maps apart and together, one thread and three."""
-    native = importorskip("wsss.runtime.walks.native")
+    native = importorskip("wsss.runtime.refine.fast.walk_numba")
     affinity = torch.rand(2, 34, 70, 80, generator=generator()) ** 3
     scores = torch.rand(2, 3, 70, 80, generator=generator(1))
     results = []
@@ -103,7 +103,7 @@ def test_forms_that_do_not_fit_are_refused():
 
 def test_a_package_that_does_not_work_is_said_once_and_walked_around(monkeypatch, caplog):
     """numba under a numpy it does not know: installed, and an ImportError when imported."""
-    monkeypatch.setitem(sys.modules, "wsss.runtime.walks.native", None)
+    monkeypatch.setitem(sys.modules, "wsss.runtime.refine.fast.walk_numba", None)
     propagation._load_form.cache_clear()
     scores = torch.rand(1, 3, 47, 63)
     assert choose_form(scores) is choose_form(scores) is FlatWalk

@@ -16,11 +16,11 @@ import reference
 import torch
 from pytest import mark
 
-from wsss.runtime.pairs import PairOffsets
-from wsss.runtime.propagation import chebyshev_coefficients
-from wsss.runtime.walks import fused
-from wsss.runtime.walks.flat import FlatWalk
-from wsss.runtime.walks.fused import FusedWalk
+from wsss.runtime.refine.fast import walk_triton as fused
+from wsss.runtime.refine.fast.walk_torch import FlatWalk
+from wsss.runtime.refine.fast.walk_triton import FusedWalk
+from wsss.runtime.refine.pairs import PairOffsets
+from wsss.runtime.refine.random_walk import chebyshev_coefficients
 
 SIZES = [(1, 1), (1, 13), (2, 3), (5, 9), (12, 17)]
 # The interpreter takes 0.1 s for 34 planes of one block: few steps, and not all combinations.
@@ -133,7 +133,7 @@ def test_kernel_compiles_for_a_gpu(tmp_path):
 def test_triton_is_not_loaded_before_the_first_walk():
     code = (
         "import sys\n"
-        "import wsss.runtime.propagation\n"
+        "import wsss.runtime.refine.random_walk\n"
         "from wsss.runtime.walks import fused\n"
         "fused.is_available()\n"
         "assert 'triton' not in sys.modules\n"

@@ -7,10 +7,10 @@ import torch
 from pytest import importorskip, mark, raises
 
 from wsss.errors import ConfigError
-from wsss.runtime.affinity import affinity_from_features
-from wsss.runtime.pairs import PairOffsets
-from wsss.runtime.propagation import propagate
-from wsss.runtime.walks.graph import add_affinity, add_walk, walk_model
+from wsss.export.graphs.walk import add_affinity, add_walk, walk_model
+from wsss.runtime.refine.feature_affinity import affinity_from_features
+from wsss.runtime.refine.pairs import PairOffsets
+from wsss.runtime.refine.random_walk import propagate
 
 onnxruntime = importorskip("onnxruntime", reason="needs onnxruntime")
 

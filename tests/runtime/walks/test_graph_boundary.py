@@ -6,9 +6,9 @@ from onnx import TensorProto, helper
 from pytest import importorskip, mark, raises
 
 from wsss.errors import ConfigError
-from wsss.runtime.boundary_affinity import affinity_from_boundary
-from wsss.runtime.walks.graph_boundary import add_boundary_affinity
-from wsss.runtime.walks.graph_builder import IR_VERSION, OPSET
+from wsss.export.graphs.builder import IR_VERSION, OPSET
+from wsss.export.graphs.pairs import add_boundary_affinity
+from wsss.runtime.refine.boundary_affinity import affinity_from_boundary
 
 onnxruntime = importorskip("onnxruntime", reason="needs onnxruntime")
 

@@ -9,7 +9,7 @@ import pytest
 from small_image_sets import column_mask, write_folder, write_image, write_mask, write_text
 
 from wsss.errors import ArtifactError, DataError
-from wsss.runtime.image_io import write_label_map
+from wsss.runtime.io.image_io import write_label_map
 from wsss.training.data.image_set import ImageSet, MaskFile, Sample, spread
 from wsss.training.data.readers import read_image_set
 

@@ -9,7 +9,7 @@ from small_image_sets import write_folder, write_image, write_mask, write_text
 from typer.testing import CliRunner
 
 from wsss.cli.main import app
-from wsss.runtime.progress import Progress, ProgressTask
+from wsss.runtime.io.progress import Progress, ProgressTask
 from wsss.training.data.inspect import THIN_CLASS_IMAGES, inspect
 
 NAMES = ("a", "b", "twin", "cut", "beyond", "large", "empty")

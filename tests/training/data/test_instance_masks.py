@@ -20,8 +20,8 @@ from small_image_sets import (
 )
 
 from wsss.errors import DataError
-from wsss.runtime.image_io import write_label_map
 from wsss.runtime.instances.files import encode_ids
+from wsss.runtime.io.image_io import write_label_map
 from wsss.training.data.image_set import Sample
 from wsss.training.data.inspect import inspect
 from wsss.training.data.readers import read_image_set

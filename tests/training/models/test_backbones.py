@@ -5,8 +5,8 @@ import torch
 from backbone_contract import BackboneContract, DilationContract
 
 from wsss.errors import ConfigError
-from wsss.training.models.backbone import CAFFE_BGR, IMAGENET
-from wsss.training.models.build import BACKBONES, build_backbone
+from wsss.training.backbones.backbone import CAFFE_BGR, IMAGENET
+from wsss.training.backbones.build import BACKBONES, build_backbone
 
 
 def count_resnet38():

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from wsss.errors import ArtifactError
-from wsss.training.loop import build_optimizer
-from wsss.training.models import cian
-from wsss.training.models.build import BACKBONES, build_backbone
-from wsss.training.models.cian import CianSegmenter, CrossImageAffinity
-from wsss.training.models.whole_batch_norm import WholeBatchNorm2d
-from wsss.training.networks import Architecture, open_network, save_network, start_network
-from wsss.training.sections.cian import CianTrainSettings
+from wsss.training.backbones.build import BACKBONES, build_backbone
+from wsss.training.engine.loop import build_optimizer
+from wsss.training.engine.networks import Architecture, open_network, save_network, start_network
+from wsss.training.methods.cian import network as cian
+from wsss.training.methods.cian.network import CianSegmenter, CrossImageAffinity
+from wsss.training.methods.cian.recipe import CianTrainSettings
+from wsss.training.methods.cian.whole_batch_norm import WholeBatchNorm2d
 
 CPU = torch.device("cpu")
 FEATURES, CHANNELS = 6, 4

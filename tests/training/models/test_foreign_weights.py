@@ -22,13 +22,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from wsss.errors import ArtifactError
-from wsss.runtime.image_io import read_image
-from wsss.training.checkpoint import save_checkpoint
-from wsss.training.models.backbone import CAFFE_BGR, CAFFE_RGB, IMAGENET, SYMMETRIC
-from wsss.training.models.build import build_backbone
-from wsss.training.models.classifier import CamClassifier
-from wsss.training.models.foreign_weights import load_backbone_weights
-from wsss.training.models.weight_names import translate
+from wsss.runtime.io.image_io import read_image
+from wsss.training.backbones.backbone import CAFFE_BGR, CAFFE_RGB, IMAGENET, SYMMETRIC
+from wsss.training.backbones.build import build_backbone
+from wsss.training.backbones.foreign_weights import load_backbone_weights
+from wsss.training.backbones.weight_names import translate
+from wsss.training.engine.checkpoint import save_checkpoint
+from wsss.training.methods.shared.classifier import CamClassifier
 
 SHARED = Path(os.environ.get("WSSS_SHARED", Path(__file__).parents[4] / "shared"))
 

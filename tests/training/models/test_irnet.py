@@ -8,11 +8,11 @@ from backbone_contract import random_image, relative_error
 from torch import nn
 from torch.nn import functional as F
 
-from wsss.training.loop import build_optimizer
-from wsss.training.models.build import BACKBONES, build_backbone
-from wsss.training.models.irnet import IRNet
-from wsss.training.networks import Architecture, open_network, save_network, start_network
-from wsss.training.sections.irnet import IRNetTrainSettings
+from wsss.training.backbones.build import BACKBONES, build_backbone
+from wsss.training.engine.loop import build_optimizer
+from wsss.training.engine.networks import Architecture, open_network, save_network, start_network
+from wsss.training.methods.irnet.network import IRNet
+from wsss.training.methods.irnet.recipe import IRNetTrainSettings
 
 CPU = torch.device("cpu")
 

@@ -9,20 +9,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from wsss.errors import ArtifactError, ConfigError
-from wsss.training.checkpoint import load_checkpoint, save_checkpoint
-from wsss.training.models.affinitynet import AffinityNet
-from wsss.training.models.backbone import SYMMETRIC
-from wsss.training.models.build import BACKBONES, build_backbone
-from wsss.training.models.classifier import CamClassifier
-from wsss.training.models.parameters import parameter_groups
-from wsss.training.models.segmenter import Segmenter
-from wsss.training.networks import (
+from wsss.training.backbones.backbone import SYMMETRIC
+from wsss.training.backbones.build import BACKBONES, build_backbone
+from wsss.training.backbones.parameters import parameter_groups
+from wsss.training.engine.checkpoint import load_checkpoint, save_checkpoint
+from wsss.training.engine.networks import (
     Architecture,
     normalise,
     open_network,
     save_network,
     start_network,
 )
+from wsss.training.methods.affinitynet.network import AffinityNet
+from wsss.training.methods.shared.classifier import CamClassifier
+from wsss.training.methods.shared.segmenter_network import Segmenter
 
 CPU = torch.device("cpu")
 CLASSES = ("cat", "dog", "bird")

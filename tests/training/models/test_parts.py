@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from wsss.errors import ArtifactError, ShapeError
-from wsss.training.models.backbone import (
+from wsss.training.backbones.backbone import (
     CAFFE_BGR,
     CAFFE_RGB,
     IMAGENET,
@@ -15,12 +15,9 @@ from wsss.training.models.backbone import (
     Normalisation,
     stage_geometry,
 )
-from wsss.training.models.dropout import BatchKeyedDropout2d, set_dropout_context
-from wsss.training.models.frozen_norm import (
-    FrozenBatchNorm2d,
-    convolve_normalised,
-)
-from wsss.training.models.parameters import mark_new, parameter_groups
+from wsss.training.backbones.dropout import BatchKeyedDropout2d, set_dropout_context
+from wsss.training.backbones.frozen_norm import FrozenBatchNorm2d, convolve_normalised
+from wsss.training.backbones.parameters import mark_new, parameter_groups
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from wsss.runtime.pairs import PairOffsets
-from wsss.runtime.propagation import propagate
-from wsss.training.models.build import build_backbone
-from wsss.training.models.classifier import CamClassifier
-from wsss.training.models.parameters import parameter_groups
-from wsss.training.models.segmenter import Segmenter
-from wsss.training.models.selfguided import AllMaps, SelfGuidedMaps, SelfGuidedNet
-from wsss.training.sections.selfguided import SelfGuidedSection
-from wsss.training.stages.selfguided import agreement_sums, walk_to_alike
+from wsss.runtime.refine.pairs import PairOffsets
+from wsss.runtime.refine.random_walk import propagate
+from wsss.training.backbones.build import build_backbone
+from wsss.training.backbones.parameters import parameter_groups
+from wsss.training.methods.selfguided.network import AllMaps, SelfGuidedMaps, SelfGuidedNet
+from wsss.training.methods.selfguided.recipe import SelfGuidedSection
+from wsss.training.methods.selfguided.train import agreement_sums, walk_to_alike
+from wsss.training.methods.shared.classifier import CamClassifier
+from wsss.training.methods.shared.segmenter_network import Segmenter
 
 
 def network(head: str = "dilated", backbone: str = "small") -> SelfGuidedNet:

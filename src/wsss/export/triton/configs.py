@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...runtime.backends.contract import TensorSpec
-from ...runtime.bundle import Bundle
+from ...runtime.bundle.open import Bundle
 from .messages import add_tensor, model_config_pb2
 from .options import RepositoryOptions
 

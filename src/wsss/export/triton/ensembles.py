@@ -20,9 +20,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from ...runtime.backends.contract import TensorSpec
-from ...runtime.bundle import Bundle
-from ...runtime.walks.graph_builder import IR_VERSION, OPSET
-from ..tensors import LIKENESS, unknown_classes
+from ...runtime.bundle.open import Bundle
+from ..graphs.builder import IR_VERSION, OPSET
+from ..graphs.graph_io import LIKENESS, unknown_classes
 from .configs import DECODE, ENCODED, FILLED, RELAY, RELAYED, add_identity, image_spec
 from .messages import add_tensor, model_config_pb2
 from .options import RepositoryOptions

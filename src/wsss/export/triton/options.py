@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from ...errors import ConfigError
-from ...runtime.bundle import Bundle
+from ...runtime.bundle.open import Bundle
 
 ServingBackend = Literal["onnxruntime", "tensorrt"]
 ServingDevice = Literal["cpu", "gpu"]

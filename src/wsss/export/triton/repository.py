@@ -13,10 +13,10 @@ from typing import Any
 import onnx
 
 from ...errors import ArtifactError, ConfigError
-from ...runtime.bundle import Bundle, open_bundle
-from ...runtime.files import atomic_write_bytes, make_folder, replace_folder, write_error
+from ...runtime.bundle.open import Bundle, open_bundle
+from ...runtime.io.files import atomic_write_bytes, make_folder, replace_folder, write_error
 from ...version import __version__
-from ..subgraph import drop_defaults
+from ..graphs.subgraph import drop_defaults
 from .check import check_repository
 from .configs import (
     DECODE,
@@ -38,12 +38,7 @@ from .ensembles import (
     relay_model,
 )
 from .messages import CONFIG, config_text
-from .options import (
-    SERVED_GRAPHS,
-    RepositoryOptions,
-    options_from_json,
-    options_to_json,
-)
+from .options import SERVED_GRAPHS, RepositoryOptions, options_from_json, options_to_json
 from .size_limit import limit_sizes
 
 MARKER = "wsss.json"

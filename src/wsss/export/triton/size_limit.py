@@ -8,7 +8,7 @@ in the message, before anything is computed. ONNX has no operator that asserts.
 import numpy as np
 import onnx
 
-from ...runtime.walks.graph_builder import Builder
+from ..graphs.builder import Builder
 
 
 def limit_sizes(model: onnx.ModelProto, max_pixels: int) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import onnx
 
 from ...runtime.backends.contract import TensorSpec
-from ...runtime.bundle import Bundle, GraphEntry
-from ...runtime.palette import voc_palette
-from ..tensors import graph_tensors
+from ...runtime.bundle.open import Bundle, GraphEntry
+from ...runtime.io.palette import voc_palette
+from ..graphs.graph_io import graph_tensors
 from .options import RepositoryOptions
 from .repository import render_configs, write_configs
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ...errors import ArtifactError, ConfigError, MissingDependencyError
-from ..files import open_regular
+from ..io.files import open_regular
 from .contract import (
     Array,
     GraphDescription,

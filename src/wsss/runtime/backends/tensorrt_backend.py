@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ArtifactError, DataError, MissingDependencyError, ShapeError, WsssError
-from ..files import read_file
+from ..io.files import read_file
 from .contract import (
     Array,
     GraphDescription,

@@ -9,7 +9,7 @@ import onnx
 import torch
 
 from ...errors import ArtifactError, MissingDependencyError
-from ..files import open_regular
+from ..io.files import open_regular
 from .contract import (
     Array,
     GraphDescription,

@@ -8,15 +8,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from .torch_node import (
-    Attributes,
-    Compute,
-    Operator,
-    numbers,
-    plain,
-    surrounded,
-    with_settings,
-)
+from .torch_node import Attributes, Compute, Operator, numbers, plain, surrounded, with_settings
 
 
 def _concat(given: Attributes) -> Compute:

@@ -19,9 +19,9 @@ from multiprocessing.shared_memory import SharedMemory
 import numpy as np
 
 from .contract import Array, one_line
-from .triton_faults import SETTLED, FaultKind
-from .triton_messages import Transport
-from .triton_retry import GaveUp, Retrier, RetryPolicy
+from .triton.faults import SETTLED, FaultKind
+from .triton.messages import Transport
+from .triton.retry import GaveUp, Retrier, RetryPolicy
 
 FOLDER = "/dev/shm"
 PREFIX = "wsss_client_"

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ArtifactError, ConfigError
-from ..backends.choose import Backend, Device
-from ..backends.triton_options import TritonOptions
-from ..bundle_predictor import BundleKind, BundlePredictor, Labelled
+from ..backends.registry import Backend, Device
+from ..backends.triton.options import TritonOptions
+from ..bundle.predictor import BundleKind, BundlePredictor, Labelled
 from .class_thresholds import read_thresholds, require_classifier
-from .model import Answer, require_plain_walk
-from .writers.contract import Need
+from .formats.contract import Need
+from .predictor_spec import Answer, require_plain_walk
 
 _ALL: frozenset[Need] = frozenset(("confidence", "scores"))
 
@@ -171,7 +171,7 @@ def bundle_model(
             require_classifier(chosen == "walk" and not has_labels)
             thresholds = read_thresholds(threshold, predictor.classes)
         if crf:
-            from ..bundle_crf import crf_settings
+            from ..bundle.crf import crf_settings
 
             crf_settings(predictor.bundle, chosen)
         described = predictor.graph("segmenter" if chosen == "segmenter" else "label").describe()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, DataError
-from ..files import read_file
+from ..io.files import read_file
 
 _MAX_BYTES = 1 << 20
 _SHOWN = 40

@@ -7,21 +7,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..bad_files import BadImage
-from ..files import file_digest
-from ..image_labels import read_label_table
-from .folder_walk import LeftOut
-from .frozen_list import FrozenList, unit_size_for
-from .given_labels import GivenLabels, require_all
-from .images import ImageRef
+from ..io.bad_files import BadImage
+from ..io.files import file_digest
+from ..io.image_labels import read_label_table
+from .image_list.frozen_list import FrozenList, unit_size_for
+from .image_list.given_labels import GivenLabels, require_all
+from .inputs.folder_scan import LeftOut
+from .inputs.images import ImageRef
+from .inputs.read import read_size
+from .inputs.sources import Sources
 from .job import look
-from .model import Model
 from .plan import Plan, Settings
-from .read import read_size
-from .records import read_images, recorded_units
+from .predictor_spec import Model
 from .run import require_offers
-from .sources import Sources
 from .summary import JobCounts, count_records
+from .work.records import read_images, recorded_units
 
 _LOOKED_AT = 1000
 """Images whose headers are read: evenly spread over those that are not labelled yet."""

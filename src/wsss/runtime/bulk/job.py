@@ -20,19 +20,19 @@ from typing import Any
 
 from ...errors import ArtifactError, ConfigError
 from ...version import __version__
-from ..files import read_file, write_error
-from ..image_labels import LabelTable
-from ..palette import voc_palette
-from .cloud import is_url
-from .durable import WORK, write_durably
-from .folder_walk import Skip
-from .frozen_list import FrozenList, freeze, open_list, unit_size_for
-from .given_labels import image_refs
-from .lock import while_freezing
-from .output_names import NamedImages
+from ..io.files import read_file, write_error
+from ..io.image_labels import LabelTable
+from ..io.palette import voc_palette
+from ..io.staging import WORK, write_durably
+from .formats.contract import JobView
+from .image_list.frozen_list import FrozenList, freeze, open_list, unit_size_for
+from .image_list.given_labels import image_refs
+from .image_list.output_names import NamedImages
+from .inputs.cloud import is_url
+from .inputs.folder_scan import Skip
+from .inputs.sources import Sources
 from .plan import INPUTS, Plan, settings_digest
-from .sources import Sources
-from .writers.contract import JobView
+from .work.lock import while_freezing
 
 JOB = "job.json"
 _FORMAT = 1

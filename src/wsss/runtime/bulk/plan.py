@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
-from ..image_io import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS, USUAL_PIXEL_LIMIT
-from .model import Model
+from ..io.image_io import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS, USUAL_PIXEL_LIMIT
+from .predictor_spec import Model
 
 INPUTS = "inputs"
 """Folder of the frozen list."""

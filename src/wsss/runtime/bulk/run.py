@@ -11,22 +11,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import ConfigError, WsssError
-from ..files import append_bytes, file_digest
-from ..image_io import PIXEL_LIMIT, PIXEL_LIMIT_VARIABLE
-from ..image_labels import read_label_table
-from ..machine_limits import free_cores, machine_memory, memory_limit
-from ..palette import voc_palette
-from ..progress import SILENT, Progress, ProgressTask
-from .folder_walk import LeftOut
-from .frozen_list import FrozenList, open_list
+from ..io.files import append_bytes, file_digest
+from ..io.image_io import PIXEL_LIMIT, PIXEL_LIMIT_VARIABLE
+from ..io.image_labels import read_label_table
+from ..io.palette import voc_palette
+from ..io.progress import SILENT, Progress, ProgressTask
+from ..system.machine_limits import free_cores, machine_memory, memory_limit
+from .formats.contract import JobView
+from .formats.registry import open_writers
+from .image_list.frozen_list import FrozenList, open_list
+from .inputs.folder_scan import LeftOut
+from .inputs.sources import Sources
 from .job import JOB, claim, job_view, read_job, require_place
-from .lock import one_shard, whole_job
-from .model import Model
 from .plan import INPUTS, TAR, Plan, Settings, settings_digest
-from .pool import Watcher, label_here, label_in_processes
-from .records import read_summary, recorded_units
+from .predictor_spec import Model
 from .report.job import write_job_report
-from .sources import Sources
 from .summary import (
     JobCounts,
     count_records,
@@ -36,9 +35,10 @@ from .summary import (
     write_summary,
 )
 from .timings import TIMINGS, time_shares, timing_line
-from .unit import Task, UnitOutcome
-from .writers import open_writers
-from .writers.contract import JobView
+from .work.lock import one_shard, whole_job
+from .work.pool import Watcher, label_here, label_in_processes
+from .work.records import read_summary, recorded_units
+from .work.unit import Task, UnitOutcome
 
 _WORKER_BYTES = 3 << 29
 """Memory that a worker of a MobileNetV2 bundle takes on photographs, rounded up."""
@@ -120,7 +120,7 @@ def label_in_bulk(
     The same call goes on with a job that was interrupted.
 
     Args:
-        sources: see `wsss.runtime.bulk.sources.find`.
+        sources: see `wsss.runtime.bulk.inputs.sources.find`.
         labels_path: CSV or JSON of image-level labels of every image.
         workers: processes; 0: label in this one; None: as many as cores and memory allow.
         engine: local: processes of this machine; ray: actors of a cluster, see `ray_engine`.
@@ -278,7 +278,7 @@ def _outcomes(
 ) -> Iterator[UnitOutcome]:
     """Of the units, by the engine that was asked for."""
     if engine == "ray" and tasks:
-        from .ray_engine import label_in_ray
+        from .work.ray_engine import label_in_ray
 
         # An actor asks for one core.
         one = replace(plan, threads=1)

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from ...version import __version__
-from ..files import write_error
-from ..palette import IGNORE_INDEX
-from ..progress import Progress
-from .durable import WORK, write_durably
-from .frozen_list import FrozenList
-from .json_lines import read_lines
-from .records import OK, read_images, read_summary, recorded_units, total_instances
+from ..io.files import write_error
+from ..io.palette import IGNORE_INDEX
+from ..io.progress import Progress
+from ..io.staging import WORK, write_durably
+from .formats.contract import JobView, Writer
+from .image_list.frozen_list import FrozenList
+from .image_list.json_lines import read_lines
 from .timings import add_timings
-from .unit import entries_path
-from .writers.contract import JobView, Writer
+from .work.records import OK, read_images, read_summary, recorded_units, total_instances
+from .work.unit import entries_path
 
 SUMMARY, FAILURES = "summary.json", "failures.csv"
 

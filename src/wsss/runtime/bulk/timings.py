@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .clock import STAGES
-from .unit import UnitOutcome
+from .work.stage_timer import STAGES
+from .work.unit import UnitOutcome
 
 TIMINGS = "timings.jsonl"
 

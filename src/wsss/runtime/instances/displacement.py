@@ -88,7 +88,7 @@ def _choose_form(displacement: Tensor, form: Form) -> Refinement:
 def _load_native() -> Refinement | None:
     """None where numba is not installed or does not work; the walk says the reason."""
     try:
-        from .native_displacement import refine_natively
+        from .displacement_numba import refine_natively
     except (ImportError, RuntimeError):
         return None
     return refine_natively

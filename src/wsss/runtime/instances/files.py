@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DataError
-from ..files import read_file
-from ..image_io import (
+from ..io.files import read_file
+from ..io.image_io import (
     DEFAULT_MAX_PIXELS,
     byte_limit,
     decode_png,
@@ -23,7 +23,7 @@ from ..image_io import (
     encode_label_map,
     label_indices,
 )
-from ..palette import IGNORE_INDEX
+from ..io.palette import IGNORE_INDEX
 from .instance_map import MAX_INSTANCES
 
 OBJECTS, CLASSES = "SegmentationObject", "SegmentationClass"

@@ -14,16 +14,16 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ...errors import ShapeError
-from ..boundary_walk import boundary_affinities
-from ..geometry import Align
-from ..pseudo_labels import WalkSettings, scores_on_grid, walk_planes
-from ..score_maps import ScoreMaps
+from ..io.score_maps import ScoreMaps
+from ..refine.boundary_walk import boundary_affinities
+from ..refine.geometry import Align
+from ..refine.pseudo_labels import WalkSettings, scores_on_grid, walk_planes
 from .clusters import cluster_cells
 from .displacement import refine_centroids
 from .instance_map import InstanceMap
+from .running_argmax import StrongestPlanes
 from .segments import segments_of
 from .settings import InstanceSettings
-from .strongest import StrongestPlanes
 
 _VALUES_AT_ONCE = 2**22
 """Values of grid planes that walk together, 16 MiB in float32; more walk in turn."""

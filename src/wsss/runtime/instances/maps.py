@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..boundary_walk import STRIDE
-from ..geometry import grid_size
-from ..grid_cells import cell_centres, cells_at
-from ..pseudo_labels import WalkSettings, scores_on_grid
-from ..score_maps import ScoreMaps
+from ..io.score_maps import ScoreMaps
+from ..refine.boundary_walk import STRIDE
+from ..refine.geometry import grid_size
+from ..refine.grid_cells import cell_centres, cells_at
+from ..refine.pseudo_labels import WalkSettings, scores_on_grid
 from .grouping import group_images
 from .instance_map import InstanceMap
 from .settings import InstanceSettings

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import atomic_write_bytes
-from ..pictures import Picture, data_uri, encode_jpeg
+from ..io.files import atomic_write_bytes
 from .charts import Chart, draw_chart, draw_key
+from .pictures import Picture, data_uri, encode_jpeg
 from .style import STYLE
 from .text import escaped
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ...errors import DataError
-from ...runtime.files import read_file
-from ...runtime.image_labels import BACKGROUND_NAMES, object_names
+from ...runtime.io.files import read_file
+from ...runtime.io.image_labels import BACKGROUND_NAMES, object_names
 from .findings import Findings
 from .image_set import MAX_CLASSES
 

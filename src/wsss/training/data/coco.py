@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from ...runtime.files import read_file
-from ...runtime.image_labels import object_names
-from ...runtime.palette import IGNORE_INDEX
+from ...runtime.io.files import read_file
+from ...runtime.io.image_labels import object_names
+from ...runtime.io.palette import IGNORE_INDEX
 from .class_list import check_classes, class_indices, given_classes
 from .coco_masks import CocoInstances, CocoMask, Region
 from .files import assemble, check_name, image_name, list_images, split_name

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DataError
-from ...runtime.image_io import DEFAULT_MAX_PIXELS
 from ...runtime.instances.instance_map import MAX_INSTANCES
-from ...runtime.palette import IGNORE_INDEX
+from ...runtime.io.image_io import DEFAULT_MAX_PIXELS
+from ...runtime.io.palette import IGNORE_INDEX
 from .instance_truth import InstanceTruth
 
 _FARTHEST = 1e9  # beyond, slopes overflow; false for what is no number, too

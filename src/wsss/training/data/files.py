@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ...errors import DataError
-from ...runtime.files import IMAGE_SUFFIXES
-from ...runtime.image_labels import strip_image_suffix
+from ...runtime.io.files import IMAGE_SUFFIXES
+from ...runtime.io.image_labels import strip_image_suffix
 from .findings import Findings
 from .image_set import ImageSet, MaskFile, Sample
 

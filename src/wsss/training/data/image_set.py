@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ArtifactError, DataError
-from ...runtime.image_io import image_size, read_label_map
-from ...runtime.palette import IGNORE_INDEX
+from ...runtime.io.image_io import image_size, read_label_map
+from ...runtime.io.palette import IGNORE_INDEX
 from .findings import Finding
 from .instance_truth import InstanceSource, InstanceTruth
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from ...runtime.files import open_regular
-from ...runtime.image_io import read_image
-from ...runtime.progress import SILENT, Progress
+from ...runtime.io.files import open_regular
+from ...runtime.io.image_io import read_image
+from ...runtime.io.progress import SILENT, Progress
 from .findings import Finding
 from .image_set import ImageSet, Sample
 from .readers import read_image_set

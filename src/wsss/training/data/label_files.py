@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...errors import DataError
-from ...runtime.image_labels import LabelEntry, LabelTable, read_label_table
+from ...runtime.io.image_labels import LabelEntry, LabelTable, read_label_table
 from .class_list import class_indices, given_classes, ordered_classes, read_lines
 from .files import (
     assemble,

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.palette import IGNORE_INDEX
-from ..sections.train import Augmentation
+from ...runtime.io.palette import IGNORE_INDEX
+from ..recipe.train import Augmentation
 
 Image = NDArray[np.uint8]
 

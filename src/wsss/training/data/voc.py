@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import DataError
-from ...runtime.files import IMAGE_SUFFIXES
 from ...runtime.instances.files import CLASSES, OBJECTS
+from ...runtime.io.files import IMAGE_SUFFIXES
 from .class_list import VOC_CLASSES, class_indices, given_classes, read_lines
 from .files import assemble, check_name, mask_file
 from .findings import Findings

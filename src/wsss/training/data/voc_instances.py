@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ...errors import DataError
 from ...runtime.instances.files import read_ids
-from ...runtime.palette import IGNORE_INDEX
+from ...runtime.io.palette import IGNORE_INDEX
 from .image_set import MaskSource, content_digest
 from .instance_truth import InstanceTruth
 

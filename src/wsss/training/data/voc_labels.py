@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError
-from ...runtime.files import read_file
-from ...runtime.image_io import read_label_map
-from ...runtime.image_labels import LabelTable, object_names, read_label_table
-from ...runtime.palette import IGNORE_INDEX
+from ...runtime.io.files import read_file
+from ...runtime.io.image_io import read_label_map
+from ...runtime.io.image_labels import LabelTable, object_names, read_label_table
+from ...runtime.io.palette import IGNORE_INDEX
 from .class_list import VOC_CLASSES, ordered_classes
 from .files import check_name, image_name
 from .findings import Findings

@@ -6,7 +6,6 @@ Plain data in, text out; what a run has to show is collected in `run.py`.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ...runtime.pictures import Picture
 from ...runtime.report.charts import Chart
 from ...runtime.report.document import (
     Page,
@@ -18,6 +17,7 @@ from ...runtime.report.document import (
     picture_cell,
     render_page,
 )
+from ...runtime.report.pictures import Picture
 from ...runtime.report.text import escaped
 
 

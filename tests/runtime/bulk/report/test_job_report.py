@@ -16,18 +16,18 @@ from report_page import Page, read_page
 from synthetic_jobs import write_job, write_units
 
 from wsss.errors import ArtifactError
-from wsss.runtime.bulk.frozen_list import FrozenList
-from wsss.runtime.bulk.images import ImageRef
-from wsss.runtime.bulk.name_hashes import name_hash
-from wsss.runtime.bulk.records import OK, ImageRecord, unit_name
+from wsss.runtime.bulk.image_list.frozen_list import FrozenList
+from wsss.runtime.bulk.image_list.name_hashes import name_hash
+from wsss.runtime.bulk.inputs.images import ImageRef
 from wsss.runtime.bulk.report import job
-from wsss.runtime.bulk.report.chosen import BACKGROUND_ALONE, choose
 from wsss.runtime.bulk.report.job import write_job_report
+from wsss.runtime.bulk.report.sampling import BACKGROUND_ALONE, choose
 from wsss.runtime.bulk.report.throughput import measure_throughput
 from wsss.runtime.bulk.summary import JobCounts, count_records
 from wsss.runtime.bulk.timings import TIMINGS
-from wsss.runtime.image_io import encode_label_map, write_label_map
-from wsss.runtime.pictures import encode_png
+from wsss.runtime.bulk.work.records import OK, ImageRecord, unit_name
+from wsss.runtime.io.image_io import encode_label_map, write_label_map
+from wsss.runtime.report.pictures import encode_png
 
 CLASSES = ("<b>cat</b>", "dog\udcff")
 SIZE = (12, 16)

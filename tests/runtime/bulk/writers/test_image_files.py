@@ -10,13 +10,12 @@ import pytest
 from labelled_images import LABELS, blobs, labelled, make_job, written
 from PIL import Image
 
-from wsss.runtime.bulk.writers.confidence import ConfidenceWriter
-from wsss.runtime.bulk.writers.overlay import OverlayWriter
-from wsss.runtime.bulk.writers.png import PngWriter
-from wsss.runtime.bulk.writers.scores import ScoresWriter
-from wsss.runtime.image_io import decode_image, read_label_map
-from wsss.runtime.palette import voc_palette
-from wsss.runtime.pictures import draw_labels
+from wsss.runtime.bulk.formats.overlay import OverlayWriter
+from wsss.runtime.bulk.formats.png import ConfidenceWriter, PngWriter
+from wsss.runtime.bulk.formats.scores import ScoresWriter
+from wsss.runtime.io.image_io import decode_image, read_label_map
+from wsss.runtime.io.palette import voc_palette
+from wsss.runtime.report.pictures import draw_labels
 
 OTHER_PALETTE = np.ascontiguousarray(voc_palette()[::-1])
 

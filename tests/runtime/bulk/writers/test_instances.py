@@ -10,14 +10,14 @@ from labelled_images import LABELS, labelled, make_job, written
 from PIL import Image
 from pycocotools.coco import COCO
 
-from wsss.runtime.bulk.images import LabelledImage
-from wsss.runtime.bulk.writers.coco import CocoInstancesWriter
-from wsss.runtime.bulk.writers.instances import InstancesWriter
-from wsss.runtime.bulk.writers.overlay import OverlayWriter
-from wsss.runtime.image_io import decode_image
+from wsss.runtime.bulk.formats.coco import CocoInstancesWriter
+from wsss.runtime.bulk.formats.instances import InstancesWriter
+from wsss.runtime.bulk.formats.overlay import OverlayWriter
+from wsss.runtime.bulk.inputs.images import LabelledImage
 from wsss.runtime.instances.files import read_ids
 from wsss.runtime.instances.instance_map import InstanceMap
-from wsss.runtime.pictures import draw_labels
+from wsss.runtime.io.image_io import decode_image
+from wsss.runtime.report.pictures import draw_labels
 
 # pycocotools 2.0.11 and NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from labelled_images import CLASSES, LABELS, NAMES, blobs, labelled, make_job, objects, written
 
-from wsss.runtime.bulk.images import ImageRef, LabelledImage
-from wsss.runtime.bulk.writers.labelstudio import TASKS_PER_FILE, LabelStudioWriter
-from wsss.runtime.bulk.writers.text import plain
+from wsss.runtime.bulk.formats.labelstudio import TASKS_PER_FILE, LabelStudioWriter
+from wsss.runtime.bulk.formats.text import plain
+from wsss.runtime.bulk.inputs.images import ImageRef, LabelledImage
 
 
 def _task(image: LabelledImage) -> dict:

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from labelled_images import LABELS, Labels, blobs, objects
 from PIL import Image, ImageDraw
 
-from wsss.runtime.bulk.writers.polygons import Ring, class_rings
+from wsss.runtime.bulk.formats.polygons import Ring, class_rings
 
 shapes = st.tuples(st.integers(1, 14), st.integers(1, 14))
 label_maps = shapes.flatmap(

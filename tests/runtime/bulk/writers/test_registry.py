@@ -9,10 +9,10 @@ import pytest
 from labelled_images import labelled, make_job, written
 
 from wsss.errors import ConfigError
-from wsss.runtime.bulk.writers import open_writers, writer_class, writer_names
+from wsss.runtime.bulk.formats.registry import open_writers, writer_class, writer_names
 
 EXAMPLE = """
-from wsss.runtime.bulk.writers.contract import Writer
+from wsss.runtime.bulk.formats.contract import Writer
 
 class AreaWriter(Writer):
     def entry(self, image):

@@ -31,9 +31,9 @@ from labelled_images import (
 )
 from PIL import Image
 
-from wsss.runtime.bulk.images import LabelledImage
-from wsss.runtime.bulk.writers import writer_class, writer_names
-from wsss.runtime.bulk.writers.text import origin_text, plain
+from wsss.runtime.bulk.formats.registry import writer_class, writer_names
+from wsss.runtime.bulk.formats.text import origin_text, plain
+from wsss.runtime.bulk.inputs.images import LabelledImage
 
 OURS = [
     "png", "confidence", "scores", "overlay", "coco", "instances", "coco-instances", "yolo",

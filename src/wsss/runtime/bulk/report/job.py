@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from ....version import __version__
-from ...progress import SILENT, Progress
-from ..durable import WORK, write_durably
-from ..frozen_list import FrozenList, open_list
+from ...io.progress import SILENT, Progress
+from ...io.staging import WORK, write_durably
+from ..image_list.frozen_list import FrozenList, open_list
 from ..job import job_view, read_job
 from ..plan import INPUTS
-from ..records import recorded_units
 from ..summary import count_records
 from ..timings import add_timings
-from .chosen import choose
+from ..work.records import recorded_units
 from .page import JobReport, render_job_report
+from .sampling import choose
 from .throughput import measure_throughput
 from .thumbnails import draw_thumbnails
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...bad_files import CODES
-from ...palette import IGNORE_INDEX
+from ...io.bad_files import CODES
+from ...io.palette import IGNORE_INDEX
 from ...report.charts import Chart, Curve, draw_shares
 from ...report.document import (
     Page,
@@ -18,12 +18,12 @@ from ...report.document import (
     render_page,
 )
 from ...report.text import escaped, format_count, format_number, format_seconds
-from ..clock import STAGES
-from ..records import ImageRecord
+from ..formats.contract import JobView
+from ..formats.text import plain
 from ..summary import JobCounts
-from ..writers.contract import JobView
-from ..writers.text import plain
-from .chosen import BACKGROUND_ALONE, Chosen, Shown
+from ..work.records import ImageRecord
+from ..work.stage_timer import STAGES
+from .sampling import BACKGROUND_ALONE, Chosen, Shown
 from .throughput import Throughput
 from .thumbnails import Thumbnail, shows_instances
 

@@ -9,21 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....errors import DataError, WsssError
-from ...bad_files import CODES, BadFile
-from ...files import read_file
-from ...image_io import DEFAULT_MAX_PIXELS, byte_limit, decode_label_map
 from ...instances.files import CLASSES, OBJECTS, decode_ids
-from ...pictures import Picture, draw_labels, shrink, shrink_labels
+from ...io.bad_files import CODES, BadFile
+from ...io.files import read_file
+from ...io.image_io import DEFAULT_MAX_PIXELS, byte_limit, decode_label_map
 from ...report.document import Encoded, encoded
-from ..frozen_list import FrozenList
-from ..images import ImageRef
+from ...report.pictures import Picture, draw_labels, shrink, shrink_labels
+from ..formats.contract import JobView
+from ..formats.png import FOLDER as MASKS
+from ..image_list.frozen_list import FrozenList
+from ..inputs.images import ImageRef
+from ..inputs.read import read_pixels
 from ..plan import TAR
-from ..read import read_pixels
-from ..records import unit_name
-from ..sinks import SHARDS
-from ..writers.contract import JobView
-from ..writers.png import FOLDER as MASKS
-from .chosen import Shown
+from ..work.outputs import SHARDS
+from ..work.records import unit_name
+from .sampling import Shown
 
 SIDE = 208
 """Longer side of a picture in pixels."""

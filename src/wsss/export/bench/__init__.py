@@ -1,1 +1,0 @@
-"""`wsss bench cam` and `wsss bench label`: exported graphs beside the forms in torch."""

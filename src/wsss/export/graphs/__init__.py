@@ -1,0 +1,1 @@
+"""ONNX graphs of a bundle, box by box."""

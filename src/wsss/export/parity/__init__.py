@@ -1,0 +1,1 @@
+"""Exported graphs measured against torch."""

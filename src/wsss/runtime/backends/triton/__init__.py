@@ -1,0 +1,1 @@
+"""Graphs that a Triton Inference Server runs."""

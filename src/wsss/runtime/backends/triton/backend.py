@@ -1,0 +1,264 @@
+"""A model on a Triton Inference Server behind the contract of `contract.py`.
+
+Connections over HTTP or gRPC, with system shared memory where the server is on this host. Requests
+are repeated while the server is overloaded or away, and only then; what comes back is always what
+one and the same model computed.
+"""
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ....errors import ConfigError, DeadlineError, ServerError, WsssError
+from ..contract import Array, GraphDescription, check_inputs
+from ..triton_memory import is_possible
+from .errors import failure, other_model, unknown_model
+from .exchange import Exchange
+from .faults import Fault, FaultKind
+from .gate import Gate
+from .messages import Transport
+from .model import ServedModel, read_model
+from .options import ServerUrl, SharedMemory, check_seconds, check_shared_memory, parse_url
+from .retry import RETRIED, GaveUp, Retrier, RetryPolicy
+from .transport import connect
+
+_RETRIED_IN_RUN = RETRIED | {FaultKind.UNKNOWN}
+"""The model was there: a server that reloads it does not know it for a moment."""
+_QUIET_S = 1.0
+"""No server is replaced by another one in less time than this."""
+_CHECK_S = 2.0
+"""A model can be loaded anew under a busy client, too: it is looked at again this often."""
+_MAX_LATE = 16
+"""Requests in a row that came too late, after which the server counts as hanging."""
+_COUNTED_STEP = "cam"
+"""Of `label_ensemble`: the step that takes longest, and that makes batches first."""
+_CLOSE_S = 10.0
+"""Seconds for requests under way when the graph is closed."""
+_OPEN_TOTAL_S = 5.0
+"""A wrong URL should show soon, however much patience there is for an outage later on."""
+
+
+def open_triton(
+    url: str,
+    model: str,
+    *,
+    version: str | None = None,
+    deadline_s: float = 60.0,
+    shared_memory: SharedMemory = "auto",
+    retries: int = 20,
+    patience_s: float = 60.0,
+) -> "TritonGraph":
+    """Open a model on a server.
+
+    Args:
+        url: see `parse_url`.
+        model: its name on the server.
+        version: a number; None leaves it to the server, which usually takes the newest.
+        deadline_s: seconds for one request, kept here and told to the server.
+        shared_memory: auto takes it with a server on this host that allows it; on makes its
+            absence an error; off sends bytes.
+        retries: further tries of a request while the server is overloaded or away.
+        patience_s: seconds that these may take together, the time of a last try not counted.
+
+    Raises:
+        ConfigError: a value that cannot be, or a model that the server does not have.
+        MissingDependencyError: tritonclient is not installed.
+        ServerError: no answer, or not from a Triton server that is ready.
+        ArtifactError: the model has tensors that arrays cannot hold.
+    """
+    place = parse_url(url)
+    check_seconds("deadline_s", deadline_s)
+    check_shared_memory(shared_memory)
+    if version is not None and not (version.isascii() and version.isdigit()):
+        raise ConfigError(f"version '{version}' of model '{model}' is no number")
+    policy = RetryPolicy(retries=retries, total_s=patience_s)
+    if shared_memory == "on" and not is_possible():
+        raise ConfigError("shared memory is on, and this system has no /dev/shm: turn it off")
+    if shared_memory == "auto" and not (place.is_loopback and is_possible()):
+        shared_memory = "off"
+    transport = connect(place)
+    try:
+        return TritonGraph(transport, place, model, version, deadline_s, policy, shared_memory)
+    except BaseException:
+        transport.close()
+        raise
+
+
+class TritonGraph:
+    """An `OpenGraph` on a server; several threads may run it at once.
+
+    Attributes:
+        served: what the server said of the model when it was opened.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        url: ServerUrl,
+        model: str,
+        version: str | None,
+        deadline_s: float,
+        policy: RetryPolicy,
+        shared_memory: SharedMemory,
+    ) -> None:
+        self._transport, self._url, self._model = transport, url, model
+        self._version, self._deadline_s = version or "", deadline_s
+        self._gate = Gate()
+        self._retrier = Retrier(policy, self._gate.is_closed)
+        self.served = self._first_look(policy)
+        self._exchange = Exchange(transport, url, self.served, self._version, deadline_s)
+        # Whether the model must be looked at again before its answers can be trusted.
+        self._check_lock = threading.Lock()
+        self._is_suspect = False
+        self._seen_at = self._checked_at = time.monotonic()
+        self._seen_version = ""
+        self._num_late = 0
+        if shared_memory != "off":
+            try:
+                self._exchange.use_memory(shared_memory)
+            except BaseException as error:
+                self._exchange.close()
+                if isinstance(error, Fault):
+                    raise failure(GaveUp(error, 1, 0.0), url, model, deadline_s) from error
+                raise
+
+    def describe(self) -> GraphDescription:
+        """Inputs, outputs and what computes them on the server.
+
+        A server forgets the names of dynamic axes; `image_1` is axis 1 of `image`. `device` is cuda
+        where the configuration asks for GPU instances; `backend` is that of the server.
+        """
+        return self.served.description
+
+    def run(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None
+    ) -> dict[str, Array]:
+        """Compute outputs, as `OpenGraph.run` says; those that came as bytes are read-only.
+
+        Raises:
+            ShapeError, DataError: the inputs do not fit, or the model fails on them.
+            DeadlineError: no answer in time; such a request is not repeated.
+            ServerError: the server is away or overloaded for longer than it was given.
+            ArtifactError: the server has another model under this name now.
+            RuntimeError: the graph is closed, or was while the request failed.
+        """
+        with self._gate.passing():
+            check_inputs(self.served.description, inputs, outputs)
+            if outputs is None:
+                outputs = [spec.name for spec in self.served.description.outputs]
+            if not outputs:
+                return {}
+            # Not ascontiguousarray, which gives a number without axes one.
+            arrays = {name: np.require(array, requirements="C") for name, array in inputs.items()}
+            wanted = list(dict.fromkeys(outputs))
+            try:
+                found = self._retrier.call(lambda: self._attempt(arrays, wanted), _RETRIED_IN_RUN)
+            except GaveUp as outcome:
+                raise self._failure(outcome, arrays) from outcome.fault
+            self._num_late = 0
+            return found
+
+    def statistics(self) -> tuple[int, int]:
+        """Inferences and executions since the server started; of an ensemble those of `cam`.
+
+        Raises:
+            ServerError: no answer.
+        """
+        model, version = self.served.name, self._version
+        if _COUNTED_STEP in self.served.steps:
+            model, version = _COUNTED_STEP, ""
+        try:
+            found = self._transport.statistics(model, version, self._deadline_s)
+        except Fault as fault:
+            outcome = GaveUp(fault, 1, 0.0)
+            raise failure(outcome, self._url, model, self._deadline_s) from fault
+        return found["inference_count"], found["execution_count"]
+
+    def close(self) -> None:
+        """Wait for requests under way, 10 s at most, remove shared memory and drop the connections.
+
+        No pause between tries is waited for. Requests that are still under way fail.
+        """
+        self._gate.close(_CLOSE_S)
+        self._exchange.close()
+        self._transport.close()
+
+    def _attempt(self, arrays: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        self._check_model()
+        try:
+            found, version = self._exchange.send(arrays, outputs)
+        except Fault as fault:
+            if fault.kind in (FaultKind.AWAY, FaultKind.LOST, FaultKind.UNKNOWN):
+                self._is_suspect = True
+            raise
+        if version != self._seen_version:
+            # Another version than before, as in a rolling update; or a first one that was not there
+            # when the model was opened.
+            known = self.served.digests()
+            is_new = bool(known) and version not in known
+            self._is_suspect = self._is_suspect or bool(self._seen_version) or is_new
+            self._check_model()
+            self._seen_version = version
+        self._seen_at = time.monotonic()
+        return found
+
+    def _first_look(self, policy: RetryPolicy) -> ServedModel:
+        total = min(policy.total_s, _OPEN_TOTAL_S)
+        retrier = Retrier(RetryPolicy(policy.retries, total), self._gate.is_closed)
+        try:
+            return retrier.call(self._read)
+        except GaveUp as outcome:
+            fault = outcome.fault
+            if fault.kind is not FaultKind.UNKNOWN:
+                raise failure(outcome, self._url, self._model, self._deadline_s) from fault
+            try:
+                ready = ", ".join(self._transport.served(self._deadline_s)) or "none"
+            except Fault:
+                ready = "unknown, the server does not list them"
+            raise unknown_model(self._url, self._model, self._version, ready) from fault
+
+    def _read(self) -> ServedModel:
+        limit = self._deadline_s
+        metadata = self._transport.metadata(self._model, self._version, limit)
+        config = self._transport.config(self._model, self._version, limit)
+        steps = (config.get("ensemble_scheduling") or {}).get("step", [])
+        names = sorted({str(step["model_name"]) for step in steps})
+        configs = [self._transport.config(name, "", limit) for name in names]
+        return read_model(metadata, config, configs)
+
+    def _check_model(self) -> None:
+        """Compare the model with what was opened, if it may have been exchanged since.
+
+        Raises:
+            ArtifactError: it is another one.
+            Fault: no answer.
+        """
+        if self._is_trusted():
+            return
+        with self._check_lock:
+            if self._is_trusted():
+                return  # another thread was faster
+            now = self._read()
+            if now.identity(self._version) != self.served.identity(self._version):
+                raise other_model(self._url, self._model)
+            self._is_suspect = False
+            self._seen_at = self._checked_at = time.monotonic()
+
+    def _is_trusted(self) -> bool:
+        now = time.monotonic()
+        is_recent = now - self._seen_at < _QUIET_S and now - self._checked_at < _CHECK_S
+        return not self._is_suspect and is_recent
+
+    def _failure(self, outcome: GaveUp, arrays: Mapping[str, Array]) -> WsssError:
+        error = failure(outcome, self._url, self._model, self._deadline_s, arrays)
+        if isinstance(error, DeadlineError):
+            self._num_late += 1
+            if self._num_late >= _MAX_LATE:
+                # One image may be too much; so many in a row are not the images' fault.
+                return ServerError(
+                    f"Triton at {self._url} did not answer within {self._deadline_s:g} s, "
+                    f"{self._num_late} times in a row: see what holds it up"
+                )
+        return error

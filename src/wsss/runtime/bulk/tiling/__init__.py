@@ -1,0 +1,1 @@
+"""Huge images: overlapping tiles, blended."""

@@ -1,0 +1,1 @@
+"""Units of work, their workers and their commit records."""

@@ -1,0 +1,1 @@
+"""Exported models: the manifest, its checks, and labelling with the graphs."""

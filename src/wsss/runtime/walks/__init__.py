@@ -1,1 +1,0 @@
-"""Forms of the random walk: one operator, computed by whatever the machine has."""

@@ -1,0 +1,1 @@
+"""Backbone networks, one file each; see `backbone`."""

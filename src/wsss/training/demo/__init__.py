@@ -1,0 +1,1 @@
+"""A whole method on a small generated image set."""

@@ -1,1 +1,0 @@
-"""The generated image set of `wsss demo`: figures, scenes, files."""

@@ -1,0 +1,1 @@
+"""mIoU, average precision of instances, coverage of classes."""

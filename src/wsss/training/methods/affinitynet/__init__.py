@@ -1,0 +1,1 @@
+"""AffinityNet (Ahn and Kwak, CVPR 2018)."""

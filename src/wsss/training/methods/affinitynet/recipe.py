@@ -1,0 +1,22 @@
+"""What only AffinityNet has (Ahn and Kwak, CVPR 2018, and its released code)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ...recipe.base import Section
+from ...recipe.train import TrainSettings
+
+
+class AffinitySection(Section):
+    """AffinityNet training on pairs of grid cells."""
+
+    train: TrainSettings
+    radius: Annotated[int, Field(ge=2, le=16)] = 5
+    """Pairs lie less than this many grid cells apart."""
+    output_stride: Literal[8, 16, 32] | None = None
+    """Backbone stride of this stage; default: that of the backbone section."""
+    borders: Literal["reference", "full"] = "reference"
+    """reference: cells near three borders have no pairs of their own, as in the code."""
+    start: Literal["weights", "classifier"] = "weights"
+    """Backbone starts from the foreign weights or from the trained classifier."""

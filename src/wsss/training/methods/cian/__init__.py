@@ -1,0 +1,1 @@
+"""CIAN (Fan and others, AAAI 2020)."""

@@ -1,0 +1,1 @@
+"""IRNet (Ahn, Cho and Kwak, CVPR 2019)."""

@@ -1,0 +1,165 @@
+"""IRNet: where classes and objects end, and which way the middle of each object lies."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...backbones.backbone import Backbone
+from ...backbones.parameters import mark_new
+from ..shared.affinity_network import AffinityNetwork
+
+BOUNDARY_CHANNELS = 32
+BOUNDARY_GROUPS = 4
+DISPLACEMENT_CHANNELS = (64, 128, 256, 256, 256)
+MIXED_CHANNELS = 256
+FINE, MIDDLE = 1, 2
+"""Taps whose grids the others are brought to: strides 4 and 8."""
+
+
+class IRNet(AffinityNetwork):
+    """Two branches of 1x1 layers on five taps of a frozen backbone.
+
+    A tap goes through its own layer and group normalisation, is brought to the grid of the branch,
+    and then passes a ReLU. Neither branch trains the backbone, nor the other branch; the backbone
+    computes as in use while they train, without dropout.
+
+    Args:
+        align_corners: how taps of unlike stride are brought to one grid: corner cells on corner
+            cells (`corners` alignment), or enlarged by the ratio of strides and cut (`reference`).
+        displacement: with the branch of displacements, which semantic labels do not need.
+
+    Attributes:
+        feature_stride: pixels per cell of both results.
+        mean_displacement: (2,) subtracted from displacements outside of training.
+
+    Source: IRNet (Ahn, Cho, Kwak, CVPR 2019) and its released code.
+    """
+
+    mean_displacement: Tensor
+
+    def __init__(
+        self, backbone: Backbone, align_corners: bool = False, displacement: bool = True
+    ) -> None:
+        super().__init__(backbone, align_corners)
+        backbone.set_field_of_view(1)
+        backbone.requires_grad_(False)
+        self.taps = backbone.boundary_taps
+        self.strides = [backbone.tap_strides[tap] for tap in self.taps]
+        self.feature_stride = self.strides[FINE]
+        channels = [backbone.tap_channels[tap] for tap in self.taps]
+        self.boundary_layers = nn.ModuleList(
+            _layer(count, BOUNDARY_CHANNELS, BOUNDARY_GROUPS) for count in channels
+        )
+        self.boundary = nn.Conv2d(len(channels) * BOUNDARY_CHANNELS, 1, 1)
+        self.displacement = (
+            DisplacementBranch(channels, self.strides, align_corners) if displacement else None
+        )
+        self.register_buffer("mean_displacement", torch.zeros(2))
+        # Only displacements learn at the rate of new layers; boundaries at the base rate.
+        mark_new(self, False)
+        if self.displacement is not None:
+            mark_new(self.displacement)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Normalised images (B, 3, H, W) -> maps on the grid of stride 4.
+
+        Returns:
+            `boundary` (B, 1, h, w), logits; with its branch also `displacement` (B, 2, h, w), (dy,
+            dx) in cells from each cell to the centre of its object.
+        """
+        maps = self.frozen_maps(x)
+        result = {"boundary": self.boundary_of(maps)}
+        if self.displacement is not None:
+            result["displacement"] = self.displacement_of(maps)
+        return result
+
+    def boundary_logits(self, x: Tensor) -> Tensor:
+        """`forward(x)["boundary"]`, without the work for displacements."""
+        return self.boundary_of(self.frozen_maps(x))
+
+    def train(self, mode: bool = True) -> "IRNet":
+        """Switch the branches to training or back."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def frozen_maps(self, x: Tensor) -> list[Tensor]:
+        """Taps of the backbone, from fine to coarse, which both branches read."""
+        found = self.backbone(x)
+        return [found[tap].detach() for tap in self.taps]
+
+    def boundary_of(self, maps: list[Tensor]) -> Tensor:
+        """(B, 1, h, w) logits from `frozen_maps`."""
+        parts = [layer(taken) for layer, taken in zip(self.boundary_layers, maps, strict=True)]
+        joined = _join(parts, self.strides, maps[FINE], self.feature_stride, self.align_corners)
+        logits: Tensor = self.boundary(joined)
+        return logits
+
+    def displacement_of(self, maps: list[Tensor]) -> Tensor:
+        """(B, 2, h, w) from `frozen_maps`; only of a network with that branch."""
+        if self.displacement is None:
+            raise ValueError("this IRNet has no branch of displacements")
+        displacement: Tensor = self.displacement(maps)
+        return (
+            displacement if self.training else displacement - self.mean_displacement[:, None, None]
+        )
+
+
+class DisplacementBranch(nn.Module):
+    """Coarse taps are mixed at stride 8, and with the fine ones at stride 4."""
+
+    def __init__(self, channels: list[int], strides: list[int], align_corners: bool) -> None:
+        super().__init__()
+        self.strides, self.align_corners = strides, align_corners
+        widths = DISPLACEMENT_CHANNELS
+        self.layers = nn.ModuleList(
+            _layer(count, width, _groups(width))
+            for count, width in zip(channels, widths, strict=True)
+        )
+        self.mix_coarse = _layer(sum(widths[MIDDLE:]), MIXED_CHANNELS, _groups(MIXED_CHANNELS))
+        self.mix = _layer(
+            sum(widths[:MIDDLE]) + MIXED_CHANNELS, MIXED_CHANNELS, _groups(MIXED_CHANNELS)
+        )
+        self.offset = nn.Conv2d(MIXED_CHANNELS, 2, 1, bias=False)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Taps, from fine to coarse -> (B, 2, h, w) on the grid of stride 4."""
+        parts = [layer(taken) for layer, taken in zip(self.layers, maps, strict=True)]
+        fine, middle = self.strides[FINE], self.strides[MIDDLE]
+        corners = self.align_corners
+        coarse = _join(parts[MIDDLE:], self.strides[MIDDLE:], maps[MIDDLE], middle, corners)
+        mixed = [*parts[:MIDDLE], self.mix_coarse(coarse)]
+        joined = _join(mixed, [*self.strides[:MIDDLE], middle], maps[FINE], fine, corners)
+        offsets: Tensor = self.offset(F.relu(self.mix(joined)))
+        return offsets
+
+
+def _layer(in_channels: int, out_channels: int, groups: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.GroupNorm(groups, out_channels)
+    )
+
+
+def _groups(width: int) -> int:
+    return 8 if width < 128 else 16
+
+
+def _join(
+    parts: list[Tensor], strides: list[int], on: Tensor, stride: int, align_corners: bool
+) -> Tensor:
+    """Parts on the grid of a tap, behind a ReLU, one after the other."""
+    grid = (on.shape[-2], on.shape[-1])
+    resized = [
+        F.relu(_to_grid(part, own / stride, grid, align_corners))
+        for part, own in zip(parts, strides, strict=True)
+    ]
+    return torch.cat(resized, dim=1)
+
+
+def _to_grid(part: Tensor, ratio: float, grid: tuple[int, int], align_corners: bool) -> Tensor:
+    if ratio == 1:
+        return part
+    if align_corners or ratio < 1:
+        return F.interpolate(part, grid, mode="bilinear", align_corners=align_corners)
+    larger = F.interpolate(part, scale_factor=ratio, mode="bilinear", align_corners=False)
+    return larger[..., : grid[0], : grid[1]]

@@ -1,0 +1,1 @@
+"""SEC (Kolesnikov and Lampert, ECCV 2016)."""

@@ -1,0 +1,1 @@
+"""The self-guided network (Ke and others, 2018)."""

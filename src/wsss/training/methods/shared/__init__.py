@@ -1,0 +1,1 @@
+"""Stages, networks and losses that methods share."""

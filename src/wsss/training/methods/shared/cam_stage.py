@@ -1,0 +1,214 @@
+"""Stage 1: a multi-label classifier, and its class activation maps for every training image."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ....errors import DataError
+from ....runtime.io.image_io import read_image
+from ....runtime.io.score_maps import ScoreMaps, load_score_maps, save_score_maps
+from ....runtime.refine.cam import multi_scale_cam, normalise_cam
+from ....runtime.refine.geometry import grid_size, image_tensor, resize
+from ...data.image_set import ImageSet, Sample
+from ...data.transforms import augment
+from ...engine.loop import Batch, Objective
+from ...engine.networks import classifier_architecture, normalise, open_as
+from ...engine.run import Run
+from ...evaluation.miou import FolderPredictions, evaluate
+from ...recipe.cam import CamSection
+from .classifier import CamClassifier
+from .crops import crop_arrays, network_input
+from .fitting import fit_objective, trained_network
+from .head_warmup import warm_up_head
+from .losses import classification_loss
+from .per_image import make_files, make_image_files
+
+
+def make_cams(run: Run, folder: Path, digest: str) -> None:
+    """Train the classifier, then write `scores/NAME.npz` for every training image."""
+    if run.cams_path is not None:
+        _take_cams(run, run.cams_path, folder)
+    else:
+        write_cams(run, train_classifier(run, folder, digest), folder / "scores")
+
+
+def measure_cams(run: Run, folder: Path) -> dict[str, float]:
+    """Classifier on the validation list; mIoU of the CAMs where there are masks."""
+    figures: dict[str, float] = {}
+    if run.weights("cam").is_file() and run.val_set is not None:
+        network, _ = open_as(CamClassifier, run.weights("cam"), run.device)
+        figures |= validate_classifier(network, run.val_set, run)
+    return figures | measure_scores(run, folder / "scores", run.recipe.cam.threshold)
+
+
+def train_classifier(run: Run, folder: Path, digest: str) -> CamClassifier:
+    """Multi-label training with image-level labels only; writes `weights.safetensors`."""
+    section, train_set, val_set = run.recipe.cam, run.train_set, run.val_set
+
+    def fit(network: CamClassifier) -> None:
+        def validate() -> dict[str, float]:
+            return validate_classifier(network, val_set, run) if val_set else {}
+
+        network.dropout.probability = section.dropout
+        warm_up_head(run, network, section.warmup)
+        if not section.skip_training:
+            objective = classification_objective(run, network, train_set)
+            fit_objective(run, folder, digest, objective, section.train, validate)
+
+    architecture = classifier_architecture(run.recipe, len(train_set.classes))
+    return trained_network(CamClassifier, run, folder, architecture, section.train, fit)
+
+
+def classification_objective(run: Run, network: CamClassifier, train_set: ImageSet) -> Objective:
+    """Multi-label classification of augmented crops."""
+    settings = run.recipe.cam.train.augmentation
+    samples = train_set.samples
+
+    def sample(index: int, generator: np.random.Generator) -> dict[str, NDArray[np.generic]]:
+        chosen = samples[index]
+        crop = augment(read_image(chosen.image_path), None, settings, generator)
+        return crop_arrays(crop) | {"labels": chosen.label_vector(len(train_set.classes))}
+
+    def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = model(network_input(network, batch))
+        count = torch.tensor([float(len(logits))], device=logits.device)
+        return classification_loss(logits.float(), batch["labels"])[None] * count, count
+
+    def loss(sums: Tensor, counts: Tensor) -> Tensor:
+        return (sums / counts).sum()
+
+    return Objective(network, len(samples), sample, terms, loss, ("classification",))
+
+
+@torch.no_grad()
+def validate_classifier(network: CamClassifier, val_set: ImageSet, run: Run) -> dict[str, float]:
+    """Loss and mean average precision (per cent) on images resized to the crop size."""
+    logits, labels = [], []
+    for sample in val_set.samples:
+        if sample.labels is None:
+            continue
+        image = read_image(sample.image_path)
+        logits.append(_logits(network, image, run.recipe.cam, run.device))
+        labels.append(torch.from_numpy(sample.label_vector(len(val_set.classes))))
+    if not logits:
+        return {}
+    stacked, truth = torch.cat(logits), torch.stack(labels)
+    return {
+        "val_classification": float(classification_loss(stacked, truth)),
+        "val_map": 100 * mean_average_precision(stacked.numpy(), truth.numpy()),
+    }
+
+
+def _logits(
+    network: CamClassifier, image: NDArray[np.uint8], section: CamSection, device: torch.device
+) -> Tensor:
+    """(1, C) logits of the whole image, resized to a square of the crop size."""
+    side = section.train.augmentation.crop_size
+    pixels = resize(image_tensor(image, device), (side, side), "reference")
+    logits: Tensor = network(normalise(network, pixels))
+    return logits.float().cpu()
+
+
+@torch.no_grad()
+def class_probabilities(
+    network: CamClassifier, image: NDArray[np.uint8], section: CamSection, device: torch.device
+) -> NDArray[np.float32]:
+    """(C,) probability that each class is in the image."""
+    return _logits(network, image, section, device)[0].sigmoid().numpy()
+
+
+def mean_average_precision(scores: NDArray[np.float32], labels: NDArray[np.float32]) -> float:
+    """Mean over the classes that occur of the area under precision at each hit, in [0, 1].
+
+    Args:
+        scores, labels: (images, C).
+    """
+    precisions = []
+    for score, label in zip(scores.T, labels.T, strict=True):
+        hits = label[np.argsort(-score, kind="stable")] > 0
+        if hits.any():
+            precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+            precisions.append(float(precision[hits].mean()))
+    return float(np.mean(precisions)) if precisions else float("nan")
+
+
+def image_activation(
+    network: CamClassifier, image: NDArray[np.uint8], section: CamSection, device: torch.device
+) -> Tensor:
+    """(C, h, w) multi-scale activation of all classes, not normalised."""
+
+    @torch.no_grad()
+    def activation(pixels: Tensor) -> Tensor:
+        return network.cam(normalise(network, pixels))
+
+    return multi_scale_cam(
+        activation,
+        image,
+        scales=section.scales,
+        flip=section.flip,
+        map_stride=section.map_stride,
+        stride=network.backbone.output_stride,
+        align=section.align,
+        device=device,
+    )
+
+
+def write_cams(run: Run, network: CamClassifier, folder: Path) -> None:
+    """Multi-scale CAMs of the classes that each training image is labelled with."""
+
+    def make(sample: Sample, image: NDArray[np.uint8], path: Path) -> None:
+        activation = image_activation(network, image, run.recipe.cam, run.device)
+        size = (image.shape[0], image.shape[1])
+        save_score_maps(path, normalise_cam(activation, sample.labels or (), size))
+
+    make_image_files(run, "cam maps", folder, ".npz", make)
+
+
+def _take_cams(run: Run, source: Path, folder: Path) -> None:
+    """Score maps of another method take the place of ours; only labelled classes are kept."""
+
+    def load(sample: Sample) -> ScoreMaps:
+        image = read_image(sample.image_path)
+        size = (image.shape[0], image.shape[1])
+        return load_score_maps(source / f"{sample.name}.npz", size)
+
+    def make(sample: Sample, maps: ScoreMaps, path: Path) -> None:
+        if (
+            maps.classes.max(initial=-1) >= len(run.train_set.classes)
+            or maps.classes.min(initial=0) < 0
+        ):
+            raise DataError(
+                f"score maps of '{sample.name}' name class {maps.classes.max()}, the class list "
+                f"has 0..{len(run.train_set.classes) - 1}"
+            )
+        if sample.labels is not None:
+            maps = maps.select(np.asarray(sample.labels, np.int64))
+        peak = maps.scores.max(axis=(1, 2), keepdims=True, initial=0)
+        scaled = maps.scores / np.where(peak > 1, peak, 1)
+        section = run.recipe.cam
+        grid = grid_size(maps.size, section.map_stride, section.align)
+        if len(scaled) and scaled.shape[1:] != grid:
+            planes = torch.from_numpy(scaled.astype(np.float32))[None]
+            scaled = resize(planes, grid, section.align)[0].numpy()
+        save_score_maps(path, ScoreMaps(maps.classes, scaled.astype(np.float32), maps.size))
+
+    make_files(run, "import of score maps", folder / "scores", ".npz", load, make)
+
+
+def measure_scores(run: Run, folder: Path, threshold: float) -> dict[str, float]:
+    """mIoU of stored score maps at the recipe's threshold, where the images have masks."""
+    subset = run.figures_set
+    if subset is None:
+        return {}
+    report = evaluate(
+        FolderPredictions(folder, subset, image_labels_used=True),
+        subset,
+        run.figures_split,
+        threshold=threshold,
+        align=run.recipe.cam.align,
+        progress=run.progress,
+    )
+    return {"miou": report.miou, "images": report.images}

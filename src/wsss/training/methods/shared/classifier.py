@@ -1,0 +1,58 @@
+"""Multi-label classifier whose weights read as class activation maps (Zhou et al., CVPR 2016)."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...backbones.backbone import Backbone
+from ...backbones.dropout import BatchKeyedDropout2d
+from ...backbones.parameters import mark_new
+
+
+class CamClassifier(nn.Module):
+    """Backbone, channel dropout, global average and a bias-free 1x1 classifier.
+
+    ResNet38 pools first and VGG16 classifies first; dropout of whole channels, average and
+    classifier are linear, so both orders give the same logits and the cheaper one is computed.
+
+    Args:
+        num_classes: C, background not counted.
+        dropout: probability of a channel of the last feature map.
+
+    Source: AffinityNet (Ahn and Kwak, CVPR 2018) and its released code.
+    """
+
+    def __init__(self, backbone: Backbone, num_classes: int, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.num_classes = num_classes
+        backbone.set_field_of_view(1)
+        self.dropout = BatchKeyedDropout2d(dropout)
+        self.classifier = nn.Conv2d(backbone.out_channels, num_classes, 1, bias=False)
+        nn.init.xavier_uniform_(self.classifier.weight)
+        mark_new(self.classifier)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) -> logits (B, C)."""
+        return self.classify_pooled(self.pooled_features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """Last feature map (B, F, h, w)."""
+        features: Tensor = self.backbone(x)[self.backbone.final_tap]
+        return features
+
+    def pooled_features(self, x: Tensor) -> Tensor:
+        """Mean of the last feature map, (B, F): all that the head needs to be trained alone."""
+        return self.features(x).mean(dim=(2, 3))
+
+    def classify_pooled(self, pooled: Tensor) -> Tensor:
+        """(B, F) from `pooled_features` -> logits (B, C), with dropout while training."""
+        logits: Tensor = self.classifier(self.dropout(pooled[:, :, None, None]))
+        return logits[:, :, 0, 0]
+
+    def cam(self, x: Tensor) -> Tensor:
+        """Class activation maps (B, C, h, w) >= 0, not normalised, without dropout of the head.
+
+        VGG16 takes their square root, as the released code does.
+        """
+        cam = F.relu(self.classifier(self.features(x)))
+        return cam.sqrt() if self.backbone.cam_square_root else cam

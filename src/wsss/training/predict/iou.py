@@ -1,0 +1,105 @@
+"""Per-class IoU of what the stages of a run have made."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..data.image_set import ImageSet
+from ..evaluation.miou import EvalReport, FolderPredictions, evaluate
+from ..methods.selfguided.train import STEPS
+from ..methods.shared.segmenter_stage import evaluate_on_validation
+from ..recipe.load import CianRecipe, SelfGuidedRecipe, WalkRecipe
+from ..recipe.sections import SegmenterSection
+from ..report.page import IouColumn
+from .measure import labels_used
+from .pictures import evenly
+from .run_view import OpenedRun
+
+
+def iou_columns(opened: OpenedRun, limit: int | None = None) -> dict[str, IouColumn]:
+    """By kind: `cam`, then what the method has of `walk`, steps, `cian` and `labels`, `segmenter`.
+
+    Stored maps are measured on the list of figures, networks that segment on the validation list.
+
+    Args:
+        limit: images whose stored maps are measured; longer lists are thinned evenly.
+    """
+    recipe = opened.run.recipe
+    columns = {"cam": _stored(opened, "CAM", "cam", limit, recipe.cam.threshold)}
+    if isinstance(recipe, WalkRecipe):
+        place, threshold = "labels/scores", recipe.walk.threshold
+        columns["walk"] = _stored(opened, "walk", place, limit, threshold)
+    if isinstance(recipe, SelfGuidedRecipe):
+        for number, step in enumerate(STEPS, 1):
+            place, threshold = f"labels/{step}", recipe.selfguided.threshold
+            columns[step] = _stored(opened, f"step {number}", place, limit, threshold)
+    if isinstance(recipe, CianRecipe):
+        columns["cian"] = _of_network(opened, "cian", recipe.cian)
+    if "labels" in opened.stages:
+        columns["labels"] = _stored(opened, "pseudo labels", "labels", limit)
+    return columns | {"segmenter": _of_network(opened, "segmenter", recipe.segmenter)}
+
+
+def _stored(
+    opened: OpenedRun, name: str, place: str, limit: int | None, threshold: float = 0.0
+) -> IouColumn:
+    """Of maps below the run's folder; `threshold` plays no part where they are label maps."""
+    run, figures_set = opened.run, opened.run.figures_set
+    was_run = place.split("/")[0] in opened.finished
+    if not was_run or figures_set is None:
+        return IouColumn(name, "no masks" if was_run else "not run")
+    subset = _thinned(figures_set, limit)
+    used = labels_used(run.folder / place)
+    predictions = FolderPredictions(run.folder / place, subset, image_labels_used=used)
+    report = evaluate(
+        predictions,
+        subset,
+        run.figures_split,
+        threshold=threshold,
+        align=run.recipe.cam.align,
+        progress=run.progress,
+    )
+    return _column(name, report, len(figures_set.samples))
+
+
+def _of_network(opened: OpenedRun, stage: str, section: SegmenterSection) -> IouColumn:
+    """Of a stage whose network is a segmenter, used as its section says."""
+    run = opened.run
+    if stage not in opened.finished or not run.weights(stage).is_file():
+        return IouColumn(stage, "not run")
+    report = evaluate_on_validation(run, run.folder / stage, section)
+    return IouColumn(stage, "no masks") if report is None else _column(stage, report, report.images)
+
+
+def _thinned(images: ImageSet, limit: int | None) -> ImageSet:
+    return images if limit is None else replace(images, samples=evenly(images.samples, limit))
+
+
+def _column(name: str, report: EvalReport, num_images: int) -> IouColumn:
+    of_all = "" if report.images == num_images else f" of {num_images}"
+    count = f"{report.images}{of_all}"
+    return IouColumn(
+        name,
+        circumstances(report.list_name, count, report.image_labels_used, report.background),
+        _finite(report.miou),
+        {key: _finite(value) for key, value in report.iou.items()},
+        report.images,
+        report.list_name,
+        report.background,
+        report.image_labels_used,
+    )
+
+
+def circumstances(
+    list_name: str, images: str, image_labels_used: bool | None, background: str | None
+) -> str:
+    """What a figure stands on: list, number of images, use of image-level labels, threshold."""
+    labels = {True: "labels given", False: "no labels given", None: "use of labels not known"}
+    parts = [list_name, f"{images} images", labels[image_labels_used]]
+    if background is not None and background.startswith("threshold"):
+        parts.append(background)
+    return ", ".join(parts)
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

@@ -1,0 +1,170 @@
+"""What a run has to show, collected into `report.html`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...runtime.io.progress import SILENT, Progress
+from ...runtime.report.charts import Chart, Curve, thin
+from ...runtime.report.document import write_page
+from ...runtime.report.text import format_seconds
+from ...version import __version__
+from ..data.image_set import ImageSet
+from ..engine.metrics import read_metrics
+from ..engine.run import Run
+from ..methods.irnet.report import make_irnet_sheets
+from ..methods.selfguided.report import make_self_guided_sheets
+from ..report.page import Report, StageCard, render_report
+from .iou import iou_columns
+from .pictures import make_sheet
+from .run_predictor import NETWORKS
+from .run_view import open_run
+
+MAX_MEASURED = 400
+"""Images that per-class figures are counted on; longer lists are thinned evenly."""
+MAX_POINTS = 300
+"""Points of a curve; longer ones are averaged over neighbours."""
+
+STAGES = {
+    "cam": "classifier and its activation maps",
+    "seeds": "labels taken as certain",
+    "affinity": "which neighbours are alike",
+    "irnet": "boundaries, and the way to the middle of each object",
+    "cian": "segmenter of images that share a class, trained on the seeds",
+    "labels": "pseudo labels of the training images",
+    "instances": "cells that meet in one place are an object",
+    "segmenter": "trained on the pseudo labels",
+}
+"""What the stages of all methods do."""
+_OWN_STAGES = {
+    ("sec", "segmenter"): "agrees with seeds, classes and boundaries",
+    ("selfguided", "segmenter"): "one network, learns labels that it makes anew before each epoch",
+    ("selfguided", "labels"): "its final labels, measured step by step",
+}
+"""Where a method's stage of a common name does something else."""
+_UNITS = {"miou": "% mIoU", "val_map": "% mAP", "ap50": "% AP50"}
+_NAMES = {
+    "miou": "mIoU %",
+    "images": "images measured",
+    "walk_miou": "mIoU % of the walk",
+    "decided": "pixels decided %",
+    "accuracy": "of these right %",
+    "val_map": "classifier mAP %",
+    "val_classification": "validation loss",
+    "ap70": "AP70 %",
+    "cam_ap50": "AP50 % of CAMs alone",
+    "cam_ap70": "AP70 % of CAMs alone",
+    "boundary_ap50": "AP50 % with boundaries",
+    "boundary_ap70": "AP70 % with boundaries",
+    "step1_miou": "mIoU % of step 1, CAMs",
+    "step2_miou": "mIoU % of step 2, walked",
+    "step3_miou": "mIoU % of step 3, guided",
+    "step1_best_miou": "step 1 at its best threshold",
+    "step2_best_miou": "step 2 at its best threshold",
+    "step3_best_miou": "step 3 at its best threshold",
+}
+
+
+def write_run_report(
+    run_folder: Path,
+    images: ImageSet,
+    *,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> Path:
+    """Write `report.html` into a run, from whatever stages have finished.
+
+    Args:
+        images: the image set of the run.
+        device: where the run's networks are applied: auto, cpu or cuda.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        ArtifactError: no run, or one of other classes; DataError: an image cannot be read.
+    """
+    opened = open_run(run_folder, images, device, progress)
+    run, stages = opened.run, opened.stages
+    finished, predictor = opened.finished, opened.predictor
+    report = Report(
+        title=run_folder.resolve().name,
+        lead=f"Recipe {run.recipe.name}, from image-level labels to a segmenter.",
+        facts=_facts(run, finished),
+        stages=[_stage_card(run.recipe.method, name, finished.get(name)) for name in stages],
+        sheets=[
+            make_sheet(run, finished, predictor),
+            *make_irnet_sheets(run, finished, predictor),
+            *make_self_guided_sheets(run, finished),
+        ],
+        classes=images.classes,
+        iou=list(iou_columns(opened, MAX_MEASURED).values()),
+        charts=[chart for name in stages for chart in stage_charts(run_folder / name)],
+        recipe=(run_folder / "recipe.toml").read_text(encoding="utf-8"),
+        footer=f"Written by wsss {__version__}. Source of the images: {images.layout}.",
+    )
+    path = run_folder / "report.html"
+    write_page(path, render_report(report))
+    return path
+
+
+def _facts(run: Run, finished: Mapping[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    lists = [f"{len(run.train_set.samples)} to learn from"]
+    if run.val_set is not None:
+        lists.append(f"{len(run.val_set.samples)} to validate")
+    devices = sorted({str(record.get("device", "unknown")) for record in finished.values()})
+    seconds = sum(float(record.get("seconds", 0)) for record in finished.values())
+    return [
+        ("Method", run.recipe.method),
+        ("Backbone", run.recipe.backbone.name),
+        ("Images", f"{run.images.root.name}: {', '.join(lists)}"),
+        ("Classes", str(len(run.images.classes))),
+        ("Device", ", ".join(devices) or "none yet"),
+        ("Time", format_seconds(seconds)),
+    ]
+
+
+def _stage_card(method: str, name: str, record: dict[str, Any] | None) -> StageCard:
+    text = _OWN_STAGES.get((method, name), STAGES[name])
+    if record is None:
+        return StageCard(name, text)
+    found = record.get("figures", {}).items()  # None where no pixel was to be counted
+    figures = {key: float(value) for key, value in found if value is not None}
+    figures.pop("walk_images", None)  # the same images as those of the labels
+    key = next((key for key in _UNITS if key in figures), None)
+    headline = (f"{figures.pop(key):.1f}", _UNITS[key]) if key else None
+    if not figures and name in NETWORKS:
+        headline = ("trained", "")
+    shown = {_NAMES.get(key, key): f"{value:.6g}" for key, value in _rounded(figures).items()}
+    return StageCard(name, text, headline, shown, format_seconds(float(record.get("seconds", 0))))
+
+
+def _rounded(figures: dict[str, float]) -> dict[str, float]:
+    return {
+        key: round(value, 3 if key == "val_classification" else 1) for key, value in figures.items()
+    }
+
+
+def stage_charts(folder: Path) -> list[Chart]:
+    """Losses of a stage over its epochs, and the figures of its validation."""
+    rows = read_metrics(folder / "metrics.jsonl")
+    keys = [k for k in dict.fromkeys(k for row in rows for k in row)]
+    keys = [key for key in keys if key not in ("step", "epoch", "learning_rate")]
+    terms = [key for key in keys if key != "loss" and not key.startswith("val_")]
+    if len(terms) == 1:  # the same numbers as the loss
+        keys.remove(terms[0])
+    percent = [key for key in keys if key == "val_map"]
+    losses = [key for key in keys if key not in percent]
+    charts = []
+    for title, chosen in ((f"{folder.name}: loss", losses), (f"{folder.name}: mAP %", percent)):
+        curves = [_curve(rows, key) for key in chosen]
+        if curves:
+            charts.append(Chart(title, "epoch", curves))
+    return charts
+
+
+def _curve(rows: Sequence[dict[str, float]], key: str) -> Curve:
+    points = [(row.get("epoch", row.get("step", 0)), row[key]) for row in rows if key in row]
+    x, y = thin([x for x, _ in points], [y for _, y in points], MAX_POINTS)
+    names = {"val_classification": "validation loss", "val_map": "validation mAP"}
+    return Curve(names.get(key, key.replace("_", " ")), x, y, dashed=key.startswith("val_"))
