@@ -14,7 +14,8 @@ ALLOWED = {
     "runtime": {"runtime"},
     "training": {"training", "runtime"},
     "export": {"export", "training", "runtime"},
-    "cli": {"cli", "training", "export", "runtime"},
+    "bench": {"bench", "export", "training", "runtime"},
+    "cli": {"cli", "bench", "training", "export", "runtime"},
 }
 SHARED = {"errors", "version"}
 
@@ -43,7 +44,7 @@ def test_arrows_point_down_only(part):
 
 
 def test_only_the_command_line_prints_or_exits():
-    for part in ("runtime", "training", "export"):
+    for part in ("runtime", "training", "export", "bench"):
         for module in (PACKAGE / part).rglob("*.py"):
             for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Call):
@@ -73,7 +74,8 @@ def test_runtime_needs_neither_torch_nor_typer_nor_onnx():
         BLOCKER.format(blocked=blocked)
         + "import wsss, wsss.runtime\n"
         + "from wsss import read_image, write_label_map\n"
-        + "from wsss.runtime import bulk, image_labels, score_maps, palette\n"
+        + "from wsss.runtime import bulk\n"
+        + "from wsss.runtime.io import image_labels, score_maps, palette\n"
         + "from wsss.runtime.bulk import job, pool, run\n"
         + "from wsss.runtime import doctor\n"
         + "from wsss.runtime.instances import instance_map, segments, settings\n"

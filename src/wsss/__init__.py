@@ -29,13 +29,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "RunPredictor": ".training.predictor",
-    "load_recipe": ".training.recipe",
-    "measure": ".training.measure",
-    "read_image": ".runtime.image_io",
+    "RunPredictor": ".training.predict.run_predictor",
+    "load_recipe": ".training.recipe.load",
+    "measure": ".training.predict.measure",
+    "read_image": ".runtime.io.image_io",
     "read_image_set": ".training.data.readers",
     "train": ".training.pipeline",
-    "write_label_map": ".runtime.image_io",
+    "write_label_map": ".runtime.io.image_io",
 }
 
 

@@ -1,7 +1,7 @@
 """Where the time of an exported graph goes, by onnxruntime's own profiler.
 
-The parts of our graphs are told apart by the names of their nodes, which `export/graphs/models.py` gives
-them; onnxruntime keeps those of the nodes that matter when it fuses and renames.
+Node names, given by `export/graphs/models.py`, tell the parts of a graph apart; onnxruntime keeps
+the names that matter when it fuses nodes.
 """
 
 import json

@@ -134,7 +134,7 @@ def test_triton_is_not_loaded_before_the_first_walk():
     code = (
         "import sys\n"
         "import wsss.runtime.refine.random_walk\n"
-        "from wsss.runtime.walks import fused\n"
+        "from wsss.runtime.refine.fast import walk_triton as fused\n"
         "fused.is_available()\n"
         "assert 'triton' not in sys.modules\n"
         "fused.find_spec = lambda name: None\n"

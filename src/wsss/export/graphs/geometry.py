@@ -1,4 +1,4 @@
-"""`runtime/refine/geometry.py` as operators: where grid cells lie on pixels, for images of any size.
+"""`runtime/refine/geometry.py` as operators: where grid cells are on pixels, for any image size.
 
 Sizes are int64 tensors [height, width]. Rounding is done in whole numbers, half to even, as Python
 rounds the same fractions; no float rounding can move a grid by a cell.

@@ -3,7 +3,7 @@
 Each `add_*` appends one box of the method's figure and returns the names of its results; the
 models put boxes together. Those with a network in them stand here, the last one in `refinement.py`.
 Every size is computed inside of the graph, so that a file takes any batch and any image. Sources:
-`runtime/refine/cam.py` and the stages of `training`, against which `parity.py` measures every graph.
+`runtime/refine/cam.py` and the stages of `training`, against which `parity.py` measures each.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""A bundle applied to images: the counterpart of `training/predict/run_predictor.py` without training code."""
+"""Apply a bundle to images, without training code."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

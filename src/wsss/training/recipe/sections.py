@@ -1,4 +1,4 @@
-"""Sections that recipes of several methods share: backbone, data, dense CRF, seeds, walk, segmenter."""
+"""Sections that recipes of several methods share: backbone, data, CRF, seeds, walk, segmenter."""
 
 from typing import Annotated, Literal
 
