@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from wsss.training.pipeline import METHODS
-from wsss.training.recipe.load import load_recipe
+from wsss.training.recipes import load_recipe
 
 RESULTS = Path(__file__).parent / "results"
 # name -> (split, arguments of `wsss eval` behind the run, or what lies in it)

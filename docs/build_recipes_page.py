@@ -6,7 +6,9 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from wsss.training.recipe.load import RECIPES, Recipe, load_recipe, shipped_recipes
+from wsss.training.methods import RECIPES
+from wsss.training.recipe.recipe import Recipe
+from wsss.training.recipes import load_recipe, shipped_recipes
 
 _TABLE = "| key | default | range | meaning |\n|---|---|---|---|\n"
 HEAD = """# Recipes

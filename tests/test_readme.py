@@ -8,7 +8,7 @@ import pytest
 from command_line import wsss
 from tiny_run import tiny_recipe, write_images
 
-from wsss.training.recipe.load import dump_recipe
+from wsss.training.recipe.recipe import dump_recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

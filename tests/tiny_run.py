@@ -23,7 +23,8 @@ from wsss.errors import WsssError
 from wsss.runtime.io.image_io import write_label_map
 from wsss.training.data.readers import read_image_set
 from wsss.training.pipeline import train
-from wsss.training.recipe.load import Recipe, load_recipe
+from wsss.training.recipe.recipe import Recipe
+from wsss.training.recipes import load_recipe
 
 CLASSES = ("disc", "bar")
 COLOURS = ((220, 60, 40), (40, 80, 220))

@@ -7,7 +7,8 @@ import torch
 
 from wsss.training.engine.checkpoint import load_checkpoint, save_checkpoint
 from wsss.training.engine.networks import recipe_architectures, save_network
-from wsss.training.recipe.load import Recipe, dump_recipe, load_recipe
+from wsss.training.recipe.recipe import Recipe, dump_recipe
+from wsss.training.recipes import load_recipe
 
 CLASSES = ("disc", "bar", "ring")
 

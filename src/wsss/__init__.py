@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .training.pipeline import train
     from .training.predict.measure import measure
     from .training.predict.run_predictor import RunPredictor
-    from .training.recipe.load import load_recipe
+    from .training.recipes import load_recipe
 
 __all__ = [
     "RunPredictor",
@@ -30,7 +30,7 @@ __all__ = [
 
 _HOMES = {
     "RunPredictor": ".training.predict.run_predictor",
-    "load_recipe": ".training.recipe.load",
+    "load_recipe": ".training.recipes",
     "measure": ".training.predict.measure",
     "read_image": ".runtime.io.image_io",
     "read_image_set": ".training.data.readers",

@@ -11,7 +11,7 @@ from tiny_run import tiny_recipe, write_images
 from traced_once import traced_once
 
 from wsss.bench import machine
-from wsss.training.recipe.load import dump_recipe
+from wsss.training.recipe.recipe import dump_recipe
 
 MEASURED = cache(machine.measure_machine)
 

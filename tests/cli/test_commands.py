@@ -12,7 +12,7 @@ from tiny_run import CLASSES, NUM_TRAIN, NUM_VAL, STAGES, files_of
 
 from wsss.runtime.io.image_io import read_image, read_label_map
 from wsss.training.predict.run_predictor import RunPredictor
-from wsss.training.recipe.load import load_recipe
+from wsss.training.recipes import load_recipe
 
 LABELS = ("background", *CLASSES)
 

@@ -22,7 +22,7 @@ from wsss.training.data.image_set import ImageSet, Sample
 from wsss.training.engine.checkpoint import load_checkpoint, save_checkpoint
 from wsss.training.methods.cian.network import EXPORTED_PARTS
 from wsss.training.predict.run_predictor import RunPredictor
-from wsss.training.recipe.load import load_recipe
+from wsss.training.recipes import load_recipe
 
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'wsss[export]'")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")

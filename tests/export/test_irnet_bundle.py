@@ -29,7 +29,8 @@ from wsss.training.engine.checkpoint import load_checkpoint, save_checkpoint
 from wsss.training.evaluation.instance_predictions import PairPredictions
 from wsss.training.methods.irnet.network import DISPLACEMENT_CHANNELS, MIXED_CHANNELS
 from wsss.training.predict.run_predictor import RunPredictor
-from wsss.training.recipe.load import Recipe, load_recipe
+from wsss.training.recipe.recipe import Recipe
+from wsss.training.recipes import load_recipe
 
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'wsss[export]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")

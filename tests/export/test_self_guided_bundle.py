@@ -15,7 +15,7 @@ from wsss.runtime.bundle.predictor import BundlePredictor
 from wsss.runtime.io.image_io import read_image, read_label_map
 from wsss.training.engine.checkpoint import load_checkpoint, save_checkpoint
 from wsss.training.predict.run_predictor import RunPredictor
-from wsss.training.recipe.load import load_recipe
+from wsss.training.recipes import load_recipe
 
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'wsss[export]'")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")

@@ -14,7 +14,7 @@ from wsss.export.source import ExportSource, open_source
 from wsss.runtime.bundle.inputs import present_input
 from wsss.training.demo.scenes import draw_scene
 from wsss.training.methods.irnet.network import IRNet
-from wsss.training.recipe.load import load_recipe
+from wsss.training.recipes import load_recipe
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'wsss[export]'")

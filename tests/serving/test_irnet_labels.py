@@ -19,7 +19,7 @@ from wsss.runtime.instances.instance_map import InstanceMap
 from wsss.runtime.io.image_io import read_image
 from wsss.training.demo.scenes import draw_scene
 from wsss.training.predict.run_predictor import RunPredictor
-from wsss.training.recipe.load import load_recipe
+from wsss.training.recipes import load_recipe
 
 pytestmark = pytest.mark.triton
 pytest.importorskip("tritonclient.http", reason="needs tritonclient: pip install 'wsss[triton]'")

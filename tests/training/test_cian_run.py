@@ -28,11 +28,12 @@ from wsss.training.data.image_set import ImageSet
 from wsss.training.engine.checkpoint import load_checkpoint, save_checkpoint
 from wsss.training.engine.loop import _epoch_order
 from wsss.training.engine.metrics import read_metrics
-from wsss.training.engine.networks import cian_architecture, open_as
+from wsss.training.engine.networks import cian_architecture, open_network
 from wsss.training.engine.run import Run, read_stage
 from wsss.training.methods.cian.losses import CIAN_NAMES
 from wsss.training.methods.cian.method import STAGES
 from wsss.training.methods.cian.network import CianSegmenter
+from wsss.training.methods.cian.recipe import CianRecipe
 from wsss.training.methods.cian.train import cian_objective
 from wsss.training.methods.shared.crops import inside_cells, nearest_labels
 from wsss.training.methods.shared.segmenter_stage import segment_logits
@@ -40,7 +41,8 @@ from wsss.training.pipeline import TrainResult, train
 from wsss.training.predict.measure import measure
 from wsss.training.predict.run_predictor import RunPredictor
 from wsss.training.predict.run_report import write_run_report
-from wsss.training.recipe.load import CianRecipe, Recipe, load_recipe
+from wsss.training.recipe.recipe import Recipe
+from wsss.training.recipes import load_recipe
 
 NETWORKS = METHODS["cian"][1]
 ROUNDS = NETWORKS[1:]
@@ -56,7 +58,7 @@ def _train(images: ImageSet, out: Path, *overrides: str, **options: object) -> T
 
 
 def _open(run: Path, stage: str) -> CianSegmenter:
-    return open_as(CianSegmenter, run / stage / "weights.safetensors", CPU)[0]
+    return open_network(CianSegmenter, run / stage / "weights.safetensors", CPU)[0]
 
 
 def test_every_stage_leaves_its_record_and_its_files(

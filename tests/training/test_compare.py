@@ -12,7 +12,7 @@ from wsss.training.compare import compare as module
 from wsss.training.compare.compare import Comparison, compare
 from wsss.training.data.image_set import ImageSet
 from wsss.training.engine.run import read_stage
-from wsss.training.recipe.load import dump_recipe
+from wsss.training.recipe.recipe import dump_recipe
 
 
 class Notes(Progress):

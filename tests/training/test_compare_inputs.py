@@ -13,7 +13,7 @@ from wsss.training.compare import compare as module
 from wsss.training.compare.compare import Comparison, compare
 from wsss.training.compare.inputs import read_entries, read_weights
 from wsss.training.data.image_set import ImageSet
-from wsss.training.recipe.load import dump_recipe
+from wsss.training.recipe.recipe import dump_recipe
 
 
 @pytest.fixture(autouse=True)

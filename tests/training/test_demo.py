@@ -12,7 +12,8 @@ from wsss.training.demo import run as demo
 from wsss.training.demo.run import DEMOS, DemoResult, run_demo
 from wsss.training.engine.run import read_stage
 from wsss.training.pipeline import METHODS
-from wsss.training.recipe.load import Recipe, load_recipe
+from wsss.training.recipe.recipe import Recipe
+from wsss.training.recipes import load_recipe
 
 KEYS = {"cam_miou", "walk_miou", "label_miou", "segmenter_miou", "data", "run", "report"}
 

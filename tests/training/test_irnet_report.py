@@ -14,9 +14,9 @@ from wsss.training.data.image_set import ImageSet, Sample
 from wsss.training.data.instance_truth import InstanceTruth
 from wsss.training.methods.irnet import report as irnet_report
 from wsss.training.methods.irnet.method import STAGES
+from wsss.training.methods.irnet.recipe import IRNetRecipe
 from wsss.training.pipeline import train
 from wsss.training.predict.run_report import write_run_report
-from wsss.training.recipe.load import IRNetRecipe
 
 HEADS = ("photo", "truth", "boundary", "displacement", "centroids", "instances")
 NAMES = [f"train_{index}" for index in (0, 1, 3, 5, 6, 8)]

@@ -27,7 +27,7 @@ from wsss.training.methods.irnet.train import (
     take_mean_displacement,
 )
 from wsss.training.methods.shared.walk_stage import image_affinity
-from wsss.training.recipe.load import Recipe
+from wsss.training.recipe.recipe import Recipe
 
 CPU = torch.device("cpu")
 ALIGNS: tuple[Align, ...] = ("reference", "corners")

@@ -10,7 +10,8 @@ from tiny_run import CLASSES
 from wsss.training.compare.published_figures import published_miou
 from wsss.training.data.class_list import VOC_CLASSES
 from wsss.training.data.readers import read_image_set
-from wsss.training.recipe.load import dump_recipe, load_recipe
+from wsss.training.recipe.recipe import dump_recipe
+from wsss.training.recipes import load_recipe
 
 RUNS = {
     "vgg16": ("affinitynet_vgg16_voc12", {"cam": (48.9, 1464), "segmenter": (58.4, 1449)}),

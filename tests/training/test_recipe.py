@@ -10,7 +10,8 @@ from wsss.errors import ConfigError
 from wsss.runtime.refine.dense_crf import CrfSettings
 from wsss.training.engine.loop import build_optimizer
 from wsss.training.engine.networks import classifier_architecture, recipe_architectures
-from wsss.training.recipe.load import dump_recipe, load_recipe, shipped_recipes
+from wsss.training.recipe.recipe import dump_recipe
+from wsss.training.recipes import load_recipe, shipped_recipes
 
 ROOT = Path(__file__).parents[2]
 NAMES = shipped_recipes()

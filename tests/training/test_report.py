@@ -15,9 +15,10 @@ from wsss.runtime.io.score_maps import ScoreMaps, save_score_maps
 from wsss.runtime.report.charts import Chart, Curve
 from wsss.runtime.report.pictures import encode_png
 from wsss.training.data.image_set import ImageSet, MaskFile, Sample
-from wsss.training.predict.pictures import evenly
 from wsss.training.predict.run_report import stage_charts, write_run_report
-from wsss.training.recipe.load import dump_recipe, load_recipe
+from wsss.training.recipe.recipe import dump_recipe
+from wsss.training.recipes import load_recipe
+from wsss.training.report.cells import evenly
 from wsss.training.report.page import IouColumn, Report, Sheet, SheetRow, StageCard, render_report
 
 CLASSES = ("<b>", 'cat "&" dog')

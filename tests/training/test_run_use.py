@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from synthetic_jobs import records_of
 from tiny_run import CLASSES, NUM_TRAIN, NUM_VAL, copy_run
+from wsss.training.X import PredictionKind
 
 from wsss.errors import ArtifactError, ConfigError
 from wsss.runtime.bulk.job import read_job
@@ -23,7 +24,6 @@ from wsss.training.methods.shared.walk_stage import walk_settings
 from wsss.training.predict.measure import measure
 from wsss.training.predict.run_model import run_model
 from wsss.training.predict.run_predictor import CLASS_THRESHOLD, RunPredictor
-from wsss.training.recipe.load import PredictionKind
 
 
 @pytest.fixture

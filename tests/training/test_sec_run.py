@@ -19,7 +19,7 @@ from wsss.training.pipeline import METHODS as STAGES_OF
 from wsss.training.pipeline import train
 from wsss.training.predict.measure import measure
 from wsss.training.predict.run_predictor import RunPredictor
-from wsss.training.recipe.load import load_recipe
+from wsss.training.recipes import load_recipe
 
 STAGES = STAGES_OF["sec"]
 SGD = ("optimizer=sgd", "learning_rate=0.01", "momentum=0.5", "new_layer_factor=2")

@@ -29,7 +29,7 @@ from wsss.training.data.image_set import ImageSet
 from wsss.training.demo.scenes import draw_scene
 from wsss.training.engine.checkpoint import load_checkpoint
 from wsss.training.engine.metrics import read_metrics
-from wsss.training.engine.networks import normalise, open_as
+from wsss.training.engine.networks import normalise, open_network
 from wsss.training.engine.run import Run, read_stage
 from wsss.training.methods.selfguided.method import STAGES
 from wsss.training.methods.selfguided.network import SelfGuidedNet
@@ -126,7 +126,7 @@ def test_the_classification_head_learns_with_the_dropout_of_the_classifier(
     folder = finished_self_guided_run
     recipe = tiny_recipe(f"cam.dropout={share}", method="selfguided")
     run = Run(folder, recipe, tiny_images, None, None, None, CPU, SILENT)
-    network, _ = open_as(SelfGuidedNet, folder / "segmenter" / "weights.safetensors", CPU)
+    network, _ = open_network(SelfGuidedNet, folder / "segmenter" / "weights.safetensors", CPU)
     objective = self_guided_objective(run, network, lambda index, generator: {})
     x = torch.randn(64, 3, 33, 33, generator=torch.Generator().manual_seed(0))
     seen = []
@@ -172,7 +172,7 @@ def test_maps_walk_by_features_of_the_image_itself(
 ) -> None:
     """At full size and not mirrored, whatever passes make the maps."""
     weights = finished_self_guided_run / "segmenter" / "weights.safetensors"
-    network, _ = open_as(SelfGuidedNet, weights, CPU)
+    network, _ = open_network(SelfGuidedNet, weights, CPU)
     image = draw_scene(np.random.default_rng(0), (65, 97), 1).image
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     with torch.no_grad():

@@ -18,7 +18,7 @@ from wsss.training.evaluation import miou as evaluation
 from wsss.training.evaluation.miou import EvalReport
 from wsss.training.methods.shared import segmenter_stage as segmenter
 from wsss.training.methods.shared.segmenter_stage import EVALUATION, evaluate_on_validation
-from wsss.training.recipe.load import load_recipe
+from wsss.training.recipes import load_recipe
 
 
 @pytest.fixture

@@ -153,7 +153,7 @@ def bench_cam(
 def _write_graphs(case: CamCase, precisions: Sequence[Precision], folder: Path) -> dict[str, Path]:
     """The exported graph `cam` without its second output, by form."""
     section = case.recipe.cam
-    network = network_graph(case.network)
+    network = network_graph("cam", case.network)
     settings = graph_settings(case.recipe, case.network.num_classes, "nhwc")
     files = {}
     for precision in precisions:

@@ -25,7 +25,8 @@ from ..training.methods.shared.cam_stage import image_activation
 from ..training.methods.shared.classifier import CamClassifier
 from ..training.predict.run_predictor import RunPredictor
 from ..training.recipe.cam import CamSection
-from ..training.recipe.load import Recipe, load_recipe
+from ..training.recipe.recipe import Recipe
+from ..training.recipes import load_recipe
 from . import stages
 from .machine import has_bfloat16
 from .photo import SIZE, draw_photo

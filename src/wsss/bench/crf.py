@@ -13,14 +13,13 @@ from torch import Tensor
 from ..errors import WsssError
 from ..runtime.refine.dense_crf import CrfSettings, DenseCrf, unary_from_scores
 from ..runtime.refine.seeds import background_score
+from ..training.methods import METHODS, open_method
 from . import published_operators as published
 from .machine import synchroniser
 from .timing import median_seconds
 
 PUBLISHED = {
-    "affinitynet": CrfSettings(10, 3, 3, 80, 13, 10),
-    "irnet": CrfSettings(10, 3, 3, 50, 5, 10),
-    "cian": CrfSettings(5, 3, 3, 80, 13, 10),
+    **{m.name: m.seed_crf for m in map(open_method, METHODS) if m.seed_crf is not None},
     "deeplab_v2": CrfSettings(10, 1, 3, 67, 3, 4),
     "resnet38_largefov": CrfSettings(1, 3, 3, 32, 13, 10),
 }

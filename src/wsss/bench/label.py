@@ -121,7 +121,7 @@ def bench_label(
     if is_bundle(model):
         return _bench_bundle(model, data, machine, count, rounds, device, progress)
     predictor = RunPredictor(model, device.type)
-    networks = graphs_of(predictor.recipe)
+    networks = graphs_of(predictor.method)
     ways = [way for way, graph in GRAPH_OF.items() if all(map(predictor.has, networks[graph]))]
     if not ways:
         raise ArtifactError(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..errors import ConfigError
 from ..runtime.bundle.predictor import BundleKind
 from ..runtime.refine.cam import normalise_cam
 from ..runtime.refine.feature_affinity import affinity_from_features
@@ -19,18 +20,18 @@ from ..runtime.refine.pseudo_labels import scores_on_grid
 from ..runtime.refine.random_walk import propagate
 from ..training.data.image_set import spread
 from ..training.data.readers import read_image_set
-from ..training.methods.affinitynet.network import AffinityNet
+from ..training.methods.contract import AffinitySource
+from ..training.methods.shared.affinity_network import AffinityNetwork
 from ..training.methods.shared.cam_stage import class_probabilities, image_activation
 from ..training.methods.shared.classifier import CamClassifier
 from ..training.methods.shared.segmenter_network import Segmenter
 from ..training.methods.shared.segmenter_stage import segment_logits
-from ..training.methods.shared.walk_stage import affinity_features, walk_settings
 from ..training.predict.run_predictor import CLASS_THRESHOLD, RunPredictor
-from ..training.recipe.load import Recipe, WalkRecipe
+from ..training.recipe.recipe import Recipe, WalkRecipe
 from . import stages
 from .cam_torch import BFLOAT16, PUBLISHED, TORCH, channels_last, images_apart
 from .machine import has_bfloat16
-from .published_pipeline import as_published, label_of_walked, published_label
+from .published_pipeline import as_published, label_of_walked, published_label, source_features
 from .stages import StageClock, charged
 
 Image = NDArray[np.uint8]
@@ -86,34 +87,44 @@ def torch_labellers(
             labellers[BFLOAT16] = _segmenting(fast, recipe, device, reduced=True)
         return labellers
     walking = predictor.walk_recipe()
-    networks = predictor.network("cam", CamClassifier), predictor.network("affinity", AffinityNet)
-    classifier, affinity = networks
+    source = predictor.method.affinity
+    if source is None or source.features is None:
+        raise ConfigError(
+            f"run '{predictor.folder}' is of method {recipe.method}: this is measured for methods "
+            "whose affinities are made of features"
+        )
+    classifier, affinity = predictor.network("cam", CamClassifier), predictor.affinity_network()
     apart = as_published(classifier), as_published(affinity)
     labellers = {
-        PUBLISHED: _publishing(*apart, walking, device),
-        TORCH: _walking(classifier, affinity, walking, device, reduced=False),
+        PUBLISHED: _publishing(*apart, source, walking, device),
+        TORCH: _walking(classifier, affinity, source, walking, device, reduced=False),
     }
     if has_bfloat16(device):
         fast_networks = channels_last(classifier), channels_last(affinity)
-        labellers[BFLOAT16] = _walking(*fast_networks, walking, device, reduced=True)
+        labellers[BFLOAT16] = _walking(*fast_networks, source, walking, device, reduced=True)
     return labellers
 
 
 def _publishing(
-    classifier: CamClassifier, network: AffinityNet, recipe: WalkRecipe, device: torch.device
+    classifier: CamClassifier,
+    network: AffinityNetwork,
+    source: AffinitySource,
+    recipe: WalkRecipe,
+    device: torch.device,
 ) -> Labeller:
     def label(image: Image, classes: Classes, clock: StageClock) -> Image | None:
         # The released code is always told the classes; where nobody knows them, ours are found.
         if classes is None:
             classes = _find_classes(classifier, image, recipe, clock, device, reduced=False)
-        return published_label(classifier, network, recipe, image, classes, clock, device)
+        return published_label(classifier, network, source, recipe, image, classes, clock, device)
 
     return label
 
 
 def _walking(
     classifier: CamClassifier,
-    network: AffinityNet,
+    network: AffinityNetwork,
+    source: AffinitySource,
     recipe: WalkRecipe,
     device: torch.device,
     *,
@@ -124,7 +135,7 @@ def _walking(
     Args:
         reduced: networks in bfloat16; the walk stays in float32.
     """
-    settings = walk_settings(recipe)
+    settings = source.walk_settings(recipe)
     modules = (classifier.backbone, classifier.classifier)
 
     def label(image: Image, classes: Classes, clock: StageClock) -> Image:
@@ -135,7 +146,7 @@ def _walking(
                 activation = image_activation(classifier, image, recipe.cam, device)
             maps = normalise_cam(activation, classes, (image.shape[0], image.shape[1]))
             with charged(clock, stages.AFFINITY_NETWORK, [network]):
-                features = affinity_features(network, image, recipe, device)
+                features = source_features(source, network, image, recipe, device)
         if not classes:  # nothing walks
             return np.zeros(maps.size, np.uint8)
         with clock.stage(stages.LABEL):

@@ -29,8 +29,6 @@ from .stages import (
 _NETWORKS = {
     "cam": CAM_NETWORK,
     "classifier": CLASSIFIER,
-    "affinity": AFFINITY_NETWORK,
-    "irnet": AFFINITY_NETWORK,
     "segmenter": SEGMENTER,
 }
 _PREFIXES = (
@@ -39,8 +37,6 @@ _PREFIXES = (
     ("classifier/", RESIZE),
     ("affinity/pairs/", AFFINITY),
     ("affinity/paths/", AFFINITY),
-    ("irnet/", RESIZE),
-    ("affinity/", RESIZE),
     ("refine/walk/", WALK),
     ("refine/", LABEL),
     ("segmenter/scale_", RESIZE),
@@ -70,9 +66,10 @@ def stage_of(node: str) -> str:
     """The stage that a node of an exported graph belongs to, by its name."""
     node = node.removeprefix(_CONVERTED)
     prefix = node.partition("/")[0]
-    if "/network/" in node and prefix in _NETWORKS:
-        return _NETWORKS[prefix]
-    return next((stage for start, stage in _PREFIXES if node.startswith(start)), OTHER)
+    if "/network/" in node:  # that of affinities has the name of its stage
+        return _NETWORKS.get(prefix, AFFINITY_NETWORK)
+    around = RESIZE if "/" in node and prefix.islower() else OTHER  # of affinities, likewise
+    return next((stage for start, stage in _PREFIXES if node.startswith(start)), around)
 
 
 def profile_graph(

@@ -22,11 +22,11 @@ from ..runtime.refine.pseudo_labels import WalkSettings, label_from_scores, scor
 from ..training.backbones.backbone import Normalisation
 from ..training.backbones.frozen_norm import FrozenBatchNorm2d
 from ..training.engine.networks import AnyNetwork
-from ..training.methods.affinitynet.network import AffinityNet
+from ..training.methods.contract import AffinitySource
+from ..training.methods.shared.affinity_network import AffinityNetwork
 from ..training.methods.shared.classifier import CamClassifier
-from ..training.methods.shared.walk_stage import affinity_features, walk_settings
 from ..training.recipe.cam import CamSection
-from ..training.recipe.load import WalkRecipe
+from ..training.recipe.recipe import WalkRecipe
 from . import published_operators as published
 from . import stages
 from .stages import StageClock, charged
@@ -102,7 +102,8 @@ def _normalised(image: NDArray[np.uint8], rule: Normalisation) -> NDArray[np.flo
 @torch.no_grad()
 def published_label(
     classifier: CamClassifier,
-    network: AffinityNet,
+    network: AffinityNetwork,
+    source: AffinitySource,
     recipe: WalkRecipe,
     image: NDArray[np.uint8],
     labels: Sequence[int],
@@ -123,11 +124,11 @@ def published_label(
     with clock.stage(stages.MERGE):
         maps = normalise_cam(activation, labels, (image.shape[0], image.shape[1]))
     with clock.stage(stages.RESIZE), charged(clock, stages.AFFINITY_NETWORK, [network]):
-        features = affinity_features(network, image, recipe, device)
+        features = source_features(source, network, image, recipe, device)
     if not labels:  # nothing walks; the whole image is background
         return np.zeros(maps.size, np.uint8)
     grid = (features.shape[-2], features.shape[-1])
-    settings = walk_settings(recipe)
+    settings = source.walk_settings(recipe)
     with clock.stage(stages.LABEL):
         scores = scores_on_grid(maps, grid, settings).to(device)
     factor = _cut(grid, device)
@@ -144,6 +145,19 @@ def published_label(
         return None
     with clock.stage(stages.LABEL):
         return label_of_walked(walked, maps, settings)
+
+
+def source_features(
+    source: AffinitySource,
+    network: AffinityNetwork,
+    image: NDArray[np.uint8],
+    recipe: WalkRecipe,
+    device: torch.device,
+) -> Tensor:
+    """(1, C, h, w) features that affinities are made of; of sources that have them alone."""
+    if source.features is None:
+        raise ValueError("these affinities are not made of features")
+    return source.features(network, image, recipe, device)
 
 
 def _cut(grid: tuple[int, int], device: torch.device) -> int:

@@ -5,19 +5,14 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, Method
+from ..training.methods import METHODS
+from .options import Device
 from .output import print_json, progress, stdout
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the images, the run and its report.")],
-    method: Annotated[
-        Method,
-        typer.Option(
-            help="irnet finds single objects too, in scenes where they touch; selfguided is a "
-            "design after its paper's abstract."
-        ),
-    ] = "affinitynet",
+    method: Annotated[str, typer.Option(help=f"What to train: {', '.join(METHODS)}.")] = METHODS[0],
     seed: Annotated[int, typer.Option(min=0, help="Of the scenes and the training.")] = 0,
     device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = "auto",
     overwrite: Annotated[
@@ -38,25 +33,11 @@ def demo(
     if as_json:
         print_json(result.to_json())
         return
-    steps = result.step_mious or ()
-    for name, miou in (
-        ("CAM, training images", result.cam_miou),
-        ("what seeds decide", result.seed_miou),
-        ("CAM + walk", result.walk_miou),
-        *((f"step {n}, at its best threshold", miou) for n, miou in enumerate(steps, 1)),
-        ("first round, validation images", result.first_round_miou),
-        ("pseudo labels", result.label_miou),
-        ("segmenter, validation images", result.segmenter_miou),
-    ):
-        if miou is not None:
-            stdout.print(f"{name:30} mIoU {miou:5.1f} %")
-    for name, ap50 in (
-        ("instances, training images    ", result.instance_ap50),
-        ("of walked CAMs alone          ", result.boundary_instance_ap50),
-        ("of CAMs alone                 ", result.cam_instance_ap50),
-    ):
-        if ap50 is not None:
-            stdout.print(f"{name} AP50 {ap50:5.1f} %")
+    for figure, value in result.figures.items():
+        values = value if isinstance(value, tuple) else (value,)
+        text = ", ".join(f"{each:5.1f}" for each in values)
+        unit = "AP50" if figure.key.endswith("ap50") else "mIoU"
+        stdout.print(f"{figure.text:32} {unit} {text} %")
     stdout.print(f"images: {result.data}", soft_wrap=True)
     stdout.print(f"run:    {result.run}", soft_wrap=True)
     stdout.print(f"report: {result.report}", soft_wrap=True)

@@ -11,8 +11,5 @@ SharedMemory = Literal["auto", "on", "off"]
 Backend = Literal["auto", "torch", "onnxruntime", "tensorrt", "triton"]
 """The same names as in `runtime/backends/registry.py`, which `--help` has no time to import."""
 
-Method = Literal["affinitynet", "irnet", "cian", "sec", "selfguided"]
-"""Those of `METHODS` in `training/pipeline.py`, likewise."""
-
 Way = Literal["segmenter", "labels", "walk", "cam"]
-"""Ways in which a run labels; those of `PredictionKind` in `training/recipe/load.py`."""
+"""Ways in which a run labels; those of `Method.modes` in `training/methods/contract.py`."""

@@ -53,7 +53,7 @@ def train(
     from ..training.engine import distributed
     from ..training.pipeline import train as run_training
     from ..training.predict.run_report import write_run_report
-    from ..training.recipe.load import load_recipe
+    from ..training.recipes import load_recipe
 
     resolved = load_recipe(recipe, set_ or ())
     images = read_image_set(data)

@@ -200,7 +200,7 @@ def write_graphs(
     """`NAME.onnx` of every graph of the source, with what a stranger needs to know inside."""
     for name in source.graphs:
         inside = (networks[stage] for stage in source.networks_of[name])
-        model = MODELS[name](*inside, source.settings)
+        model = MODELS[source.part_of(name)](*inside, source.settings)
         helper.set_model_props(model, _metadata(source, name, precision))
         if model.ByteSize() > MAX_GRAPH_BYTES:
             raise ArtifactError(

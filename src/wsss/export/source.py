@@ -1,6 +1,6 @@
 """What is exported: the networks of a run as traced graphs, and the settings around them."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,21 +8,23 @@ from ..errors import ConfigError
 from ..runtime.bundle.inputs import Layout
 from ..training.backbones.backbone import Normalisation
 from ..training.data.image_set import ImageSet
-from ..training.methods.shared.walk_stage import walk_settings
-from ..training.predict.run_predictor import CLASS_THRESHOLD, NETWORKS, RunPredictor
-from ..training.recipe.load import IRNetRecipe, Recipe, WalkRecipe
+from ..training.engine.networks import Network
+from ..training.methods import open_method
+from ..training.methods.contract import Method
+from ..training.predict.run_predictor import CLASS_THRESHOLD, RunPredictor
+from ..training.recipe.recipe import Recipe, WalkRecipe
 from .graphs.graph_context import GraphSettings, Walking
 from .trace import NetworkGraph, network_graph
 
 
-def graphs_of(recipe: Recipe) -> dict[str, tuple[str, ...]]:
-    """Graphs that a bundle of this recipe may have, and the networks in each."""
-    ways = recipe.ways()
-    graphs = {"cam": ways["cam"]}
-    if isinstance(recipe, WalkRecipe):
-        stage = recipe.affinity_stage
-        graphs |= {stage: (stage,), "refine": (), "label": ways["walk"]}
-    return graphs | {"segmenter": ways["segmenter"]}
+def graphs_of(method: Method) -> dict[str, tuple[str, ...]]:
+    """Graphs that a bundle of this method may have, and the networks in each."""
+    modes = method.modes
+    graphs = {"cam": modes["cam"]}
+    if method.affinity is not None:
+        stage = method.affinity.stage
+        graphs |= {stage: (stage,), "refine": (), "label": modes["walk"]}
+    return graphs | {"segmenter": modes["segmenter"]}
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class ExportSource:
     @property
     def networks_of(self) -> dict[str, tuple[str, ...]]:
         """See `graphs_of`."""
-        return graphs_of(self.recipe)
+        return graphs_of(self.predictor.method)
 
     @property
     def recipe(self) -> Recipe:
@@ -76,9 +78,13 @@ class ExportSource:
         }
         if isinstance(recipe, WalkRecipe):
             settings["walk"] = recipe.walk.model_dump(mode="json")
-        if isinstance(recipe, IRNetRecipe):
-            settings["instances"] = recipe.instances.model_dump(mode="json")
+        if (instances := self.predictor.method.instances) is not None:
+            settings["instances"] = asdict(instances.settings(recipe))
         return settings
+
+    def part_of(self, graph: str) -> str:
+        """Key of `graphs.models.MODELS`: the graph of affinities has the name of its stage."""
+        return "affinity" if graph == self.settings.affinity_stage else graph
 
 
 def open_source(
@@ -100,7 +106,7 @@ def open_source(
     predictor = RunPredictor(run_folder, "cpu")
     if images is not None:
         images.require_classes(predictor.classes, f"run '{run_folder}'")
-    known = graphs_of(predictor.recipe)
+    known = graphs_of(predictor.method)
     if graphs is not None and not graphs:
         raise ConfigError(f"no graphs are named: choose of {', '.join(known)}")
     for name in graphs or ():
@@ -112,16 +118,18 @@ def open_source(
         name for name, stages in needed.items() if all(predictor.has(stage) for stage in stages)
     )
     stages = sorted({stage for name in chosen for stage in needed[name]})
-    networks = {stage: network_graph(predictor.network(stage, NETWORKS[stage])) for stage in stages}
+    networks = {stage: network_graph(stage, predictor.network(stage, Network)) for stage in stages}
     settings = graph_settings(predictor.recipe, len(predictor.classes), layout)
     return ExportSource(predictor, settings, chosen, networks)
 
 
 def graph_settings(recipe: Recipe, num_classes: int, layout: Layout) -> GraphSettings:
     """What the graphs take from a recipe."""
+    source = open_method(recipe.method).affinity
     walking = None
-    if isinstance(recipe, WalkRecipe):
-        walking = Walking(recipe.affinity_stage, recipe.walk.scales, walk_settings(recipe))
+    if isinstance(recipe, WalkRecipe) and source is not None:
+        settings = source.walk_settings(recipe)
+        walking = Walking(source.stage, source.kind, recipe.walk.scales, settings)
     return GraphSettings(
         num_classes=num_classes,
         layout=layout,

@@ -18,10 +18,6 @@ from torch import Tensor, nn
 from ..errors import MissingDependencyError
 from ..training.backbones.backbone import Normalisation
 from ..training.engine.networks import Network
-from ..training.methods.affinitynet.network import AffinityNet
-from ..training.methods.irnet.network import IRNet
-from ..training.methods.shared.classifier import CamClassifier
-from ..training.methods.shared.segmenter_network import Segmenter
 from .graphs.builder import OPSET
 
 PIXELS = "pixels"
@@ -38,7 +34,7 @@ class NetworkGraph:
     """A network as ONNX, and what it was traced from.
 
     Attributes:
-        stage: that trained it: cam, affinity, irnet or segmenter.
+        stage: that trained it.
         model: input `pixels`; its value names are those of the traced operations.
         normalisation: of the pixels it expects.
         stride: pixels per cell of its maps.
@@ -60,73 +56,17 @@ class NetworkGraph:
         return recorder.values
 
 
-class CamHead(nn.Module):
-    """Both readings of the classifier: activation maps, and logits of the whole image.
-
-    The mean of the maps before the ReLU is what `CamClassifier.forward` computes, because average
-    and classifier are linear.
-    """
-
-    def __init__(self, network: CamClassifier) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) -> activation (B, C, h, w) >= 0, logits (B, C)."""
-        maps = self.network.classifier(self.network.features(pixels))
-        activation = torch.relu(maps)
-        if self.network.backbone.cam_square_root:
-            activation = activation.sqrt()
-        return activation, maps.mean(dim=(2, 3))
-
-
-class IRNetMaps(nn.Module):
-    """The maps of an IRNet from images and their mirrors, which displacements do not need.
-
-    Boundary logits are of all; displacements, if it has them, of the first half of the batch.
-    """
-
-    def __init__(self, network: IRNet) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """(2B, 3, H, W), the mirrors last -> boundary (2B, 1, h, w), displacement (B, 2, h, w)."""
-        maps = self.network.frozen_maps(pixels)
-        boundary = self.network.boundary_of(maps)
-        if self.network.displacement is None:
-            return (boundary,)
-        upright = [taken[: taken.shape[0] // 2] for taken in maps]
-        return boundary, self.network.displacement_of(upright)
-
-
-def network_graph(network: Network) -> NetworkGraph:
-    """Trace a network in evaluation mode.
-
-    Outputs: `activation` and `logits` of a classifier, `features` of an AffinityNet, `boundary` and
-    `displacement` of an IRNet (see `IRNetMaps`), `logits` of a segmenter.
+def network_graph(stage: str, network: Network) -> NetworkGraph:
+    """Trace the network of a stage in evaluation mode; see `Network.traced`.
 
     Raises:
         MissingDependencyError: onnxscript is not installed.
     """
-    stride = network.backbone.output_stride
-    module: nn.Module = network
-    names: tuple[str, ...]
-    if isinstance(network, CamClassifier):
-        stage, module, names = "cam", CamHead(network), ("activation", "logits")
-    elif isinstance(network, AffinityNet):
-        stage, names, stride = "affinity", ("features",), network.feature_stride
-    elif isinstance(network, IRNet):
-        names = ("boundary",) if network.displacement is None else ("boundary", "displacement")
-        stage, module, stride = "irnet", IRNetMaps(network), network.feature_stride
-    elif isinstance(network, Segmenter):
-        stage, names = "segmenter", ("logits",)
-    else:
-        raise TypeError(f"no graph is known of a {type(network).__name__}")
+    module, names = network.traced()
     model, program = _trace(module.eval(), names)
     backbone = network.backbone
     return NetworkGraph(
-        stage, model, program, backbone.normalisation, stride, backbone.output_stride
+        stage, model, program, backbone.normalisation, network.map_stride, backbone.output_stride
     )
 
 

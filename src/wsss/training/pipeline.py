@@ -15,7 +15,6 @@ from .backbones.foreign_weights import check_weights_file
 from .data.image_set import ImageSet
 from .engine import distributed
 from .engine.devices import choose_device
-from .engine.networks import recipe_architectures
 from .engine.run import (
     STAGE_FORMAT,
     Run,
@@ -25,21 +24,8 @@ from .engine.run import (
     run_stage,
     stage_settings,
 )
-from .methods.affinitynet import method as affinitynet
-from .methods.cian import method as cian
-from .methods.cian.recipe import CianRoundSection
-from .methods.irnet import method as irnet
-from .methods.sec import method as sec
-from .methods.selfguided import method as selfguided
-from .recipe.load import Recipe
-
-METHODS: dict[str, tuple[Stage, ...]] = {
-    "affinitynet": affinitynet.STAGES,
-    "irnet": irnet.STAGES,
-    "cian": cian.STAGES,
-    "sec": sec.STAGES,
-    "selfguided": selfguided.STAGES,
-}
+from .methods import open_method
+from .recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -98,8 +84,9 @@ def train(
             progress if distributed.is_main() else SILENT,
             tuple(Path(other) for other in reuse),
         )
-        todo = _select_stages(METHODS[recipe.method], stages)
-        kept = _kept_stages(METHODS[recipe.method], todo)
+        method_stages = open_method(recipe.method).stages
+        todo = _select_stages(method_stages, stages)
+        kept = _kept_stages(method_stages, todo)
         if overwrite and kept:
             raise ConfigError(
                 f"--overwrite would remove '{kept[0].name}', which --stages needs: leave one out"
@@ -109,13 +96,13 @@ def train(
             _require_finished(run, stage)
         claim_folder(run, overwrite)
         digests: dict[str, str] = {}
-        for stage in METHODS[recipe.method]:
+        for stage in method_stages:
             if stage in todo:
                 inputs = _inputs(run, stage, digests)
                 digests[stage.name] = run_stage(run, stage, inputs)
             elif stage in kept:
                 digests[stage.name] = _kept_digest(run, stage, digests)
-    records = {stage.name: read_stage(out / stage.name) for stage in METHODS[recipe.method]}
+    records = {stage.name: read_stage(out / stage.name) for stage in method_stages}
     return TrainResult(
         out,
         {name: record["figures"] for name, record in records.items() if record},
@@ -142,7 +129,7 @@ def check(run: Run, stages: Sequence[str]) -> None:
         if name not in stages or (name == "cam" and run.cams_path is not None):
             continue
         batch_size = section.train.batch_size
-        group_size = section.group_size if isinstance(section, CianRoundSection) else 1
+        group_size = getattr(section, "group_size", 1)  # images that a step cannot part
         distributed.own_rows(batch_size, group_size)
         if batch_size > len(train_set.samples):
             raise ConfigError(
@@ -172,7 +159,9 @@ def _check_start(run: Run, stages: Sequence[str]) -> None:
         )
     if run.weights_path is not None:
         check_weights_file(run.weights_path)
-    if run.seeds_path is not None and "seeds" not in {s.name for s in METHODS[recipe.method]}:
+    if run.seeds_path is not None and "seeds" not in {
+        s.name for s in open_method(recipe.method).stages
+    }:
         raise ConfigError(f"method {recipe.method} has no seeds of its own: leave --seeds out")
     for other in run.reuse:
         if not (other / "recipe.toml").is_file():
@@ -188,8 +177,9 @@ def _check_start(run: Run, stages: Sequence[str]) -> None:
                 f"it out, or set {name}.start=weights"
             )
     with torch.device("meta"):
-        for architecture in recipe_architectures(recipe, len(run.images.classes)).values():
-            architecture.build()
+        networks = open_method(recipe.method).networks(recipe, len(run.images.classes))
+        for spec in networks.values():
+            spec.build()
 
 
 def _check_given(run: Run, folder: Path | None, option: str, suffix: str) -> None:

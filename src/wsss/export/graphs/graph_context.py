@@ -7,6 +7,7 @@ import onnx
 from ...runtime.bundle.inputs import Layout
 from ...runtime.refine.geometry import Align
 from ...runtime.refine.pseudo_labels import WalkSettings
+from ...training.methods.contract import AffinityKind
 from .builder import Builder
 
 
@@ -15,12 +16,14 @@ class Walking:
     """The random walk of the graphs.
 
     Attributes:
-        affinity_stage: whose network gives the affinities: `affinity` (AffinityNet) or `irnet`.
+        affinity_stage: whose network gives the affinities.
+        affinity_kind: what they are made of, see `AffinitySource`.
         affinity_scales: of the image.
         walk: random walk and background rule.
     """
 
     affinity_stage: str
+    affinity_kind: AffinityKind
     affinity_scales: tuple[float, ...]
     walk: WalkSettings
 
@@ -52,6 +55,11 @@ class GraphSettings:
     def affinity_stage(self) -> str:
         """See `Walking`; '' where nothing walks."""
         return self.walking.affinity_stage if self.walking else ""
+
+    @property
+    def affinity_kind(self) -> AffinityKind:
+        """See `Walking`; for graphs that take a walk."""
+        return self._required().affinity_kind
 
     @property
     def walk(self) -> WalkSettings:

@@ -7,42 +7,42 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ...runtime.bundle.inputs import UNKNOWN, Layout
+from ...training.methods.contract import AffinityKind
 
 _LABELS = ("label", "confidence", "scores")
 _WALKED = (*_LABELS, "used_classes", "change")
 _TENSORS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "cam": (("image",), ("cam", "probabilities")),
-    "affinity": (("image",), ("affinity",)),
-    "irnet": (("image",), ("boundary", "displacement")),
+    "features": (("image",), ("affinity",)),
+    "boundary": (("image",), ("boundary", "displacement")),
     "refine": (("image", "cam", "probabilities", "affinity", "boundary", "present"), _WALKED),
     "label": (("image", "present"), _WALKED),
     "segmenter": (("image",), _LABELS),
 }
-
-
-LIKENESS = {"affinity": "affinity", "irnet": "boundary"}
-"""Graphs that say which cells belong together, and the output of each that `refine` takes."""
+"""By role of a graph; affinities have two, see `AffinitySource`."""
+AFFINITY_OUTPUTS: dict[AffinityKind, str] = {"features": "affinity", "boundary": "boundary"}
+"""The output of the graph of affinities that `refine` takes."""
 
 
 def graph_tensors(
-    name: str,
+    role: str,
     layout: Layout,
     num_classes: int,
     num_pairs: int,
     *,
-    affinity_stage: str = "affinity",
+    affinity: AffinityKind = "features",
     outputs: Collection[str] | None = None,
 ) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
     """Inputs and outputs of a graph.
 
     Args:
-        name: cam, affinity, irnet, refine, label or segmenter.
+        role: cam, features or boundary (affinities), refine, label or segmenter.
         num_pairs: planes of the affinity: neighbours of a cell, each pair once.
-        affinity_stage: see `GraphSettings`.
+        affinity: what `refine` takes.
         outputs: that the graph has; None: all that it may have.
     """
     pixels = ["height", "width"]
-    grid = pixels if name == "segmenter" else ["grid_height", "grid_width"]
+    grid = pixels if role == "segmenter" else ["grid_height", "grid_width"]
     known: dict[str, tuple[int, list[str | int]]] = {
         "image": (TensorProto.UINT8, image_shape(layout)),
         "cam": (TensorProto.FLOAT, ["batch", num_classes, "cam_height", "cam_width"]),
@@ -57,8 +57,8 @@ def graph_tensors(
         "used_classes": (TensorProto.FLOAT, ["batch", num_classes]),
         "change": (TensorProto.FLOAT, ["batch", 1]),
     }
-    inputs, given = _TENSORS[name]
-    absent = {tensor for stage, tensor in LIKENESS.items() if stage != affinity_stage}
+    inputs, given = _TENSORS[role]
+    absent = {tensor for kind, tensor in AFFINITY_OUTPUTS.items() if kind != affinity}
     taken = [tensor for tensor in inputs if tensor not in absent]
     given = [tensor for tensor in given if outputs is None or tensor in outputs]
     taken_infos, given_infos = (

@@ -23,8 +23,8 @@ from .refinement import add_refinement
 from .subgraph import add_network, needed_constants, needed_nodes
 from .walk import add_affinity
 
-FEATURES, AFFINITY, BOUNDARY = "affinity/features", "affinity/planes", "irnet/boundary"
-"""Tensors between the boxes, where `locate.py` looks first; see also `refinement.py`."""
+FEATURES, AFFINITY, BOUNDARY = "affinity/features", "affinity/planes", "{stage}/boundary"
+"""Tensors between the boxes, where `first_difference` looks first; see also `refinement.py`."""
 
 
 def cam_model(network: NetworkGraph, settings: GraphSettings) -> onnx.ModelProto:
@@ -35,16 +35,17 @@ def cam_model(network: NetworkGraph, settings: GraphSettings) -> onnx.ModelProto
 
 
 def affinity_model(network: NetworkGraph, settings: GraphSettings) -> onnx.ModelProto:
-    """image -> `affinity` (B, K, h, w), the exponent of the walk applied."""
-    draft = Draft(settings)
-    affinity = add_affinities(draft, "image", network)
-    return _model("affinity", draft, {"affinity": affinity})
+    """image -> what the walk takes, by kind of the affinities.
 
-
-def irnet_model(network: NetworkGraph, settings: GraphSettings) -> onnx.ModelProto:
-    """image -> `boundary` (B, 1, h, w) in [0, 1]; if it is learnt, `displacement` (B, 2, h, w)."""
+    features: `affinity` (B, K, h, w), the exponent of the walk applied. boundary: `boundary` (B, 1,
+    h, w) in [0, 1] and, if it is learnt, `displacement` (B, 2, h, w).
+    """
     draft = Draft(settings)
-    return _model("irnet", draft, add_boundary(draft, "image", network))
+    if settings.affinity_kind == "boundary":
+        outputs = add_boundary(draft, "image", network)
+    else:
+        outputs = {"affinity": add_affinities(draft, "image", network)}
+    return _model(settings.affinity_kind, draft, outputs, name=network.stage)
 
 
 def refine_model(settings: GraphSettings) -> onnx.ModelProto:
@@ -54,8 +55,8 @@ def refine_model(settings: GraphSettings) -> onnx.ModelProto:
     """
     draft = Draft(settings)
     affinities = ("affinity", "")
-    if settings.affinity_stage == "irnet":
-        affinities = add_walls(draft, "boundary")
+    if settings.affinity_kind == "boundary":
+        affinities = add_affinities_of_boundary(draft, "boundary")
     outputs = add_refinement(draft, "image", *_CAM, *affinities)
     return _model("refine", draft, outputs)
 
@@ -66,8 +67,9 @@ def label_model(
     """image, present -> what `refine_model` gives: the whole way as one graph."""
     draft = Draft(settings)
     maps, probabilities = add_cam(draft, "image", cam)
-    if settings.affinity_stage == "irnet":
-        affinities = add_walls(draft, add_boundary(draft, "image", affinity)["boundary"])
+    if settings.affinity_kind == "boundary":
+        boundary = add_boundary(draft, "image", affinity)["boundary"]
+        affinities = add_affinities_of_boundary(draft, boundary)
     else:
         affinities = (add_affinities(draft, "image", affinity), "")
     outputs = add_refinement(draft, "image", maps, probabilities, *affinities)
@@ -84,12 +86,12 @@ def segmenter_model(network: NetworkGraph, settings: GraphSettings) -> onnx.Mode
 MODELS: dict[str, Callable[..., onnx.ModelProto]] = {
     "cam": cam_model,
     "affinity": affinity_model,
-    "irnet": irnet_model,
     "refine": refine_model,
     "label": label_model,
     "segmenter": segmenter_model,
 }
-"""By graph: from the networks in it, as `source.graphs_of` lists them, and the settings."""
+"""By part of the method: from the networks in it, as `source.graphs_of` lists them, and the
+settings."""
 _CAM = ("cam", "probabilities")
 
 
@@ -150,7 +152,7 @@ def _add_network(draft: Draft, network: NetworkGraph, pixels: str, place: str) -
 
 
 def add_affinities(draft: Draft, image: str, network: NetworkGraph) -> str:
-    """Affinities of AffinityNet features: `image_features` and `affinity_from_features`."""
+    """Affinities as distances of features: `image_features` and `affinity_from_features`."""
     settings, graph = draft.settings, draft.at("affinity/")
     pixels, size = geometry.add_image(graph, image, settings.layout)
     base, multiple = size, network.stride
@@ -198,10 +200,10 @@ def _features(
 
 
 def add_boundary(draft: Draft, image: str, network: NetworkGraph) -> dict[str, str]:
-    """Boundaries, and displacements if they are learnt, of IRNet: `image_boundary`."""
-    settings, graph = draft.settings, draft.at("irnet/")
+    """Boundaries, and displacements if they are learnt: `image_maps`."""
+    settings, graph = draft.settings, draft.at(f"{network.stage}/")
     pixels, size = geometry.add_image(graph, image, settings.layout)
-    place = "irnet/scale_1"
+    place = f"{network.stage}/scale_1"
     normal = _scaled_pixels(draft, pixels, size, 1.0, network, place)
     if settings.align == "reference":
         normal = geometry.add_padding(graph, normal, size, network.padded_stride)
@@ -214,11 +216,12 @@ def add_boundary(draft: Draft, image: str, network: NetworkGraph) -> dict[str, s
         grid = geometry.add_ceil(graph, size, graph.integers(network.stride))
         first, axes = graph.integers(0, 0), graph.integers(2, 3)
         maps = {name: graph("Slice", each, first, grid, axes) for name, each in maps.items()}
-    graph("Identity", maps["boundary"], output=BOUNDARY)
-    return maps | {"boundary": BOUNDARY}
+    boundary = BOUNDARY.format(stage=network.stage)
+    graph("Identity", maps["boundary"], output=boundary)
+    return maps | {"boundary": boundary}
 
 
-def add_walls(draft: Draft, boundary: str) -> tuple[str, str]:
+def add_affinities_of_boundary(draft: Draft, boundary: str) -> tuple[str, str]:
     """Affinities that boundaries leave, and what CAMs are multiplied by before the walk, or ''."""
     graph, walk = draft.at("affinity/"), draft.settings.walk
     add_boundary_affinity(
@@ -257,16 +260,18 @@ def add_segmentation(draft: Draft, image: str, network: NetworkGraph) -> dict[st
     return {"label": label, "confidence": confidence, "scores": graph("Div", shares, sum_)}
 
 
-def _model(name: str, draft: Draft, outputs: Mapping[str, str]) -> onnx.ModelProto:
-    """A model of what the outputs need of a draft."""
+def _model(
+    role: str, draft: Draft, outputs: Mapping[str, str], name: str | None = None
+) -> onnx.ModelProto:
+    """A model of what the outputs need of a draft; its name is its role by default."""
     settings = draft.settings
     pairs = len(PairOffsets(settings.walk.radius)) if settings.walking else 0
     inputs, declared = graph_tensors(
-        name,
+        role,
         settings.layout,
         settings.num_classes,
         pairs,
-        affinity_stage=settings.affinity_stage,
+        affinity=settings.affinity_kind if settings.walking else "features",
         outputs=outputs,
     )
     nodes = needed_nodes(draft.nodes, outputs.values())
@@ -282,7 +287,7 @@ def _model(name: str, draft: Draft, outputs: Mapping[str, str]) -> onnx.ModelPro
     constants = needed_constants(constants, nodes)
     if any(value.name == "present" for value in inputs):
         constants.append(unknown_classes(settings.num_classes))
-    graph = helper.make_graph(nodes, name, inputs, declared, constants)
+    graph = helper.make_graph(nodes, name or role, inputs, declared, constants)
     opsets = [helper.make_opsetid("", OPSET)]
     return helper.make_model(
         graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="wsss"

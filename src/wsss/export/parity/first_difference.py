@@ -115,8 +115,8 @@ def _network_inputs(
         with _inputs_of(predictor.affinity_network()) as seen:
             predictor.affinities(image)
         rest = [scale for scale in source.settings.affinity_scales if scale != 1]
-        # IRNet sees the image and its mirror, one after the other: the graph as one batch.
-        passes = [torch.cat(seen)] if stage == "irnet" else seen
+        # Boundaries see the image and its mirror, one after the other: the graph as one batch.
+        passes = [torch.cat(seen)] if source.settings.affinity_kind == "boundary" else seen
         for scale, pixels in zip([1.0, *rest], passes, strict=True):
             yield f"{stage}/scale_{scale:g}/network", stage, pixels
     if "segmenter" in source.networks:
@@ -149,10 +149,10 @@ def _between(
         return
     predictor, walk, image = source.predictor, source.settings.walk, case.images[index]
     affinity, damping = predictor.affinities(image)
-    if stage == "affinity":
+    if source.settings.affinity_kind == "features":
         yield FEATURES, predictor.affinity_features(image)
     elif damping is not None:
-        yield BOUNDARY, 1 - damping
+        yield BOUNDARY.format(stage=stage), 1 - damping
     yield AFFINITY, affinity
     if "cam" not in source.networks:
         return

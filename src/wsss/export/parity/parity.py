@@ -153,7 +153,7 @@ def _magnification(name: str, output: str, settings: GraphSettings) -> float:
     displacements are many cells long."""
     if output == "displacement":
         return _CELLS
-    if name == "affinity":
+    if output == "affinity":
         return max(1.0, settings.walk.beta)
     if name == "label" and settings.walk.background == "power":
         return max(1.0, settings.walk.alpha)

@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from ...runtime.bundle.inputs import image_input, present_input
 from ...runtime.refine.cam import normalise_cam
 from ...runtime.refine.pseudo_labels import label_from_stack, score_stack, walk_change, walk_scores
-from ...training.methods.irnet.network import IRNet
-from ...training.methods.irnet.train import image_maps
 from ...training.methods.shared.cam_stage import class_probabilities, image_activation
 from ...training.methods.shared.classifier import CamClassifier
 from ...training.methods.shared.segmenter_network import Segmenter
 from ...training.methods.shared.segmenter_stage import segment_logits
-from ..graphs.graph_io import LIKENESS
+from ..graphs.graph_io import AFFINITY_OUTPUTS
 from ..source import ExportSource
 
 Arrays = dict[str, NDArray[Any]]
@@ -56,7 +54,8 @@ def _image_outputs(source: ExportSource, case: ParityCase, index: int) -> dict[s
         outputs["cam"] = _cam(source, image)
     stage = source.settings.affinity_stage
     if stage in source.networks:
-        outputs[stage] = _likeness(source, image)
+        maps = source.predictor.affinity_maps(image)
+        outputs[stage] = {name: each[0].numpy() for name, each in maps.items()}
     if "cam" in source.networks and stage in source.networks:
         classes = case.classes[index] if case.classes else source.predictor.find_classes(image)
         outputs["label"] = outputs["refine"] = _refined(source, image, classes)
@@ -75,19 +74,6 @@ def _cam(source: ExportSource, image: NDArray[np.uint8]) -> Arrays:
         "peaks": activation.amax(dim=(1, 2)).numpy(),
         "probabilities": class_probabilities(network, image, section, predictor.device),
     }
-
-
-def _likeness(source: ExportSource, image: NDArray[np.uint8]) -> Arrays:
-    """Affinities of AffinityNet, or boundary and displacement of IRNet."""
-    predictor = source.predictor
-    network = predictor.affinity_network()
-    if not isinstance(network, IRNet):
-        return {"affinity": predictor.affinities(image)[0][0].numpy()}
-    boundary, displacement = image_maps(
-        network, image, align=source.settings.align, device=predictor.device
-    )
-    maps = {"boundary": boundary[0].numpy()}
-    return maps if displacement is None else maps | {"displacement": displacement[0].numpy()}
 
 
 def _refined(source: ExportSource, image: NDArray[np.uint8], classes: Sequence[int]) -> Arrays:
@@ -137,7 +123,8 @@ def feeds(
         inputs["cam"] = outputs["cam"]["cam"]
         inputs["probabilities"] = outputs["cam"]["probabilities"]
         stage = settings.affinity_stage
-        inputs[LIKENESS[stage]] = outputs[stage][LIKENESS[stage]]
+        output = AFFINITY_OUTPUTS[settings.affinity_kind]
+        inputs[output] = outputs[stage][output]
     if graph in ("refine", "label") and case.classes is not None:
         inputs["present"] = present_input(case.classes, settings.num_classes)
     return inputs

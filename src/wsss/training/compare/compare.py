@@ -11,11 +11,10 @@ from ...runtime.io.files import atomic_write_bytes, make_folder
 from ...runtime.io.progress import SILENT, Progress
 from ..data.image_set import ImageSet
 from ..engine.devices import choose_device
-from ..methods.selfguided.train import STEPS
 from ..pipeline import train
 from ..predict.iou import iou_columns
-from ..predict.run_view import OpenedRun, open_run
-from ..recipe.load import dump_recipe
+from ..predict.run_view import RunView, open_run
+from ..recipe.recipe import dump_recipe
 from ..report.page import IouColumn
 from .inputs import check_entries, read_entries
 from .published_figures import published_miou
@@ -24,8 +23,6 @@ MEASURED = "measured.json"
 """Per-class IoU of what was measured before, by run and what it was made of."""
 MEASURED_FORMAT = 3
 """Raised when `iou_columns` gives other columns, or other figures of the same run."""
-KINDS = {"walk_miou": "walk", **{f"{step}_miou": step for step in STEPS}, "miou": ""}
-"""Figures of stages that are mIoU, and what they are called where that is not the stage."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +31,8 @@ class CompareRow:
 
     Attributes:
         recipe: name of the recipe; of the folder, where a run was given.
-        stage: what was measured: a stage of the run, or, within its labels, `walk` or a step of the
-            self-guided network.
+        stage: what was measured: a stage of the run, or a part of one, such as `walk`; see
+            `Method.measured`.
         list_name, images: what it was measured on, and how many of it.
         background: the rule that made background: a threshold, or `in the predictions`.
         image_labels_used: whether image-level labels helped.
@@ -86,7 +83,7 @@ class Comparison:
     """
 
     images: ImageSet
-    runs: Mapping[str, OpenedRun]
+    runs: Mapping[str, RunView]
     columns: Mapping[str, Mapping[str, IouColumn]]
     rows: Sequence[CompareRow]
 
@@ -163,7 +160,7 @@ def compare(
     return Comparison(images, runs, columns, rows)
 
 
-def _columns(runs: Mapping[str, OpenedRun], out: Path) -> dict[str, dict[str, IouColumn]]:
+def _columns(runs: Mapping[str, RunView], out: Path) -> dict[str, dict[str, IouColumn]]:
     """Per-class IoU; what has not changed since it was last measured is read.
 
     By digests of the run's stages and of the images with their masks.
@@ -188,24 +185,24 @@ def _columns(runs: Mapping[str, OpenedRun], out: Path) -> dict[str, dict[str, Io
     return columns
 
 
-def _rows(name: str, opened: OpenedRun, columns: Mapping[str, IouColumn]) -> list[CompareRow]:
+def _rows(name: str, opened: RunView, columns: Mapping[str, IouColumn]) -> list[CompareRow]:
     method, backbone = opened.run.recipe.method, opened.run.recipe.backbone.name
     rows = []
     for stage, record in opened.finished.items():
         figures = record["figures"]
-        for key, kind in KINDS.items():
-            if figures.get(key) is None or stage == "seeds":  # those leave pixels undecided
+        for each in opened.method.measured:
+            if each.stage != stage or figures.get(each.figure) is None:
                 continue
-            measured = kind or stage
+            measured = each.kind
             # Of the masks that are there now, else of those that were there in training.
-            miou, column = figures[key], columns.get(measured)
+            miou, column = figures[each.figure], columns.get(measured)
             if column is not None and column.miou is not None:
                 miou = column.miou
             else:
                 column = IouColumn(measured, "", images=figures.get("images"))
             classes = opened.run.images.classes
-            published = published_miou(method, backbone, measured, classes, column.images)
-            cost = StageCost(name, stage) if kind else _cost(name, stage, record)
+            published = published_miou(opened.method, backbone, measured, classes, column.images)
+            cost = _cost(name, stage, record) if measured == stage else StageCost(name, stage)
             rows.append(
                 CompareRow(
                     recipe=name,

@@ -10,12 +10,13 @@ from ...errors import ArtifactError, ConfigError
 from ...runtime.io.progress import SILENT
 from ..backbones.build import BACKBONES
 from ..data.image_set import ImageSet
-from ..engine.networks import recipe_architectures, start_network
+from ..engine.networks import Network, start_network
 from ..engine.run import Run, claim_folder
-from ..pipeline import METHODS, check
-from ..predict.run_predictor import NETWORKS
-from ..predict.run_view import OpenedRun, open_run
-from ..recipe.load import Recipe, load_recipe, shipped_recipes
+from ..methods import open_method
+from ..pipeline import check
+from ..predict.run_view import RunView, open_run
+from ..recipe.recipe import Recipe
+from ..recipes import load_recipe, shipped_recipes
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def check_entries(
         if e.recipe is not None
     ]
     for run in runs:
-        check(run, [stage.name for stage in METHODS[run.recipe.method]])
+        check(run, [stage.name for stage in open_method(run.recipe.method).stages])
     for run in runs:
         _require_fitting_weights(run)
     for run in runs:
@@ -121,8 +122,8 @@ def check_entries(
 def _require_fitting_weights(run: Run) -> None:
     """Read them once: the first training does so before long, those of later recipes do not."""
     if run.weights_path is not None:
-        architecture = recipe_architectures(run.recipe, len(run.images.classes))["cam"]
-        start_network(architecture, seed=run.recipe.seed, weights_path=run.weights_path)
+        networks = open_method(run.recipe.method).networks(run.recipe, len(run.images.classes))
+        start_network(networks["cam"], seed=run.recipe.seed, weights_path=run.weights_path)
 
 
 def _check_run(folder: Path, images: ImageSet) -> None:
@@ -134,9 +135,9 @@ def _check_run(folder: Path, images: ImageSet) -> None:
     opened = open_run(folder, images, "cpu", SILENT)
     _require_same_images(opened)
     if opened.predictor is not None:
-        for stage, kind in NETWORKS.items():
+        for stage in opened.stages:
             if opened.predictor.has(stage):
-                opened.predictor.network(stage, kind)
+                opened.predictor.network(stage, Network)
 
 
 def _recipe_or_run(given: str, overrides: Sequence[str]) -> Recipe | Path:
@@ -183,7 +184,7 @@ def _weights_key(recipe: Recipe, weights: Mapping[str, Path]) -> str:
     return key
 
 
-def _require_same_images(opened: OpenedRun) -> None:
+def _require_same_images(opened: RunView) -> None:
     """Stages were made of the images that are compared on, so that their figures are of these."""
     digest = opened.run.images.digest(masks=False)
     for stage, record in opened.finished.items():

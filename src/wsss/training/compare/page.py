@@ -14,8 +14,8 @@ from ...runtime.report.text import escaped, format_count, format_seconds
 from ...version import __version__
 from ..data.image_set import Sample
 from ..predict.iou import circumstances
-from ..predict.pictures import PICTURE_SIDE, caption, class_legend, evenly, labels_cell
-from ..predict.run_view import OpenedRun
+from ..predict.run_view import RunView
+from ..report.cells import PICTURE_SIDE, caption, class_legend, evenly, labels_cell
 from ..report.page import Sheet, SheetRow, iou_table, sheet_section
 from .compare import CompareRow, Comparison, StageCost
 
@@ -56,7 +56,7 @@ def write_compare_page(comparison: Comparison, path: Path, *, pictures: int = 8)
     return path
 
 
-def _network(opened: OpenedRun) -> str:
+def _network(opened: RunView) -> str:
     recipe = opened.run.recipe
     return f"{recipe.method}, {recipe.backbone.name}"
 
@@ -208,7 +208,7 @@ def _sheet(
     text: str,
     samples: Sequence[Sample],
     stage: str,
-    label: Callable[[OpenedRun, Sample, Picture], Labels | None],
+    label: Callable[[RunView, Sample, Picture], Labels | None],
 ) -> Sheet:
     runs = comparison.runs
     run = next(iter(runs.values())).run
@@ -227,12 +227,12 @@ def _sheet(
     return Sheet(title, text, columns, rows, class_legend(run))
 
 
-def _segment(opened: OpenedRun, sample: Sample, image: Picture) -> Labels | None:
+def _segment(opened: RunView, sample: Sample, image: Picture) -> Labels | None:
     if "segmenter" not in opened.finished or opened.predictor is None:
         return None
     return opened.predictor.label(image, None, "segmenter")
 
 
-def _pseudo_label(opened: OpenedRun, sample: Sample, image: Picture) -> Labels | None:
+def _pseudo_label(opened: RunView, sample: Sample, image: Picture) -> Labels | None:
     path = opened.run.folder / "labels" / f"{sample.name}.png"
     return read_label_map(path) if path.is_file() else None

@@ -17,7 +17,8 @@ from ...errors import ArtifactError
 from ...runtime.bundle.graph_tensors import quoted, told
 from ...runtime.io.files import atomic_write_bytes
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READ = (1, 2)
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -47,10 +48,10 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ArtifactError(
             f"checkpoint '{path}' was not written by wsss: give foreign weights by --weights"
         ) from None
-    if header.get("format_version") != FORMAT_VERSION:
+    if header.get("format_version") not in _READ:
         raise ArtifactError(
             f"checkpoint '{path}' has format version {quoted(header.get('format_version'))}, this "
-            f"program reads {FORMAT_VERSION}: use the wsss that wrote it"
+            f"program reads {_READ[0]} to {FORMAT_VERSION}: use the wsss that wrote it"
         )
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():

@@ -1,141 +1,100 @@
-"""Building the networks of a run, and opening them again from their checkpoints."""
+"""Networks of a run: what builds them, and how they are kept in checkpoints and opened again."""
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import ArtifactError, ConfigError
 from ...runtime.bundle.graph_tensors import quoted, told
-from ...runtime.refine.geometry import Align
+from ...version import __version__
 from ..backbones.backbone import Backbone, Normalisation
 from ..backbones.build import build_backbone
 from ..backbones.foreign_weights import load_backbone_weights
-from ..methods.affinitynet.network import AffinityNet
-from ..methods.cian.network import CianSegmenter
-from ..methods.irnet.network import IRNet
-from ..methods.selfguided.network import SelfGuidedNet
-from ..methods.shared.affinity_network import AffinityNetwork
-from ..methods.shared.classifier import CamClassifier
-from ..methods.shared.segmenter_network import Segmenter
-from ..recipe.load import (
-    AffinityNetRecipe,
-    CianRecipe,
-    IRNetRecipe,
-    Recipe,
-    SelfGuidedRecipe,
-    WalkRecipe,
-)
 from .checkpoint import load_checkpoint, load_into, save_checkpoint
 
-Network = CamClassifier | AffinityNetwork | Segmenter
-AnyNetwork = TypeVar("AnyNetwork", bound=Network)
+MAX_ARGUMENT = 4096
+"""Largest whole number among the arguments of a network in a checkpoint."""
 
-WITH_DISPLACEMENT = "displacement"
-"""Head of an IRNet that has this branch; else ''."""
-_CIAN_HEAD = re.compile(r"([1-9][0-9]{0,3}) channels(, no self affinity)?")
-"""Head of a CIAN."""
+
+class Network(nn.Module):
+    """A backbone with a head: the base of every network that a stage trains.
+
+    A subclass takes the backbone first; its other arguments are JSON values, which its checkpoint
+    holds by name.
+
+    Attributes:
+        old_kind: what checkpoints of format 1 call the class; '' for newer classes.
+    """
+
+    backbone: Backbone
+    old_kind: ClassVar[str] = ""
+
+    @classmethod
+    def old_arguments(cls, old: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments from the header of a checkpoint of format 1.
+
+        Args:
+            old: `num_classes`, `head` and `align`.
+        """
+        raise NotImplementedError
+
+    @property
+    def map_stride(self) -> int:
+        """Pixels per cell of its maps."""
+        return self.backbone.output_stride
+
+    def traced(self) -> tuple[nn.Module, tuple[str, ...]]:
+        """The module that export traces, and the names of its outputs."""
+        return self, ("logits",)
+
+    def take_classifier(self, weight: Tensor) -> None:
+        """Start class planes, where it has any, from a trained classifier.
+
+        Args:
+            weight: (C, F, 1, 1) of the CAM classifier.
+        """
+
+
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """What it takes to build a network again; stands in the header of its checkpoint."""
+class NetworkSpec:
+    """What it takes to build a network; stands in the header of its checkpoint.
 
-    kind: str
+    Attributes:
+        kind: class of the network.
+        backbone: name of its backbone.
+        output_stride: of the backbone.
+        arguments: further arguments of the class, JSON values by name.
+    """
+
+    kind: type[Network]
     backbone: str
     output_stride: int
-    num_classes: int
-    head: str
-    align: Align
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self) -> Network:
         """The network with fresh weights."""
-        backbone = build_backbone(self.backbone, self.output_stride)
-        if self.kind == "classifier":
-            return CamClassifier(backbone, self.num_classes)
-        if self.kind == "affinitynet":
-            return AffinityNet(backbone, align_corners=self.align == "corners")
-        if self.kind == "irnet":
-            displacement = self.head == WITH_DISPLACEMENT
-            return IRNet(backbone, self.align == "corners", displacement=displacement)
-        if self.kind == "segmenter":
-            return Segmenter(backbone, self.num_classes, head=self.head)
-        if self.kind == "selfguided":
-            corners = self.align == "corners"
-            return SelfGuidedNet(backbone, self.num_classes, self.head, align_corners=corners)
-        if self.kind == "cian":
-            channels, self_affinity = _read_cian_head(self.head)
-            return CianSegmenter(backbone, self.num_classes, channels, self_affinity)
-        raise ArtifactError(f"unknown kind of network '{self.kind}'")
+        return self.kind(build_backbone(self.backbone, self.output_stride), **self.arguments)
 
-
-def classifier_architecture(recipe: Recipe, num_classes: int) -> Architecture:
-    """The CAM classifier of a recipe."""
-    backbone = recipe.backbone
-    return Architecture(
-        "classifier", backbone.name, backbone.output_stride, num_classes, "", recipe.cam.align
-    )
-
-
-def affinity_architecture(recipe: WalkRecipe) -> Architecture:
-    """The network of a recipe that gives the affinities of the walk: AffinityNet or IRNet."""
-    if isinstance(recipe, IRNetRecipe):
-        kind, section = "irnet", recipe.irnet
-        head = WITH_DISPLACEMENT if section.displacement else ""
-        stride = section.output_stride
-    elif isinstance(recipe, AffinityNetRecipe):
-        kind, head, stride = "affinitynet", "", recipe.affinity.output_stride
-    else:
-        raise ConfigError(f"method '{recipe.method}' has no network of affinities")
-    stride = stride or recipe.backbone.output_stride
-    return Architecture(kind, recipe.backbone.name, stride, 0, head, recipe.cam.align)
-
-
-def recipe_architectures(recipe: Recipe, num_classes: int) -> dict[str, Architecture]:
-    """All networks of a recipe by their stages, in the order in which they are trained."""
-    networks = {"cam": classifier_architecture(recipe, num_classes)}
-    if isinstance(recipe, WalkRecipe):
-        networks[recipe.affinity_stage] = affinity_architecture(recipe)
-    if isinstance(recipe, CianRecipe):
-        networks["cian"] = cian_architecture(recipe, num_classes)
-    return networks | {"segmenter": segmenter_architecture(recipe, num_classes)}
-
-
-def cian_architecture(recipe: CianRecipe, num_classes: int) -> Architecture:
-    """The segmenter of a recipe's first round."""
-    section = recipe.cian
-    stride = section.output_stride or recipe.backbone.output_stride
-    self_affinity = "" if section.self_affinity else ", no self affinity"
-    head = f"{section.channels} channels{self_affinity}"
-    return Architecture("cian", recipe.backbone.name, stride, num_classes, head, recipe.cam.align)
-
-
-def _read_cian_head(head: str) -> tuple[int, bool]:
-    """Channels, and whether images look at themselves."""
-    found = _CIAN_HEAD.fullmatch(head)
-    if found is None:
-        raise ArtifactError(f"unknown head of a CIAN {quoted(head)}: expected '1024 channels'")
-    return int(found[1]), found[2] is None
-
-
-def segmenter_architecture(recipe: Recipe, num_classes: int) -> Architecture:
-    """The segmenter of a recipe."""
-    section = recipe.segmenter
-    stride = section.output_stride or recipe.backbone.output_stride
-    if isinstance(recipe, CianRecipe):
-        return replace(cian_architecture(recipe, num_classes), output_stride=stride)
-    kind = "selfguided" if isinstance(recipe, SelfGuidedRecipe) else "segmenter"
-    return Architecture(
-        kind, recipe.backbone.name, stride, num_classes, section.head, recipe.cam.align
-    )
+    def to_header(self) -> dict[str, Any]:
+        """JSON-compatible form for `spec_from_header`."""
+        return {
+            "class": self.kind.__name__,
+            "backbone": self.backbone,
+            "output_stride": self.output_stride,
+            "arguments": dict(self.arguments),
+        }
 
 
 def start_network(
-    architecture: Architecture,
+    spec: NetworkSpec,
     *,
     seed: int,
     weights_path: Path | None,
@@ -146,15 +105,15 @@ def start_network(
 
     Args:
         weights_path: foreign weights of the backbone; None for random ones.
-        classifier_path: checkpoint whose backbone is taken over instead, and whose classifier
-            becomes the class planes of a segmenter with a linear head, or the middle of CIAN's.
+        classifier_path: checkpoint whose backbone is taken over instead, and whose classifier is
+            given to `Network.take_classifier`.
         network_path: checkpoint of such a network that goes on learning instead.
 
     Raises:
         ArtifactError: weights that cannot be read or do not fit.
     """
     torch.manual_seed(seed)
-    network = architecture.build()
+    network = spec.build()
     if network_path is not None:
         tensors, header = load_checkpoint(network_path)
         load_into(network, tensors, network_path)
@@ -167,87 +126,125 @@ def start_network(
         load_into(network.backbone, own, classifier_path)
         network.backbone.normalisation = Normalisation.from_dict(header["normalisation"])
         network.backbone.mark_pretrained()
-        if isinstance(network, Segmenter):
-            network.take_classifier(tensors["classifier.weight"])
+        network.take_classifier(tensors["classifier.weight"])
     elif weights_path is not None:
         load_backbone_weights(network.backbone, weights_path)
     return network
 
 
 def save_network(
-    path: Path, network: Network, architecture: Architecture, classes: Sequence[str], method: str
+    path: Path, network: Network, spec: NetworkSpec, classes: Sequence[str], method: str
 ) -> None:
     """Write a trained network with all that is needed to use it elsewhere."""
     header = {
+        "wsss": __version__,
         "method": method,
-        "architecture": vars(architecture),
+        "network": spec.to_header(),
         "classes": list(classes),
         "normalisation": network.backbone.normalisation.to_dict(),
     }
     save_checkpoint(path, network.state_dict(), header)
 
 
-def open_network(path: Path, device: torch.device) -> tuple[Network, Architecture, tuple[str, ...]]:
-    """Read a network that `save_network` wrote; in evaluation mode.
-
-    Returns:
-        The network, its architecture and the class names.
-
-    Raises:
-        ArtifactError: not a checkpoint of ours, or damaged.
-    """
-    tensors, header = load_checkpoint(path)
-    architecture, classes, normalisation = _read_header(header, path)
-    network = architecture.build()
-    load_into(network, tensors, path)
-    network.backbone.normalisation = normalisation
-    return network.to(device).eval(), architecture, classes
-
-
-def open_as(
+def open_network(
     kind: type[AnyNetwork], path: Path, device: torch.device
 ) -> tuple[AnyNetwork, tuple[str, ...]]:
-    """`open_network` where only one kind of network will do; returns it and the class names.
+    """Read a network that `save_network` wrote; in evaluation mode.
+
+    Args:
+        kind: the class that is expected, or a base of it.
+
+    Returns:
+        The network and the class names.
 
     Raises:
-        ArtifactError: also where the checkpoint holds another kind.
+        ArtifactError: not a checkpoint of ours, damaged, or of another kind of network.
     """
-    network, architecture, classes = open_network(path, device)
-    if not isinstance(network, kind):
+    tensors, header = load_checkpoint(path)
+    spec, classes, normalisation = _read_header(header, path)
+    if not issubclass(spec.kind, kind):
         raise ArtifactError(
-            f"checkpoint '{path}' holds a network of kind '{architecture.kind}', expected "
-            f"{kind.__name__}: run the stage again that writes it"
+            f"checkpoint '{path}' holds a {spec.kind.__name__}, expected a {kind.__name__}: run "
+            "the stage again that writes it"
         )
-    return network, classes
+    try:
+        network = spec.build()
+    except (TypeError, ValueError, RuntimeError) as error:  # arguments that the class refuses
+        raise ArtifactError(f"checkpoint '{path}' has a damaged header: {told(error)}") from None
+    load_into(network, tensors, path)
+    network.backbone.normalisation = normalisation
+    assert isinstance(network, kind)
+    return network.to(device).eval(), classes
 
 
 def _read_header(
     header: dict[str, Any], path: Path
-) -> tuple[Architecture, tuple[str, ...], Normalisation]:
+) -> tuple[NetworkSpec, tuple[str, ...], Normalisation]:
     try:
-        architecture = Architecture(**header["architecture"])
-        _require_types(architecture, path)
+        if "architecture" in header:
+            spec = _read_old(header["architecture"])
+        else:
+            spec = _read_spec(header["network"], str(header.get("wsss")))
         classes = tuple(header["classes"])
         if not all(isinstance(name, str) for name in classes):
             raise TypeError("classes are no texts")
         normalisation = Normalisation.from_dict(header["normalisation"])
-        counts_fit = architecture.num_classes in (0, len(classes)) and len(classes) < 255
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"checkpoint '{path}' has a damaged header: {told(error)}") from None
-    if not counts_fit:
+    except _UnknownClassError as error:
+        raise ArtifactError(f"checkpoint '{path}' {error}") from None
+    if spec.arguments.get("num_classes", len(classes)) != len(classes) or len(classes) > 254:
         raise ArtifactError(f"checkpoint '{path}': class list and network do not fit")
-    return architecture, classes, normalisation
+    return spec, classes, normalisation
 
 
-def _require_types(architecture: Architecture, path: Path) -> None:
-    """Whether its fields can be looked up; `Architecture.build` knows what there is."""
-    texts = (architecture.kind, architecture.backbone, architecture.head)
-    numbers = (architecture.output_stride, architecture.num_classes)
-    are_texts = all(isinstance(text, str) and text.isprintable() for text in texts)
-    are_counts = all(type(number) is int and number >= 0 for number in numbers)
-    if not (are_texts and are_counts and architecture.align in get_args(Align)):
-        found = quoted(list(vars(architecture).values()))
-        raise ArtifactError(f"checkpoint '{path}' has a damaged header: architecture is {found}")
+class _UnknownClassError(Exception):
+    """What is wrong, as the rest of a sentence that begins with the checkpoint."""
+
+
+def _read_spec(values: Mapping[str, Any], version: str) -> NetworkSpec:
+    """A spec from the header of a checkpoint; its values are a stranger's."""
+    name, arguments = values["class"], values["arguments"]
+    kind = next((each for each in _subclasses(Network) if each.__name__ == name), None)
+    if kind is None:
+        raise _UnknownClassError(
+            f"holds a network of class {quoted(name)}, written by wsss {quoted(version)}, which "
+            f"this wsss {__version__} does not have: use the version that wrote it"
+        )
+    known = list(inspect.signature(kind).parameters)[1:]
+    for key, value in dict(arguments).items():
+        is_plain = isinstance(value, bool | str) or (
+            type(value) is int and 0 <= value <= MAX_ARGUMENT
+        )
+        if key not in known or not is_plain:
+            raise TypeError(f"argument {quoted(key)} is {quoted(value)}")
+    return _checked(NetworkSpec(kind, values["backbone"], values["output_stride"], arguments))
+
+
+def _read_old(values: Mapping[str, Any]) -> NetworkSpec:
+    """A spec from a checkpoint of format 1, which packed all arguments into three fields."""
+    old_kind, align = values["kind"], values["align"]
+    texts, count = (old_kind, values["head"], align), values["num_classes"]
+    are_plain = all(isinstance(text, str) and text.isprintable() for text in texts)
+    if not are_plain or type(count) is not int or count < 0:
+        raise TypeError(f"architecture is {quoted(list(values.values()))}")
+    kind = next((each for each in _subclasses(Network) if each.old_kind == old_kind), None)
+    if not old_kind or kind is None:
+        raise TypeError(f"unknown kind of network {quoted(old_kind)}")
+    arguments = kind.old_arguments(values)
+    return _checked(NetworkSpec(kind, values["backbone"], values["output_stride"], arguments))
+
+
+def _checked(spec: NetworkSpec) -> NetworkSpec:
+    if not isinstance(spec.backbone, str) or type(spec.output_stride) is not int:
+        raise TypeError(f"backbone is {quoted(spec.backbone)}, {quoted(spec.output_stride)}")
+    return spec
+
+
+def _subclasses(kind: type[Network]) -> Iterator[type[Network]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _subclasses(each)
 
 
 def normalise(network: nn.Module, pixels: Tensor) -> Tensor:

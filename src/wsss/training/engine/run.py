@@ -18,8 +18,9 @@ from ...runtime.io.files import atomic_write_bytes, make_folder, replace_folder
 from ...runtime.io.progress import Progress
 from ...runtime.system import peak_memory
 from ..data.image_set import ImageSet
-from ..recipe.load import AnyRecipe, Recipe, dump_recipe
+from ..recipe.recipe import AnyRecipe, Recipe, dump_recipe
 from . import distributed
+from .networks import NetworkSpec
 
 STAGE_FORMAT = 3
 """Raised when a stage of the same settings would now give another result."""
@@ -96,6 +97,9 @@ class Stage:
         work: does it, inside `run.folder / name`; its third argument is the stage's digest.
         measure: figures of the finished stage; called by the main process only.
         measures_only: `section.key` of settings that shape nothing but the figures.
+        text: what it does, for reports.
+        network: (recipe, number of classes) -> what builds the network that it trains, whose
+            weights it leaves in `weights.safetensors`; None: it trains none.
     """
 
     name: str
@@ -104,6 +108,8 @@ class Stage:
     work: Callable[[Run, Path, str], None]
     measure: Callable[[Run, Path], dict[str, float]]
     measures_only: tuple[str, ...] = ()
+    text: str = ""
+    network: Callable[[Any, int], NetworkSpec] | None = None
 
 
 def no_figures(run: Run, folder: Path) -> dict[str, float]:

@@ -6,18 +6,16 @@ import numpy as np
 
 from ..data.image_set import ImageSet
 from ..evaluation.miou import EvalReport, FolderPredictions, evaluate
-from ..methods.selfguided.train import STEPS
 from ..methods.shared.segmenter_stage import evaluate_on_validation
-from ..recipe.load import CianRecipe, SelfGuidedRecipe, WalkRecipe
 from ..recipe.sections import SegmenterSection
+from ..report.cells import evenly
 from ..report.page import IouColumn
 from .measure import labels_used
-from .pictures import evenly
-from .run_view import OpenedRun
+from .run_view import RunView
 
 
-def iou_columns(opened: OpenedRun, limit: int | None = None) -> dict[str, IouColumn]:
-    """By kind: `cam`, then what the method has of `walk`, steps, `cian` and `labels`, `segmenter`.
+def iou_columns(opened: RunView, limit: int | None = None) -> dict[str, IouColumn]:
+    """What `Method.measured` lists, by kind.
 
     Stored maps are measured on the list of figures, networks that segment on the validation list.
 
@@ -25,23 +23,16 @@ def iou_columns(opened: OpenedRun, limit: int | None = None) -> dict[str, IouCol
         limit: images whose stored maps are measured; longer lists are thinned evenly.
     """
     recipe = opened.run.recipe
-    columns = {"cam": _stored(opened, "CAM", "cam", limit, recipe.cam.threshold)}
-    if isinstance(recipe, WalkRecipe):
-        place, threshold = "labels/scores", recipe.walk.threshold
-        columns["walk"] = _stored(opened, "walk", place, limit, threshold)
-    if isinstance(recipe, SelfGuidedRecipe):
-        for number, step in enumerate(STEPS, 1):
-            place, threshold = f"labels/{step}", recipe.selfguided.threshold
-            columns[step] = _stored(opened, f"step {number}", place, limit, threshold)
-    if isinstance(recipe, CianRecipe):
-        columns["cian"] = _of_network(opened, "cian", recipe.cian)
-    if "labels" in opened.stages:
-        columns["labels"] = _stored(opened, "pseudo labels", "labels", limit)
-    return columns | {"segmenter": _of_network(opened, "segmenter", recipe.segmenter)}
+    return {
+        each.kind: _of_network(opened, each.stage, each.section(recipe))
+        if each.place is None
+        else _stored(opened, each.title, each.place, limit, each.threshold(recipe))
+        for each in opened.method.measured
+    }
 
 
 def _stored(
-    opened: OpenedRun, name: str, place: str, limit: int | None, threshold: float = 0.0
+    opened: RunView, name: str, place: str, limit: int | None, threshold: float = 0.0
 ) -> IouColumn:
     """Of maps below the run's folder; `threshold` plays no part where they are label maps."""
     run, figures_set = opened.run, opened.run.figures_set
@@ -62,7 +53,7 @@ def _stored(
     return _column(name, report, len(figures_set.samples))
 
 
-def _of_network(opened: OpenedRun, stage: str, section: SegmenterSection) -> IouColumn:
+def _of_network(opened: RunView, stage: str, section: SegmenterSection) -> IouColumn:
     """Of a stage whose network is a segmenter, used as its section says."""
     run = opened.run
     if stage not in opened.finished or not run.weights(stage).is_file():

@@ -1,7 +1,7 @@
 """What `wsss eval` does: find out what was given, and measure it by one evaluator."""
 
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 from ...errors import ConfigError
 from ...runtime.bulk.formats.png import FOLDER as MASKS
@@ -13,8 +13,9 @@ from ..engine.run import read_stage
 from ..evaluation.instance_predictions import open_instance_predictions
 from ..evaluation.instances import InstancePredictions, InstanceReport, evaluate_instances
 from ..evaluation.miou import EvalReport, FolderPredictions, Predictions, evaluate
-from ..methods.selfguided.train import STEPS
-from ..recipe.load import PredictionKind, Recipe, SelfGuidedRecipe, WalkRecipe, load_recipe
+from ..methods import open_method
+from ..recipe.recipe import Recipe
+from ..recipes import load_recipe
 from .run_predictor import RunInstances, RunPredictions, RunPredictor
 
 
@@ -48,12 +49,8 @@ def measure(
     recipe = _recipe_of(path)
     predictions: Predictions
     if (path / "recipe.toml").is_file():
-        if stage not in get_args(PredictionKind):
-            choices = ", ".join(get_args(PredictionKind))
-            raise ConfigError(f"unknown stage '{stage}': choose of {choices}")
-        predictor = _open_run(path, images, device)
-        kind = cast(PredictionKind, stage)
-        if kind == "labels" and kind not in predictor.recipe.ways() and (path / kind).is_dir():
+        predictor, kind = _open_run(path, images, device), stage
+        if kind == "labels" and kind not in predictor.method.modes and (path / kind).is_dir():
             raise ConfigError(
                 f"method {predictor.recipe.method} makes labels in training alone: measure those "
                 f"that there are by `wsss eval {path / kind} --split "
@@ -95,7 +92,7 @@ def measure_instances(
     """Measure instances by average precision: of a run, or predicted before.
 
     Args:
-        path: a run of method irnet, or what `open_instance_predictions` takes.
+        path: a run that has instances, or what `open_instance_predictions` takes.
         split: list of the image set; default: the recipe's validation list for a run, else all
             images.
         use_image_labels, device: of a run.
@@ -126,7 +123,7 @@ def labels_used(path: Path) -> bool | None:
     """Whether stored predictions saw image-level labels, as far as their maker says it."""
     if (path.parent / JOB).is_file():
         return read_job(path.parent)["settings"].get("image_labels") is not None
-    stage = path.parent if path.name in ("scores", *STEPS) else path
+    stage = path if (path / "stage.json").is_file() else path.parent  # maps of a part of it
     record = read_stage(stage)
     if stage.name not in ("cam", "seeds", "labels") or not record:
         return None
@@ -146,8 +143,5 @@ def _default_threshold(path: Path, stage: str, recipe: Recipe | None) -> float:
         return 0.2
     is_run = (path / "recipe.toml").is_file()
     refined = stage in ("walk", "labels") if is_run else path.parent.name == "labels"
-    if refined and isinstance(recipe, WalkRecipe):
-        return recipe.walk.threshold
-    if refined and isinstance(recipe, SelfGuidedRecipe):
-        return recipe.selfguided.threshold
-    return recipe.cam.threshold
+    threshold: float = open_method(recipe.method).label_threshold(recipe)
+    return threshold if refined else recipe.cam.threshold

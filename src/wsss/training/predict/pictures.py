@@ -1,39 +1,46 @@
 """Contact sheet of a run: what each stage makes of a fixed sample of images."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.io.image_io import read_image, read_label_map
-from ...runtime.io.palette import voc_palette
 from ...runtime.io.score_maps import ScoreMaps, load_score_maps
 from ...runtime.refine.pseudo_labels import label_from_scores
-from ...runtime.report.pictures import Picture, draw_heat, draw_labels, shrink, shrink_labels
+from ...runtime.report.pictures import Picture, shrink
 from ..data.image_set import Sample
 from ..engine.run import Run
-from ..recipe.load import SecRecipe, SelfGuidedRecipe, WalkRecipe
+from ..methods.contract import Method
+from ..recipe.recipe import WalkRecipe
+from ..report.cells import (
+    PICTURE_SIDE,
+    caption,
+    class_legend,
+    evenly,
+    heat_cell,
+    labels_cell,
+)
 from ..report.page import Sheet, SheetRow
 from .run_predictor import RunPredictor
 
 NUM_PICTURES = 8
-Legend = list[tuple[str, tuple[int, int, int]]]
-PICTURE_SIDE = 224
-"""Longer side of a picture in pixels."""
 
 
-def make_sheet(run: Run, finished: Collection[str], predictor: RunPredictor | None) -> Sheet:
+def make_sheet(
+    run: Run, method: Method, finished: Collection[str], predictor: RunPredictor | None
+) -> Sheet:
     """Pictures of validation images where the classifier can be applied, else of training images.
 
     Args:
         finished: names of the stages that have run.
         predictor: the run's networks, None where there are none.
     """
-    painter = _Painter(run, finished, predictor)
+    painter = _Painter(run, method, finished, predictor)
     chosen, split = run.train_set, run.recipe.data.train_split
-    walks = "walk" in run.recipe.ways()
+    walks = "walk" in method.modes
     # Without a walk pseudo labels are what was stored, of training images alone.
-    can_show_any = painter.can_apply("cam") and (walks or not _has_labels(run))
+    can_show_any = painter.can_apply("cam") and (walks or not method.has_label_column)
     if run.val_set is not None and can_show_any:
         chosen, split = run.val_set, run.recipe.data.val_split
     samples = evenly(chosen.samples, NUM_PICTURES)
@@ -53,7 +60,7 @@ def make_sheet(run: Run, finished: Collection[str], predictor: RunPredictor | No
             ("truth", "mask"),
             ("CAM", "score"),
             *([("walk", "score")] if walks else []),
-            *([("pseudo label", made_of)] if _has_labels(run) else []),
+            *([("pseudo label", made_of)] if method.has_label_column else []),
             ("segmenter", "from the photo alone"),
         ],
         rows=rows,
@@ -62,26 +69,18 @@ def make_sheet(run: Run, finished: Collection[str], predictor: RunPredictor | No
     )
 
 
-def class_legend(run: Run) -> Legend:
-    """The classes and their colours."""
-    return [
-        (name, (int(red), int(green), int(blue)))
-        for name, (red, green, blue) in zip(run.images.classes, voc_palette()[1:], strict=False)
-    ]
-
-
-def caption(run: Run, sample: Sample) -> str:
-    """Which classes an image shows."""
-    if sample.labels is None:
-        return "labels not known"
-    return ", ".join(run.images.classes[index] for index in sample.labels) or "no class"
-
-
 class _Painter:
     """Pictures of an image: stored results where there are any, else the networks are applied."""
 
-    def __init__(self, run: Run, finished: Collection[str], predictor: RunPredictor | None) -> None:
-        self.run, self.finished, self.predictor = run, finished, predictor
+    def __init__(
+        self,
+        run: Run,
+        method: Method,
+        finished: Collection[str],
+        predictor: RunPredictor | None,
+    ) -> None:
+        self.run, self.method = run, method
+        self.finished, self.predictor = finished, predictor
 
     def can_apply(self, stage: str) -> bool:
         return stage in self.finished and self.predictor is not None and self.predictor.has(stage)
@@ -96,8 +95,8 @@ class _Painter:
             shrink(image, PICTURE_SIDE),
             labels_cell(image, truth, "no mask"),
             heat_cell(image, cam),
-            *([heat_cell(image, walk)] if "walk" in self.run.recipe.ways() else []),
-            *([labels_cell(image, label, "not run")] if _has_labels(self.run) else []),
+            *([heat_cell(image, walk)] if "walk" in self.method.modes else []),
+            *([labels_cell(image, label, "not run")] if self.method.has_label_column else []),
             labels_cell(image, self._segment(image), "not run"),
         )
         return SheetRow(sample.name, caption(self.run, sample), cells)
@@ -111,7 +110,7 @@ class _Painter:
         return self.predictor.score_maps(image, sample.labels, "cam")
 
     def _walk(self, sample: Sample, image: Picture) -> ScoreMaps | None:
-        needed = self.run.recipe.ways().get("walk")
+        needed = self.method.modes.get("walk")
         if "labels" not in self.finished or needed is None:
             return None
         path = self.run.folder / "labels" / "scores" / f"{sample.name}.npz"
@@ -144,42 +143,3 @@ class _Painter:
         if self.predictor is None or not self.can_apply("segmenter"):
             return None
         return self.predictor.label(image, None, "segmenter")
-
-
-def _has_labels(run: Run) -> bool:
-    """Whether the method makes pseudo labels that one column of pictures can show; those of the
-    self-guided network have a sheet of their own."""
-    return not isinstance(run.recipe, SecRecipe | SelfGuidedRecipe)
-
-
-def labels_picture(
-    image: Picture, labels: NDArray[np.uint8], ids: NDArray[np.uint16] | None = None
-) -> Picture:
-    """A label map over its image, with lines between instances where their ids are given."""
-    small = None if ids is None else shrink_labels(ids, PICTURE_SIDE)
-    below = shrink(image, PICTURE_SIDE)
-    return draw_labels(below, shrink_labels(labels, PICTURE_SIDE), ids=small)
-
-
-def labels_cell(image: Picture, labels: NDArray[np.uint8] | None, absent: str) -> Picture | str:
-    """A label map over its image, or why there is none."""
-    return absent if labels is None else labels_picture(image, labels)
-
-
-def heat_cell(image: Picture, maps: ScoreMaps | None) -> Picture | str:
-    """Scores over their image, in one colour."""
-    if maps is None:
-        return "not run"
-    scores = maps.scores
-    if maps.background is not None:
-        # Beside a walked background the absolute height says little, the share of it does.
-        total = scores.sum(0) + maps.background
-        scores = scores / np.maximum(total, 1e-6)
-    return draw_heat(shrink(image, PICTURE_SIDE), scores)
-
-
-def evenly(samples: Sequence[Sample], count: int) -> tuple[Sample, ...]:
-    """At most `count` samples, spread over the whole list, in its order."""
-    if len(samples) <= count:
-        return tuple(samples)
-    return tuple(samples[index * len(samples) // count] for index in range(count))

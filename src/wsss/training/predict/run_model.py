@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from ...runtime.bulk.class_thresholds import read_thresholds, require_classifier
 from ...runtime.bulk.formats.contract import Need
 from ...runtime.bulk.predictor_spec import Answer, require_plain_walk
 from ...runtime.io.files import file_digest
-from ..recipe.load import PredictionKind
 from .run_predictor import RunPredictor
 
 
@@ -28,7 +27,7 @@ class RunModel:
 
     folder: Path
     classes: tuple[str, ...]
-    kind: PredictionKind
+    kind: str
     crf: bool | None
     device: str
     details: Mapping[str, Any]
@@ -62,7 +61,7 @@ class OpenRun:
     """See `wsss.runtime.bulk.predictor_spec.OpenModel`."""
 
     def __init__(
-        self, predictor: RunPredictor, kind: PredictionKind, crf: bool | None, instances: bool
+        self, predictor: RunPredictor, kind: str, crf: bool | None, instances: bool
     ) -> None:
         self._predictor, self._kind, self._crf = predictor, kind, crf
         self._instances = instances
@@ -88,7 +87,7 @@ def _require_walk_if_needed(
     predictor: RunPredictor, kind: str | None, crf: bool | None, has_labels: bool
 ) -> None:
     """Say what to leave out where a method has no walk, which takes labels and has a CRF."""
-    method, walks = predictor.recipe.method, "walk" in predictor.recipe.ways()
+    method, walks = predictor.recipe.method, "walk" in predictor.method.modes
     if has_labels and kind is None and not walks:
         raise ConfigError(
             f"run '{predictor.folder}' is of method {method}, whose segmenter takes no image-level "
@@ -123,13 +122,13 @@ def run_model(
     Raises:
         ConfigError, ArtifactError: see `RunPredictor`.
     """
-    chosen = cast(PredictionKind, kind or ("labels" if has_labels else "segmenter"))
-    if chosen not in get_args(PredictionKind):
-        choices = ", ".join(get_args(PredictionKind))
+    predictor = RunPredictor(folder, device)
+    chosen = kind or ("labels" if has_labels else "segmenter")
+    if chosen not in predictor.method.modes:
+        choices = ", ".join(predictor.method.modes)
         raise ConfigError(f"unknown way to label '{chosen}': choose of {choices}")
     if chosen == "segmenter" and has_labels:
         raise ConfigError("--by segmenter takes no image-level labels: leave --labels out")
-    predictor = RunPredictor(folder, device)
     _require_walk_if_needed(predictor, kind, crf, has_labels)
     if instances:
         require_plain_walk(chosen == "walk" and not crf)

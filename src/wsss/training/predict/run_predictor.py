@@ -1,6 +1,6 @@
 """The trained networks of a run, applied to any image."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,45 +12,31 @@ from torch import Tensor
 from ...errors import ArtifactError, ConfigError, DataError
 from ...runtime.bundle.inputs import AnyOf
 from ...runtime.instances.instance_map import InstanceMap
-from ...runtime.instances.maps import InstanceMaps
+from ...runtime.instances.maps import InstanceMaps, group_maps
 from ...runtime.io.image_io import read_image
 from ...runtime.io.score_maps import ScoreMaps
 from ...runtime.refine.boundary_walk import boundary_affinities
 from ...runtime.refine.cam import normalise_cam
-from ...runtime.refine.pseudo_labels import label_from_scores, walk_change, walk_scores
+from ...runtime.refine.pseudo_labels import (
+    WalkSettings,
+    label_from_scores,
+    walk_change,
+    walk_scores,
+)
 from ..data.image_set import Sample
 from ..engine.devices import choose_device
-from ..engine.networks import AnyNetwork, Network, open_as
+from ..engine.networks import AnyNetwork, Network, open_network
 from ..evaluation.miou import Prediction
-from ..methods.affinitynet.network import AffinityNet
-from ..methods.cian.network import CianSegmenter
-from ..methods.irnet.instances import image_instances, instance_maps
-from ..methods.irnet.network import IRNet
-from ..methods.irnet.train import image_maps
+from ..methods import METHODS, open_method
+from ..methods.contract import Affinities, AffinitySource, InstanceSource
 from ..methods.shared.affinity_network import AffinityNetwork
 from ..methods.shared.cam_stage import class_probabilities, image_activation
 from ..methods.shared.classifier import CamClassifier
 from ..methods.shared.segmenter_network import Segmenter
 from ..methods.shared.segmenter_stage import segment_image
-from ..methods.shared.walk_stage import (
-    Affinities,
-    affinity_features,
-    image_affinity,
-    walk_settings,
-    walked_scores,
-)
-from ..recipe.load import IRNetRecipe, PredictionKind, WalkRecipe, load_recipe
+from ..recipe.recipe import WalkRecipe
 from ..recipe.sections import NO_CRF
-
-NETWORKS: dict[str, type[Network]] = {
-    "cam": CamClassifier,
-    "affinity": AffinityNetwork,
-    "irnet": AffinityNetwork,
-    "cian": CianSegmenter,
-    "segmenter": Segmenter,
-}
-"""Stages that leave a trained network, and its kind."""
-
+from ..recipes import load_recipe
 
 CLASS_THRESHOLD = 0.5
 """Probability from which the classifier calls a class present."""
@@ -91,13 +77,14 @@ class RunPredictor:
             raise ArtifactError(f"'{folder}' is no run: expected a folder with recipe.toml in it")
         self.folder = folder
         self.recipe = load_recipe(folder / "recipe.toml")
+        self.method = open_method(self.recipe.method)
         self.device = choose_device(device)
         self._networks: dict[str, Network] = {}
         self.classes: tuple[str, ...] = ()
         self.thresholds: float | NDArray[np.float64] = CLASS_THRESHOLD
-        trained = [stage for stage in NETWORKS if self.has(stage)]
+        trained = [stage.name for stage in self.method.stages if self.has(stage.name)]
         if trained:
-            self.network(trained[0], NETWORKS[trained[0]])
+            self.network(trained[0], Network)
         else:
             raise ArtifactError(f"run '{folder}' has no trained network yet: finish `wsss train`")
 
@@ -120,7 +107,7 @@ class RunPredictor:
         return path
 
     def score_maps(
-        self, image: NDArray[np.uint8], labels: Sequence[int] | None, kind: PredictionKind
+        self, image: NDArray[np.uint8], labels: Sequence[int] | None, kind: str
     ) -> ScoreMaps:
         """CAMs, or CAMs after the walk.
 
@@ -134,18 +121,27 @@ class RunPredictor:
 
     def affinity_network(self) -> AffinityNetwork:
         """The network that gives the affinities of the walk."""
-        return self.network(self.walk_recipe().affinity_stage, AffinityNetwork)
+        return self.network(self._affinity_source().stage, AffinityNetwork)
 
     @torch.no_grad()
     def affinities(self, image: NDArray[np.uint8]) -> Affinities:
         """Along which the scores of an image walk."""
-        return image_affinity(self.affinity_network(), image, self.walk_recipe(), self.device)
+        source = self._affinity_source()
+        return source.affinities(self.affinity_network(), image, self.recipe, self.device)
 
     @torch.no_grad()
     def affinity_features(self, image: NDArray[np.uint8]) -> Tensor:
-        """(1, C, h, w) features that AffinityNet's affinities are made of."""
-        network = self.network("affinity", AffinityNet)
-        return affinity_features(network, image, self.walk_recipe(), self.device)
+        """(1, C, h, w) features of an image, where affinities are made of features."""
+        features = self._affinity_source().features
+        if features is None:
+            raise ValueError("the affinities of this run are not made of features")
+        return features(self.affinity_network(), image, self.recipe, self.device)
+
+    @torch.no_grad()
+    def affinity_maps(self, image: NDArray[np.uint8]) -> dict[str, Tensor]:
+        """What the exported graph of affinities gives for an image."""
+        source = self._affinity_source()
+        return source.maps(self.affinity_network(), image, self.recipe, self.device)
 
     @torch.no_grad()
     def find_classes(self, image: NDArray[np.uint8]) -> list[int]:
@@ -162,7 +158,7 @@ class RunPredictor:
         self,
         image: NDArray[np.uint8],
         labels: Sequence[int] | None = None,
-        kind: PredictionKind = "segmenter",
+        kind: str = "segmenter",
         *,
         crf: bool | None = None,
     ) -> NDArray[np.uint8]:
@@ -173,7 +169,7 @@ class RunPredictor:
         self,
         image: NDArray[np.uint8],
         labels: Sequence[int] | None = None,
-        kind: PredictionKind = "segmenter",
+        kind: str = "segmenter",
         *,
         crf: bool | None = None,
     ) -> RunLabelled:
@@ -213,22 +209,18 @@ class RunPredictor:
         Raises:
             ConfigError, ArtifactError: see `instances`.
         """
-        recipe = self.require_instances()
-        network = self.network("irnet", IRNet)
-        maps, settings = self._cams(image, labels), walk_settings(recipe)
-        boundary, displacement = image_maps(
-            network, image, align=recipe.cam.align, device=self.device
-        )
-        affinity, damping = boundary_affinities(boundary, settings)
+        source, maps = self.require_instances(), self._cams(image, labels)
+        found, settings = self.affinity_maps(image), self._walk_settings()
+        affinity, damping = boundary_affinities(found["boundary"], settings)
         walked = walk_scores(maps, affinity, settings, damping)
         labelled = self._walk_labelled(image, maps, walked, crf=False)
-        return labelled, instance_maps(maps, boundary, displacement, recipe)
+        return labelled, self._instance_maps(source, maps, found)
 
     def _walk_labelled(
         self, image: NDArray[np.uint8], cams: ScoreMaps, walked: ScoreMaps, crf: bool
     ) -> RunLabelled:
         recipe = self.walk_recipe()
-        change = walk_change(cams, walked, walk_settings(recipe))
+        change = walk_change(cams, walked, self._walk_settings())
         return RunLabelled(self._label(image, walked, recipe.walk.threshold, crf), change)
 
     def _label(
@@ -254,7 +246,18 @@ class RunPredictor:
         return normalise_cam(activation, labels, (image.shape[0], image.shape[1]))
 
     def _walked(self, image: NDArray[np.uint8], maps: ScoreMaps) -> ScoreMaps:
-        return walked_scores(self.affinity_network(), image, maps, self.walk_recipe(), self.device)
+        affinity, damping = self.affinities(image)
+        return walk_scores(maps, affinity, self._walk_settings(), damping)
+
+    def _walk_settings(self) -> WalkSettings:
+        return self._affinity_source().walk_settings(self.recipe)
+
+    def _affinity_source(self) -> AffinitySource:
+        source = self.method.affinity
+        if source is None:
+            self.walk_recipe()  # says what to do
+            raise ValueError(f"method {self.method.name} has a walk and no affinities")
+        return source
 
     @torch.no_grad()
     def instances(
@@ -269,10 +272,17 @@ class RunPredictor:
             ConfigError: the run's method or recipe has no instances.
             ArtifactError: its networks are not trained yet.
         """
-        recipe = self.require_instances()
-        network = self.network("irnet", IRNet)
-        maps = self.score_maps(image, labels, "cam")
-        return image_instances(network, image, maps, recipe, self.device)
+        source, maps = self.require_instances(), self._cams(image, labels)
+        (found,) = group_maps([self._instance_maps(source, maps, self.affinity_maps(image))])
+        return found
+
+    def _instance_maps(
+        self, source: InstanceSource, maps: ScoreMaps, found: Mapping[str, Tensor]
+    ) -> InstanceMaps:
+        boundary, displacement = found["boundary"][0], found["displacement"][0]
+        return InstanceMaps(
+            maps, boundary, displacement, self._walk_settings(), source.settings(self.recipe)
+        )
 
     def walk_recipe(self) -> WalkRecipe:
         """The recipe, if its method has a random walk.
@@ -283,33 +293,35 @@ class RunPredictor:
         if not isinstance(self.recipe, WalkRecipe):
             raise ConfigError(
                 f"run '{self.folder}' is of method {self.recipe.method}, which has no walk: choose "
-                f"of {', '.join(self.recipe.ways())}"
+                f"of {', '.join(self.method.modes)}"
             )
         return self.recipe
 
-    def stages_of(self, kind: PredictionKind) -> tuple[str, ...]:
+    def stages_of(self, kind: str) -> tuple[str, ...]:
         """Stages whose networks a way to label needs.
 
         Raises:
             ConfigError: it is one of methods with a walk, and the run's has none.
         """
-        ways = self.recipe.ways()
-        if kind not in ways:
-            self.walk_recipe()
-        return ways[kind]
+        modes = self.method.modes
+        if kind not in modes:
+            raise ConfigError(
+                f"run '{self.folder}' is of method {self.method.name}, which has no mode '{kind}': "
+                f"choose of {', '.join(modes)}"
+            )
+        return modes[kind]
 
-    def require_instances(self) -> IRNetRecipe:
-        """The recipe, if its method tells single objects.
+    def require_instances(self) -> InstanceSource:
+        """How the run tells single objects apart.
 
         Raises:
             ConfigError: it does not.
         """
-        if not isinstance(self.recipe, IRNetRecipe) or not self.recipe.irnet.displacement:
-            raise ConfigError(
-                f"run '{self.folder}' has no instances: train a recipe of method irnet with "
-                "irnet.displacement = true"
-            )
-        return self.recipe
+        source = self.method.instances
+        if source is None or not source.is_learnt(self.recipe):
+            remedies = [m.instances.remedy for m in map(open_method, METHODS) if m.instances]
+            raise ConfigError(f"run '{self.folder}' has no instances: {' or '.join(remedies)}")
+        return source
 
     def network(self, stage: str, kind: type[AnyNetwork]) -> AnyNetwork:
         """A trained network, opened when it is first asked for.
@@ -320,7 +332,7 @@ class RunPredictor:
         network = self._networks.get(stage)
         if not isinstance(network, kind):
             path = self.weights_path(stage)
-            network, classes = open_as(kind, path, self.device)
+            network, classes = open_network(kind, path, self.device)
             if self.classes and classes != self.classes:
                 raise ArtifactError(
                     f"'{path}' was trained on other classes than the rest of the run"
@@ -332,9 +344,7 @@ class RunPredictor:
 class RunPredictions:
     """A run's networks as something to be measured."""
 
-    def __init__(
-        self, predictor: RunPredictor, kind: PredictionKind, *, use_image_labels: bool
-    ) -> None:
+    def __init__(self, predictor: RunPredictor, kind: str, *, use_image_labels: bool) -> None:
         self.predictor, self.kind = predictor, kind
         self.image_labels_used = use_image_labels and kind != "segmenter"
         self.are_labels = kind in ("labels", "segmenter")

@@ -11,13 +11,11 @@ from ...runtime.report.text import format_seconds
 from ...version import __version__
 from ..data.image_set import ImageSet
 from ..engine.metrics import read_metrics
-from ..engine.run import Run
-from ..methods.irnet.report import make_irnet_sheets
-from ..methods.selfguided.report import make_self_guided_sheets
+from ..engine.run import Run, Stage
+from ..methods.contract import Method
 from ..report.page import Report, StageCard, render_report
 from .iou import iou_columns
 from .pictures import make_sheet
-from .run_predictor import NETWORKS
 from .run_view import open_run
 
 MAX_MEASURED = 400
@@ -25,23 +23,6 @@ MAX_MEASURED = 400
 MAX_POINTS = 300
 """Points of a curve; longer ones are averaged over neighbours."""
 
-STAGES = {
-    "cam": "classifier and its activation maps",
-    "seeds": "labels taken as certain",
-    "affinity": "which neighbours are alike",
-    "irnet": "boundaries, and the way to the middle of each object",
-    "cian": "segmenter of images that share a class, trained on the seeds",
-    "labels": "pseudo labels of the training images",
-    "instances": "cells that meet in one place are an object",
-    "segmenter": "trained on the pseudo labels",
-}
-"""What the stages of all methods do."""
-_OWN_STAGES = {
-    ("sec", "segmenter"): "agrees with seeds, classes and boundaries",
-    ("selfguided", "segmenter"): "one network, learns labels that it makes anew before each epoch",
-    ("selfguided", "labels"): "its final labels, measured step by step",
-}
-"""Where a method's stage of a common name does something else."""
 _UNITS = {"miou": "% mIoU", "val_map": "% mAP", "ap50": "% AP50"}
 _NAMES = {
     "miou": "mIoU %",
@@ -56,12 +37,6 @@ _NAMES = {
     "cam_ap70": "AP70 % of CAMs alone",
     "boundary_ap50": "AP50 % with boundaries",
     "boundary_ap70": "AP70 % with boundaries",
-    "step1_miou": "mIoU % of step 1, CAMs",
-    "step2_miou": "mIoU % of step 2, walked",
-    "step3_miou": "mIoU % of step 3, guided",
-    "step1_best_miou": "step 1 at its best threshold",
-    "step2_best_miou": "step 2 at its best threshold",
-    "step3_best_miou": "step 3 at its best threshold",
 }
 
 
@@ -85,17 +60,16 @@ def write_run_report(
         ArtifactError: no run, or one of other classes; DataError: an image cannot be read.
     """
     opened = open_run(run_folder, images, device, progress)
-    run, stages = opened.run, opened.stages
+    run, method, stages = opened.run, opened.method, opened.stages
     finished, predictor = opened.finished, opened.predictor
     report = Report(
         title=run_folder.resolve().name,
         lead=f"Recipe {run.recipe.name}, from image-level labels to a segmenter.",
         facts=_facts(run, finished),
-        stages=[_stage_card(run.recipe.method, name, finished.get(name)) for name in stages],
+        stages=[_stage_card(method, each, finished.get(each.name)) for each in method.stages],
         sheets=[
-            make_sheet(run, finished, predictor),
-            *make_irnet_sheets(run, finished, predictor),
-            *make_self_guided_sheets(run, finished),
+            make_sheet(run, method, finished, predictor),
+            *(method.sheets(run, finished) if predictor is not None else ()),
         ],
         classes=images.classes,
         iou=list(iou_columns(opened, MAX_MEASURED).values()),
@@ -124,8 +98,8 @@ def _facts(run: Run, finished: Mapping[str, dict[str, Any]]) -> list[tuple[str, 
     ]
 
 
-def _stage_card(method: str, name: str, record: dict[str, Any] | None) -> StageCard:
-    text = _OWN_STAGES.get((method, name), STAGES[name])
+def _stage_card(method: Method, stage: Stage, record: dict[str, Any] | None) -> StageCard:
+    name, text = stage.name, stage.text
     if record is None:
         return StageCard(name, text)
     found = record.get("figures", {}).items()  # None where no pixel was to be counted
@@ -133,9 +107,10 @@ def _stage_card(method: str, name: str, record: dict[str, Any] | None) -> StageC
     figures.pop("walk_images", None)  # the same images as those of the labels
     key = next((key for key in _UNITS if key in figures), None)
     headline = (f"{figures.pop(key):.1f}", _UNITS[key]) if key else None
-    if not figures and name in NETWORKS:
+    if not figures and stage.network is not None:
         headline = ("trained", "")
-    shown = {_NAMES.get(key, key): f"{value:.6g}" for key, value in _rounded(figures).items()}
+    names = _NAMES | dict(method.figure_names)
+    shown = {names.get(key, key): f"{value:.6g}" for key, value in _rounded(figures).items()}
     return StageCard(name, text, headline, shown, format_seconds(float(record.get("seconds", 0))))
 
 

@@ -11,13 +11,14 @@ from ...runtime.io.progress import Progress
 from ..data.image_set import ImageSet
 from ..engine.devices import choose_device
 from ..engine.run import Run, read_stage
-from ..pipeline import METHODS
-from ..recipe.load import load_recipe
+from ..methods import open_method
+from ..methods.contract import Method
+from ..recipes import load_recipe
 from .run_predictor import RunPredictor
 
 
 @dataclass(frozen=True)
-class OpenedRun:
+class RunView:
     """A run on an image set.
 
     Attributes:
@@ -27,12 +28,13 @@ class OpenedRun:
     """
 
     run: Run
+    method: Method
     stages: tuple[str, ...]
     finished: Mapping[str, dict[str, Any]]
     predictor: RunPredictor | None
 
 
-def open_run(folder: Path, images: ImageSet, device: str, progress: Progress) -> OpenedRun:
+def open_run(folder: Path, images: ImageSet, device: str, progress: Progress) -> RunView:
     """Look at a run, whatever stages have finished.
 
     Args:
@@ -52,11 +54,13 @@ def open_run(folder: Path, images: ImageSet, device: str, progress: Progress) ->
     images.require_classes(classes, f"run '{folder}'")
     recipe = load_recipe(folder / "recipe.toml")
     run = Run(folder, recipe, images, None, None, None, choose_device(device), progress)
-    stages = tuple(stage.name for stage in METHODS[recipe.method])
+    method = open_method(recipe.method)
+    stages = tuple(stage.name for stage in method.stages)
     records = {name: read_stage(folder / name) for name in stages}
     is_trained = any(run.weights(name).is_file() for name in stages)
-    return OpenedRun(
+    return RunView(
         run,
+        method,
         stages,
         {name: record for name, record in records.items() if record},
         RunPredictor(folder, device) if is_trained else None,

@@ -1,5 +1,8 @@
 """AffinityNet: features whose distance says whether two cells show the same class."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,6 +33,8 @@ class AffinityNet(AffinityNetwork):
     Source: Ahn and Kwak, CVPR 2018, widths of the released code (the paper's are larger).
     """
 
+    old_kind = "affinitynet"
+
     def __init__(self, backbone: Backbone, align_corners: bool = False) -> None:
         super().__init__(backbone, align_corners)
         backbone.set_field_of_view(FIELD_OF_VIEW)
@@ -44,6 +49,15 @@ class AffinityNet(AffinityNetwork):
         nn.init.xavier_uniform_(self.mix.weight, gain=4)
         mark_new(self.heads)
         mark_new(self.mix)
+
+    @classmethod
+    def old_arguments(cls, old: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Network`."""
+        return {"align_corners": old["align"] == "corners"}
+
+    def traced(self) -> tuple[nn.Module, tuple[str, ...]]:
+        """See `Network`."""
+        return self, ("features",)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> features (B, 448, h, w), h = ceil(H / stride)."""

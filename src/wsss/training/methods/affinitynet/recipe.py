@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ...recipe.base import Section
+from ...recipe.recipe import WalkRecipe
 from ...recipe.train import TrainSettings
+from ..sec.recipe import PlainSegmenterSection
 
 
 class AffinitySection(Section):
@@ -20,3 +22,11 @@ class AffinitySection(Section):
     """reference: cells near three borders have no pairs of their own, as in the code."""
     start: Literal["weights", "classifier"] = "weights"
     """Backbone starts from the foreign weights or from the trained classifier."""
+
+
+class AffinityNetRecipe(WalkRecipe):
+    """A whole AffinityNet run."""
+
+    method: Literal["affinitynet"]
+    segmenter: PlainSegmenterSection
+    affinity: AffinitySection

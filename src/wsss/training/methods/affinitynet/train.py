@@ -10,13 +10,20 @@ from torch import Tensor, nn
 from ....runtime.refine.feature_affinity import pair_distances, pair_labels
 from ....runtime.refine.geometry import Align, image_tensor, pad_to_multiple, resize, scaled_size
 from ...engine.loop import Batch, Objective
-from ...engine.networks import affinity_architecture, normalise
+from ...engine.networks import NetworkSpec, normalise
 from ...engine.run import Run
-from ...recipe.load import AffinityNetRecipe, WalkRecipe
 from ..shared.crops import crop_sampler, network_input, stage_labels, vote_labels
 from ..shared.fitting import fit_objective, trained_network
 from ..shared.pair_losses import PAIR_NAMES, affinity_loss, affinity_loss_sums
 from .network import AffinityNet
+from .recipe import AffinityNetRecipe
+
+
+def affinity_network(recipe: AffinityNetRecipe, num_classes: int) -> NetworkSpec:
+    """The network of a recipe."""
+    stride = recipe.affinity.output_stride or recipe.backbone.output_stride
+    arguments = {"align_corners": recipe.cam.align == "corners"}
+    return NetworkSpec(AffinityNet, recipe.backbone.name, stride, arguments)
 
 
 def train_affinity(run: Run, folder: Path, digest: str) -> None:
@@ -26,8 +33,8 @@ def train_affinity(run: Run, folder: Path, digest: str) -> None:
     def fit(network: AffinityNet) -> None:
         fit_objective(run, folder, digest, affinity_objective(run, network), section.train)
 
-    architecture = affinity_architecture(run.recipe_of(WalkRecipe))
-    trained_network(AffinityNet, run, folder, architecture, section.train, fit, section.start)
+    spec = affinity_network(run.recipe_of(AffinityNetRecipe), len(run.train_set.classes))
+    trained_network(AffinityNet, run, folder, spec, section.train, fit, section.start)
 
 
 def affinity_objective(run: Run, network: AffinityNet) -> Objective:

@@ -4,8 +4,10 @@ Source: Fan, Zhang, Tan, Song and Xiao, "CIAN: Cross-Image Affinity Net for Weak
 Semantic Segmentation", AAAI 2020, and its released code.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,10 @@ AFFINITY_CELLS = 2**25
 """Affinities that are held at a time when images are labelled by a run: 128 MiB."""
 EXPORTED_PARTS = 16
 """Parts of the queries in an exported graph, one after the other: it does not know its sizes."""
+
+
+_OLD_HEAD = re.compile(r"([1-9][0-9]{0,3}) channels(, no self affinity)?")
+"""Arguments in checkpoints of format 1."""
 
 
 class CrossImageAffinity(nn.Module):
@@ -144,6 +150,8 @@ class CianSegmenter(Segmenter):
             gathers from partners alone.
     """
 
+    old_kind = "cian"
+
     def __init__(
         self,
         backbone: Backbone,
@@ -154,6 +162,18 @@ class CianSegmenter(Segmenter):
         super().__init__(backbone, num_classes, head="dilated")
         self.self_affinity = self_affinity
         self.affinity = CrossImageAffinity(backbone.out_channels, channels)
+
+    @classmethod
+    def old_arguments(cls, old: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Network`."""
+        found = _OLD_HEAD.fullmatch(old["head"])
+        if found is None:
+            raise TypeError(f"unknown head {old['head']!r}, expected such as '1024 channels'")
+        return {
+            "num_classes": old["num_classes"],
+            "channels": int(found[1]),
+            "self_affinity": found[2] is None,
+        }
 
     @torch.no_grad()
     def take_classifier(self, weight: Tensor) -> None:

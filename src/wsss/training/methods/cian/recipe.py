@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ...recipe.base import NonNegative, Section
+from ...recipe.recipe import Recipe
 from ...recipe.sections import SegmenterSection
 from ...recipe.train import TrainSettings
 
@@ -72,3 +73,12 @@ class CianSegmenterSection(CianRoundSection):
 
     start: Literal["cian"] = "cian"  # type: ignore[assignment]
     """Always the network of the first round."""
+
+
+class CianRecipe(Recipe):
+    """A whole CIAN run."""
+
+    method: Literal["cian"]
+    cian: CianSection
+    labels: CianLabelsSection = CianLabelsSection()
+    segmenter: CianSegmenterSection

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from ....runtime.io.image_io import write_label_map
 from ...data.image_set import Sample
 from ...engine.loop import Batch, Objective
-from ...engine.networks import cian_architecture, open_as, segmenter_architecture
+from ...engine.networks import NetworkSpec, open_network
 from ...engine.run import Run
 from ...evaluation.miou import FolderPredictions, evaluate
-from ...recipe.load import CianRecipe
 from ..shared.crops import inside_cells, network_input, on_label_grid, stage_labels
 from ..shared.fitting import fit_objective, trained_network
 from ..shared.per_image import make_image_files
@@ -26,7 +25,27 @@ from ..shared.segmenter_stage import (
 from .class_groups import class_groups
 from .losses import CIAN_NAMES, cian_loss, cian_loss_sums, cian_terms
 from .network import CianSegmenter
-from .recipe import CianRoundSection
+from .recipe import CianRecipe, CianRoundSection
+
+
+def first_network(recipe: CianRecipe, num_classes: int) -> NetworkSpec:
+    """The segmenter of the first round."""
+    return _network(recipe, recipe.cian, num_classes)
+
+
+def second_network(recipe: CianRecipe, num_classes: int) -> NetworkSpec:
+    """The segmenter of the second round, which has the module of the first."""
+    return _network(recipe, recipe.segmenter, num_classes)
+
+
+def _network(recipe: CianRecipe, section: CianRoundSection, num_classes: int) -> NetworkSpec:
+    stride = section.output_stride or recipe.backbone.output_stride
+    arguments = {
+        "num_classes": num_classes,
+        "channels": recipe.cian.channels,
+        "self_affinity": recipe.cian.self_affinity,
+    }
+    return NetworkSpec(CianSegmenter, recipe.backbone.name, stride, arguments)
 
 
 def train_cian(run: Run, folder: Path, digest: str) -> None:
@@ -38,8 +57,8 @@ def train_cian(run: Run, folder: Path, digest: str) -> None:
         objective = cian_objective(run, network, section, "seeds")
         fit_objective(run, folder, digest, objective, section.train)
 
-    architecture = cian_architecture(recipe, len(run.train_set.classes))
-    trained_network(CianSegmenter, run, folder, architecture, section.train, fit, section.start)
+    spec = first_network(recipe, len(run.train_set.classes))
+    trained_network(CianSegmenter, run, folder, spec, section.train, fit, section.start)
 
 
 def measure_cian(run: Run, folder: Path) -> dict[str, float]:
@@ -50,7 +69,7 @@ def measure_cian(run: Run, folder: Path) -> dict[str, float]:
 def make_cian_labels(run: Run, folder: Path, digest: str) -> None:
     """Write what the first round says of the training images as pseudo labels (`NAME.png`)."""
     recipe = run.recipe_of(CianRecipe)
-    network, _ = open_as(CianSegmenter, run.weights("cian"), run.device)
+    network, _ = open_network(CianSegmenter, run.weights("cian"), run.device)
 
     def make(sample: Sample, image: NDArray[np.uint8], path: Path) -> None:
         present = (sample.labels or ()) if recipe.labels.present_only else None
@@ -82,9 +101,9 @@ def train_cian_segmenter(run: Run, folder: Path, digest: str) -> None:
         objective = cian_objective(run, network, section, "labels")
         fit_objective(run, folder, digest, objective, section.train)
 
-    architecture = segmenter_architecture(recipe, len(run.train_set.classes))
+    spec = second_network(recipe, len(run.train_set.classes))
     start = run.weights("cian")
-    trained_network(CianSegmenter, run, folder, architecture, section.train, fit, start)
+    trained_network(CianSegmenter, run, folder, spec, section.train, fit, start)
 
 
 def cian_objective(

@@ -19,20 +19,28 @@ from ....runtime.io.files import atomic_write_bytes
 from ....runtime.io.image_io import read_image, write_label_map
 from ....runtime.io.score_maps import ScoreMaps, load_score_maps
 from ...data.image_set import ImageSet, Sample
-from ...engine.networks import open_as
+from ...engine.networks import open_network
 from ...engine.run import Run
 from ...evaluation.instance_predictions import PairPredictions
 from ...evaluation.instances import evaluate_instances
-from ...recipe.load import IRNetRecipe
+from ..contract import InstanceSource
 from ..shared.per_image import make_image_files
-from ..shared.walk_stage import walk_settings
+from .affinity import walk_settings
 from .network import IRNet
+from .recipe import IRNetRecipe
 from .train import image_boundary, image_maps
 
 
 def instance_settings(recipe: IRNetRecipe) -> InstanceSettings:
     """The recipe's instances as the runtime takes them."""
     return InstanceSettings(**recipe.instances.model_dump())
+
+
+SOURCE = InstanceSource(
+    is_learnt=lambda recipe: bool(recipe.irnet.displacement),
+    settings=instance_settings,
+    remedy="train a recipe of method irnet with irnet.displacement = true",
+)
 
 
 def make_instances(run: Run, folder: Path, digest: str) -> None:
@@ -44,7 +52,7 @@ def make_instances(run: Run, folder: Path, digest: str) -> None:
     if not recipe.irnet.displacement:
         run.progress.note("instances: none, because irnet.displacement is false")
         return
-    network, _ = open_as(IRNet, run.weights("irnet"), run.device)
+    network, _ = open_network(IRNet, run.weights("irnet"), run.device)
 
     def make(sample: Sample, image: NDArray[np.uint8], path: Path) -> None:
         found = image_instances(network, image, _cams(run, sample), recipe, run.device)
@@ -63,7 +71,7 @@ def measure_instances(run: Run, folder: Path) -> dict[str, float]:
     subset = _with_instances(run.figures_set)
     if subset is None or not recipe.irnet.displacement:
         return {}
-    network, _ = open_as(IRNet, run.weights("irnet"), run.device)
+    network, _ = open_network(IRNet, run.weights("irnet"), run.device)
     walk, settings = walk_settings(recipe), instance_settings(recipe)
     align = recipe.cam.align
     of_cams = replace(settings, threshold=recipe.cam.threshold)

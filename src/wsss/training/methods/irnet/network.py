@@ -1,5 +1,8 @@
 """IRNet: where classes and objects end, and which way the middle of each object lies."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,6 +38,7 @@ class IRNet(AffinityNetwork):
     Source: IRNet (Ahn, Cho, Kwak, CVPR 2019) and its released code.
     """
 
+    old_kind = "irnet"
     mean_displacement: Tensor
 
     def __init__(
@@ -59,6 +63,19 @@ class IRNet(AffinityNetwork):
         mark_new(self, False)
         if self.displacement is not None:
             mark_new(self.displacement)
+
+    @classmethod
+    def old_arguments(cls, old: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Network`."""
+        return {
+            "align_corners": old["align"] == "corners",
+            "displacement": old["head"] == "displacement",
+        }
+
+    def traced(self) -> tuple[nn.Module, tuple[str, ...]]:
+        """See `Network`."""
+        names = ("boundary",) if self.displacement is None else ("boundary", "displacement")
+        return MirroredMaps(self), names
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Normalised images (B, 3, H, W) -> maps on the grid of stride 4.
@@ -103,6 +120,26 @@ class IRNet(AffinityNetwork):
         return (
             displacement if self.training else displacement - self.mean_displacement[:, None, None]
         )
+
+
+class MirroredMaps(nn.Module):
+    """The maps of an IRNet from images and their mirrors, which displacements do not need.
+
+    Boundary logits are of all; displacements, if it has them, of the first half of the batch.
+    """
+
+    def __init__(self, network: IRNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """(2B, 3, H, W), the mirrors last -> boundary (2B, 1, h, w), displacement (B, 2, h, w)."""
+        maps = self.network.frozen_maps(pixels)
+        boundary = self.network.boundary_of(maps)
+        if self.network.displacement is None:
+            return (boundary,)
+        upright = [taken[: taken.shape[0] // 2] for taken in maps]
+        return boundary, self.network.displacement_of(upright)
 
 
 class DisplacementBranch(nn.Module):

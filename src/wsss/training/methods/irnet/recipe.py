@@ -1,12 +1,15 @@
 """What only IRNet has (Ahn, Cho and Kwak, CVPR 2019, and its released code)."""
 
-from typing import Annotated, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from ...recipe.base import Count, Fraction, NonNegative, Positive, Section
+from ...recipe.recipe import WalkRecipe, value_at
 from ...recipe.sections import CrfSection, SeedsSection, WalkSection
 from ...recipe.train import TrainSettings
+from ..sec.recipe import PlainSegmenterSection
 
 
 class IRNetTrainSettings(TrainSettings):
@@ -101,3 +104,24 @@ class InstancesSection(Section):
     """Share of the image below which a piece is a fragment."""
     fragments: Literal["keep", "drop"] = "keep"
     """keep: a fragment is an instance with a score of 0, as published; drop: it is background."""
+
+
+class IRNetRecipe(WalkRecipe):
+    """A whole IRNet run."""
+
+    method: Literal["irnet"]
+    seeds: IRNetSeedsSection = IRNetSeedsSection()
+    segmenter: PlainSegmenterSection
+    irnet: IRNetSection
+    walk: IRNetWalkSection = IRNetWalkSection()
+    instances: InstancesSection = InstancesSection()
+
+    @classmethod
+    def faults(cls, values: Mapping[str, Any]) -> Iterable[str]:
+        """A frozen backbone that nothing has trained; see `Recipe`."""
+        start = value_at(values, "irnet", "start") or "weights"
+        if value_at(values, "backbone", "from_scratch") is True and start == "weights":
+            yield (
+                "irnet.start is 'weights', but the backbone starts from scratch and IRNet does not "
+                "train it: set irnet.start=classifier"
+            )

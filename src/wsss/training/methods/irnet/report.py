@@ -20,13 +20,13 @@ from ....runtime.report.pictures import (
     shrink,
 )
 from ...data.image_set import Sample
+from ...engine.networks import open_network
 from ...engine.run import Run
 from ...evaluation.instance_predictions import PairPredictions
-from ...predict.pictures import PICTURE_SIDE, caption, class_legend, evenly, labels_picture
-from ...predict.run_predictor import RunPredictor
-from ...recipe.load import IRNetRecipe
+from ...report.cells import PICTURE_SIDE, caption, class_legend, evenly, labels_picture
 from ...report.page import Sheet, SheetRow
 from .network import IRNet
+from .recipe import IRNetRecipe
 from .train import image_maps
 
 NUM_PICTURES = 6
@@ -39,14 +39,12 @@ _LEAST_SHARE = 0.002
 _NOT_LEARNT = "not learnt"
 
 
-def make_irnet_sheets(
-    run: Run, finished: Collection[str], predictor: RunPredictor | None
-) -> list[Sheet]:
+def make_sheets(run: Run, finished: Collection[str]) -> list[Sheet]:
     """One sheet of training images where the run has a trained IRNet, else none."""
-    recipe = run.recipe
-    if not isinstance(recipe, IRNetRecipe) or "irnet" not in finished or predictor is None:
+    recipe = run.recipe_of(IRNetRecipe)
+    if "irnet" not in finished:
         return []
-    network = predictor.network("irnet", IRNet)
+    network, _ = open_network(IRNet, run.weights("irnet"), run.device)
     samples = _samples(run)
     rows = []
     with run.progress.task("pictures of IRNet", len(samples)) as task:

@@ -20,9 +20,8 @@ from ....runtime.refine.geometry import (
     scaled_size,
 )
 from ...engine.loop import Batch, Objective
-from ...engine.networks import affinity_architecture, normalise
+from ...engine.networks import NetworkSpec, normalise
 from ...engine.run import Run
-from ...recipe.load import IRNetRecipe, WalkRecipe
 from ..shared.crops import crop_sampler, nearest_labels, network_input, stage_labels
 from ..shared.fitting import fit_objective, trained_network
 from ..shared.pair_losses import (
@@ -33,6 +32,18 @@ from ..shared.pair_losses import (
     irnet_loss,
 )
 from .network import IRNet
+from .recipe import IRNetRecipe
+
+
+def irnet_network(recipe: IRNetRecipe, num_classes: int) -> NetworkSpec:
+    """The network of a recipe."""
+    section = recipe.irnet
+    stride = section.output_stride or recipe.backbone.output_stride
+    arguments = {
+        "align_corners": recipe.cam.align == "corners",
+        "displacement": section.displacement,
+    }
+    return NetworkSpec(IRNet, recipe.backbone.name, stride, arguments)
 
 
 def train_irnet(run: Run, folder: Path, digest: str) -> None:
@@ -44,8 +55,8 @@ def train_irnet(run: Run, folder: Path, digest: str) -> None:
         if network.displacement is not None:
             take_mean_displacement(run, network)
 
-    architecture = affinity_architecture(run.recipe_of(WalkRecipe))
-    trained_network(IRNet, run, folder, architecture, section.train, fit, section.start)
+    spec = irnet_network(run.recipe_of(IRNetRecipe), len(run.train_set.classes))
+    trained_network(IRNet, run, folder, spec, section.train, fit, section.start)
 
 
 def irnet_objective(run: Run, network: IRNet) -> Objective:

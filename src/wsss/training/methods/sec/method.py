@@ -11,6 +11,34 @@ alone.
    it learns the seeds alone.
 """
 
-from ..shared.stages import CAM, SEEDS, segmenter_stage
+from ..contract import Demo, Method, Published
+from ..shared.stages import (
+    CAM,
+    DEMO_CAM,
+    DEMO_SEEDS,
+    DEMO_SEGMENTER,
+    MEASURED_CAM,
+    MEASURED_SEGMENTER,
+    SEEDS,
+    segmenter_stage,
+)
+from .recipe import SecRecipe
+from .train import plain_objective
 
-STAGES = (CAM, SEEDS, segmenter_stage("seeds"))
+METHOD = Method(
+    name="sec",
+    recipe=SecRecipe,
+    stages=(
+        CAM,
+        SEEDS,
+        segmenter_stage("seeds", plain_objective, "agrees with seeds, classes and boundaries"),
+    ),
+    measured=(MEASURED_CAM, MEASURED_SEGMENTER),
+    demo=Demo("demo_sec", (DEMO_CAM, DEMO_SEEDS, DEMO_SEGMENTER)),
+    has_label_column=False,
+    published={
+        ("vgg16", "segmenter"): Published(
+            50.7, "Kolesnikov and Lampert, ECCV 2016, as Ahn and Kwak print it"
+        ),
+    },
+)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ...recipe.base import NonNegative, Section
+from ...recipe.recipe import Recipe
 from ...recipe.sections import CrfSection, SegmenterSection
 
 
@@ -64,3 +65,10 @@ class SecSegmenterSection(PlainSegmenterSection):
 
     loss: Literal["cross_entropy", "sec"] = "sec"
     """cross_entropy: the baseline, which learns the seeds alone; sec: see the section below."""
+
+
+class SecRecipe(Recipe):
+    """A whole SEC run."""
+
+    method: Literal["sec"]
+    segmenter: SecSegmenterSection

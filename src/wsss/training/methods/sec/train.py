@@ -4,9 +4,10 @@ from torch import Tensor, nn
 
 from ...engine.loop import Batch, Objective
 from ...engine.run import Run
-from ...recipe.load import PlainSegmenterRecipe
+from ...recipe.sections import SegmenterSection
 from ..shared.crops import CropSampler, cell_pixels, inside_cells, network_input, on_label_grid
 from ..shared.segmenter_network import Segmenter
+from ..shared.segmenter_stage import segmentation_objective
 from .losses import (
     Term,
     constrain_term,
@@ -17,17 +18,29 @@ from .losses import (
     seed_term,
     weighted_means,
 )
+from .recipe import PlainSegmenterSection
 
 TERMS = ("seed", "expand_present", "expand_background", "expand_absent", "constrain")
 
 
-def sec_objective(run: Run, network: Segmenter, sample: CropSampler) -> Objective:
+def plain_objective(
+    run: Run, network: Segmenter, section: SegmenterSection, sample: CropSampler
+) -> Objective:
+    """What a plain segmenter learns: the loss that its section names."""
+    if isinstance(section, PlainSegmenterSection) and section.loss == "sec":
+        return sec_objective(run, network, section, sample)
+    return segmentation_objective(run, network, section, sample)
+
+
+def sec_objective(
+    run: Run, network: Segmenter, section: PlainSegmenterSection, sample: CropSampler
+) -> Objective:
     """Seed, expansion and constrain-to-boundary on the grid of labels.
 
     A loss whose weight is 0 is not computed, and its figures are 0.
     """
-    section, align = run.recipe_of(PlainSegmenterRecipe).segmenter, run.recipe.cam.align
-    losses, corners = section.sec, align == "corners"
+    align, losses = run.recipe.cam.align, section.sec
+    corners = align == "corners"
     crf = losses.crf.settings()
 
     def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """One network with two heads: it classifies, and it segments by the labels that it makes itself."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,8 @@ class SelfGuidedNet(Segmenter):
         feature_stride: pixels per cell of activation maps and features.
     """
 
+    old_kind = "selfguided"
+
     def __init__(
         self,
         backbone: Backbone,
@@ -62,6 +64,12 @@ class SelfGuidedNet(Segmenter):
         self.classifier = nn.Conv2d(backbone.out_channels, num_classes, 1, bias=False)
         nn.init.xavier_uniform_(self.classifier.weight)
         mark_new(self.classifier)
+
+    @classmethod
+    def old_arguments(cls, old: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Network`."""
+        corners = {"align_corners": old["align"] == "corners"}
+        return super().old_arguments(old) | corners
 
     @torch.no_grad()
     def take_classifier(self, weight: Tensor) -> None:

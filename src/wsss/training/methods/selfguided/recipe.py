@@ -1,10 +1,11 @@
-"""What only the self-guided network has: our design after an abstract, see `selfguided.py`."""
+"""What only the self-guided network has: our design after an abstract, see `method.py`."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from ...recipe.base import Fraction, NonNegative, Positive, Scales, Section
+from ...recipe.recipe import Recipe
 from ...recipe.sections import NO_CRF, CrfSection, SeedsSection, SegmenterSection
 
 
@@ -61,3 +62,12 @@ class SelfGuidedSection(Section):
     """Make labels anew before each epoch; else once, by the network that the stage starts from."""
     threshold: Fraction = 0.3
     """Background constant of the final labels, and at which the maps of each step are measured."""
+
+
+class SelfGuidedRecipe(Recipe):
+    """A whole run of the self-guided network."""
+
+    method: Literal["selfguided"]
+    seeds: SelfGuidedSeedsSection = SelfGuidedSeedsSection()
+    segmenter: SelfGuidedSegmenterSection
+    selfguided: SelfGuidedSection = SelfGuidedSection()

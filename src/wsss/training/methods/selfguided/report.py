@@ -7,17 +7,16 @@ from ....runtime.io.score_maps import load_score_maps
 from ....runtime.report.pictures import shrink
 from ...data.image_set import Sample
 from ...engine.run import Run
-from ...predict.pictures import PICTURE_SIDE, caption, class_legend, evenly, heat_cell, labels_cell
-from ...recipe.load import SelfGuidedRecipe
+from ...report.cells import PICTURE_SIDE, caption, class_legend, evenly, heat_cell, labels_cell
 from ...report.page import Sheet, SheetRow
 from .train import STEPS
 
 NUM_PICTURES = 8
 
 
-def make_self_guided_sheets(run: Run, finished: Collection[str]) -> list[Sheet]:
+def make_sheets(run: Run, finished: Collection[str]) -> list[Sheet]:
     """One sheet of training images where the run has made its final labels, else none."""
-    if not isinstance(run.recipe, SelfGuidedRecipe) or "labels" not in finished:
+    if "labels" not in finished:
         return []
     samples = evenly(run.train_set.samples, NUM_PICTURES)
     return [

@@ -19,10 +19,9 @@ from ....runtime.refine.random_walk import propagate
 from ...data.image_set import Sample
 from ...engine import distributed
 from ...engine.loop import Batch, Objective
-from ...engine.networks import normalise, open_as, segmenter_architecture
+from ...engine.networks import NetworkSpec, normalise, open_network
 from ...engine.run import Run
 from ...evaluation.miou import FolderPredictions, evaluate
-from ...recipe.load import SelfGuidedRecipe
 from ..shared.crops import CropSampler, inside_cells, network_input, on_label_grid
 from ..shared.fitting import fit_objective, trained_network
 from ..shared.losses import classification_loss, segmentation_loss, segmentation_loss_sums
@@ -30,13 +29,25 @@ from ..shared.per_image import make_image_files
 from ..shared.seed_stage import image_seed
 from ..shared.segmenter_stage import label_sampler
 from .network import AllMaps, SelfGuidedMaps, SelfGuidedNet
-from .recipe import SelfGuidedSection
+from .recipe import SelfGuidedRecipe, SelfGuidedSection
 
 GUIDE_STRIDE = 2
 """The filter works on the image at half size."""
 STEPS = ("step1", "step2", "step3")
 LABELS = "labels"
 """Below the stage's folder: `epoch_N/NAME.png`, what epoch N learns."""
+
+
+def self_guided_network(recipe: SelfGuidedRecipe, num_classes: int) -> NetworkSpec:
+    """The network of a recipe."""
+    section = recipe.segmenter
+    stride = section.output_stride or recipe.backbone.output_stride
+    arguments = {
+        "num_classes": num_classes,
+        "head": section.head,
+        "align_corners": recipe.cam.align == "corners",
+    }
+    return NetworkSpec(SelfGuidedNet, recipe.backbone.name, stride, arguments)
 
 
 def train_self_guided(run: Run, folder: Path, digest: str) -> None:
@@ -62,8 +73,8 @@ def train_self_guided(run: Run, folder: Path, digest: str) -> None:
         objective = self_guided_objective(run, network, label_sampler(run, label_path))
         fit_objective(run, folder, digest, objective, section.train, prepare=prepare)
 
-    architecture = segmenter_architecture(recipe, len(run.train_set.classes))
-    trained_network(SelfGuidedNet, run, folder, architecture, section.train, fit, section.start)
+    spec = self_guided_network(recipe, len(run.train_set.classes))
+    trained_network(SelfGuidedNet, run, folder, spec, section.train, fit, section.start)
 
 
 def self_guided_objective(run: Run, network: SelfGuidedNet, sample: CropSampler) -> Objective:
@@ -220,7 +231,7 @@ def _forget_others(folder: Path) -> None:
 def make_self_guided_labels(run: Run, folder: Path, digest: str) -> None:
     """Write maps behind each step (`stepN/NAME.npz`) and label maps (`NAME.png`)."""
     recipe = run.recipe_of(SelfGuidedRecipe)
-    network, _ = open_as(SelfGuidedNet, run.weights("segmenter"), run.device)
+    network, _ = open_network(SelfGuidedNet, run.weights("segmenter"), run.device)
 
     def make(sample: Sample, image: NDArray[np.uint8], path: Path) -> None:
         maps = refined_maps(network, image, sample.labels or (), recipe, run.device)

@@ -1,12 +1,11 @@
-"""What AffinityNet and IRNet have in common: both say which neighbouring cells belong together."""
-
-from torch import nn
+"""The base of networks that say which neighbouring cells belong together."""
 
 from ...backbones.backbone import Backbone
+from ...engine.networks import Network
 
 
-class AffinityNetwork(nn.Module):
-    """A backbone with a head whose maps become affinities; see `stages.labels.image_affinity`.
+class AffinityNetwork(Network):
+    """A backbone with a head whose maps become affinities; see `contract.AffinitySource`.
 
     Attributes:
         feature_stride: pixels per cell of the maps.
@@ -18,3 +17,8 @@ class AffinityNetwork(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.align_corners = align_corners
+
+    @property
+    def map_stride(self) -> int:
+        """See `Network`."""
+        return self.feature_stride

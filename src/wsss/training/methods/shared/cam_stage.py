@@ -15,16 +15,24 @@ from ....runtime.refine.geometry import grid_size, image_tensor, resize
 from ...data.image_set import ImageSet, Sample
 from ...data.transforms import augment
 from ...engine.loop import Batch, Objective
-from ...engine.networks import classifier_architecture, normalise, open_as
+from ...engine.networks import NetworkSpec, normalise, open_network
 from ...engine.run import Run
 from ...evaluation.miou import FolderPredictions, evaluate
 from ...recipe.cam import CamSection
+from ...recipe.recipe import Recipe
 from .classifier import CamClassifier
 from .crops import crop_arrays, network_input
 from .fitting import fit_objective, trained_network
 from .head_warmup import warm_up_head
 from .losses import classification_loss
 from .per_image import make_files, make_image_files
+
+
+def cam_network(recipe: Recipe, num_classes: int) -> NetworkSpec:
+    """The classifier of a recipe."""
+    backbone = recipe.backbone
+    arguments = {"num_classes": num_classes}
+    return NetworkSpec(CamClassifier, backbone.name, backbone.output_stride, arguments)
 
 
 def make_cams(run: Run, folder: Path, digest: str) -> None:
@@ -39,7 +47,7 @@ def measure_cams(run: Run, folder: Path) -> dict[str, float]:
     """Classifier on the validation list; mIoU of the CAMs where there are masks."""
     figures: dict[str, float] = {}
     if run.weights("cam").is_file() and run.val_set is not None:
-        network, _ = open_as(CamClassifier, run.weights("cam"), run.device)
+        network, _ = open_network(CamClassifier, run.weights("cam"), run.device)
         figures |= validate_classifier(network, run.val_set, run)
     return figures | measure_scores(run, folder / "scores", run.recipe.cam.threshold)
 
@@ -58,8 +66,8 @@ def train_classifier(run: Run, folder: Path, digest: str) -> CamClassifier:
             objective = classification_objective(run, network, train_set)
             fit_objective(run, folder, digest, objective, section.train, validate)
 
-    architecture = classifier_architecture(run.recipe, len(train_set.classes))
-    return trained_network(CamClassifier, run, folder, architecture, section.train, fit)
+    spec = cam_network(run.recipe, len(train_set.classes))
+    return trained_network(CamClassifier, run, folder, spec, section.train, fit)
 
 
 def classification_objective(run: Run, network: CamClassifier, train_set: ImageSet) -> Objective:

@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 from ...engine.loop import Objective, finish, train
-from ...engine.networks import AnyNetwork, Architecture, open_as, save_network, start_network
+from ...engine.networks import (
+    AnyNetwork,
+    NetworkSpec,
+    open_network,
+    save_network,
+    start_network,
+)
 from ...engine.run import Run
 from ...recipe.train import TrainSettings
 
@@ -14,7 +20,7 @@ def trained_network(
     kind: type[AnyNetwork],
     run: Run,
     folder: Path,
-    architecture: Architecture,
+    spec: NetworkSpec,
     settings: TrainSettings,
     fit: Callable[[AnyNetwork], None],
     start: Literal["weights", "classifier"] | Path = "weights",
@@ -22,7 +28,7 @@ def trained_network(
     """The network of a stage, trained and written unless its `weights.safetensors` is there.
 
     Args:
-        kind: class that the architecture builds.
+        kind: class that the spec builds.
         fit: trains the network in place.
         start: backbone from the run's foreign weights, or from its trained classifier; or all of it
             from a checkpoint of such a network.
@@ -30,7 +36,7 @@ def trained_network(
     path = folder / "weights.safetensors"
     if not path.is_file():
         network = start_network(
-            architecture,
+            spec,
             seed=run.recipe.seed,
             weights_path=run.weights_path,
             classifier_path=run.weights("cam") if start == "classifier" else None,
@@ -40,9 +46,9 @@ def trained_network(
             raise TypeError(f"a {type(network).__name__} is no {kind.__name__}")
         network.backbone.freeze(settings.frozen)
         fit(network)
-        save_network(path, network, architecture, run.train_set.classes, run.recipe.method)
+        save_network(path, network, spec, run.train_set.classes, run.recipe.method)
     finish(folder)
-    return open_as(kind, path, run.device)[0]
+    return open_network(kind, path, run.device)[0]
 
 
 def fit_objective(

@@ -14,7 +14,7 @@ from ....runtime.refine.seeds import make_seed
 from ...data.image_set import Sample
 from ...engine.run import Run
 from ...evaluation.miou import ConfusionMatrix
-from ...recipe.load import Recipe
+from ...recipe.recipe import Recipe
 from .per_image import make_files, make_image_files
 
 

@@ -4,7 +4,8 @@ Sources: DeepLab-LargeFOV (Chen et al., ICLR 2015); "Wider or Deeper" (Wu et al.
 released code for the head of ResNet38.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,14 @@ from ....errors import ConfigError
 from ...backbones.backbone import Backbone
 from ...backbones.dropout import BatchKeyedDropout2d
 from ...backbones.parameters import mark_new
+from ...engine.networks import Network
 
 DILATION_AT_STRIDE_8 = 12
 HIDDEN_CHANNELS = 512
 HEADS = ("largefov", "resnet38", "linear", "dilated")
 
 
-class Segmenter(nn.Module):
+class Segmenter(Network):
     """Backbone and a head with a large field of view.
 
     - `largefov` on VGG16: its own fc6 (3x3, dilation 12) and fc7, dropout 0.5, 1x1 to C + 1, as
@@ -43,6 +45,8 @@ class Segmenter(nn.Module):
         ConfigError: unknown head.
     """
 
+    old_kind = "segmenter"
+
     def __init__(self, backbone: Backbone, num_classes: int, head: str = "largefov") -> None:
         super().__init__()
         if head not in HEADS:
@@ -53,6 +57,11 @@ class Segmenter(nn.Module):
         backbone.set_field_of_view(DILATION_AT_STRIDE_8)
         self.head = nn.Sequential(*_head_layers(backbone, num_classes + 1, head))
         mark_new(self.head)
+
+    @classmethod
+    def old_arguments(cls, old: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Network`."""
+        return {"num_classes": old["num_classes"], "head": old["head"]}
 
     @torch.no_grad()
     def take_classifier(self, weight: Tensor) -> None:

@@ -1,7 +1,7 @@
 """The last stage: a segmenter trained on label maps; it needs no image-level labels to predict."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import file_digest, sha256
@@ -19,12 +19,11 @@ from ....runtime.refine.dense_crf import DenseCrf, unary_from_logits
 from ....runtime.refine.geometry import Align, image_tensor, resize, scaled_size
 from ...data.image_set import Sample
 from ...engine.loop import Batch, Objective
-from ...engine.networks import normalise, open_as, segmenter_architecture
+from ...engine.networks import NetworkSpec, normalise, open_network
 from ...engine.run import Run
 from ...evaluation.miou import EvalReport, evaluate
-from ...recipe.load import PlainSegmenterRecipe
+from ...recipe.recipe import Recipe
 from ...recipe.sections import SegmenterSection
-from ..sec.train import sec_objective
 from .crops import (
     CropSampler,
     LabelPath,
@@ -38,30 +37,44 @@ from .fitting import fit_objective, trained_network
 from .losses import segmentation_loss, segmentation_loss_sums
 from .segmenter_network import Segmenter
 
+MakeObjective = Callable[[Run, Segmenter, SegmenterSection, CropSampler], Objective]
 EVALUATION = "evaluation.json"
 """In a stage's folder: what `evaluate_on_validation` found."""
 EVALUATION_FORMAT = 1
 """Raised when the same network would be measured as something else."""
 
 
-def train_segmenter(run: Run, folder: Path, digest: str, labels: str = "labels") -> None:
+def segmenter_network(recipe: Recipe, num_classes: int) -> NetworkSpec:
+    """The segmenter of a recipe."""
+    section = recipe.segmenter
+    stride = section.output_stride or recipe.backbone.output_stride
+    arguments = {"num_classes": num_classes, "head": section.head}
+    return NetworkSpec(Segmenter, recipe.backbone.name, stride, arguments)
+
+
+def train_segmenter(
+    run: Run,
+    folder: Path,
+    digest: str,
+    *,
+    labels: str,
+    make_objective: MakeObjective,
+) -> None:
     """Train the segmenter; writes `weights.safetensors`.
 
     Args:
         labels: stage that has made the label maps to learn from.
+        make_objective: what it learns, such as `segmentation_objective`.
     """
-    section = run.recipe_of(PlainSegmenterRecipe).segmenter
+    section = run.recipe.segmenter
     sample = label_sampler(run, stage_labels(run, labels))
 
     def fit(network: Segmenter) -> None:
-        if section.loss == "sec":
-            objective = sec_objective(run, network, sample)
-        else:
-            objective = segmentation_objective(run, network, section, sample)
+        objective = make_objective(run, network, section, sample)
         fit_objective(run, folder, digest, objective, section.train)
 
-    architecture = segmenter_architecture(run.recipe, len(run.train_set.classes))
-    trained_network(Segmenter, run, folder, architecture, section.train, fit, section.start)
+    spec = segmenter_network(run.recipe, len(run.train_set.classes))
+    trained_network(Segmenter, run, folder, spec, section.train, fit, section.start)
 
 
 def measure_segmenter(run: Run, folder: Path) -> dict[str, float]:
@@ -97,7 +110,7 @@ def evaluate_on_validation(run: Run, folder: Path, section: SegmenterSection) ->
             return EvalReport.from_json(known["report"])
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         pass  # not measured yet, or written by another version
-    network, _ = open_as(Segmenter, weights, run.device)
+    network, _ = open_network(Segmenter, weights, run.device)
     predictions = SegmenterPredictions(network, section, run.recipe.cam.align, run.device)
     report = evaluate(predictions, images, run.recipe.data.val_split, progress=run.progress)
     text = json.dumps({"key": key, "report": report.to_json()})

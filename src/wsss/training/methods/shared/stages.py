@@ -1,11 +1,18 @@
-"""Stages that the methods have in common, in front of what is special to each and behind it."""
+"""Stages and figures that methods have in common."""
 
 from functools import partial
 
 from ...engine.run import Stage
-from .cam_stage import make_cams, measure_cams
+from ..contract import DemoFigure, Measured
+from .cam_stage import cam_network, make_cams, measure_cams
 from .seed_stage import make_seeds, measure_seeds
-from .segmenter_stage import measure_segmenter, train_segmenter
+from .segmenter_stage import (
+    MakeObjective,
+    measure_segmenter,
+    segmentation_objective,
+    segmenter_network,
+    train_segmenter,
+)
 
 CAM = Stage(
     "cam",
@@ -14,22 +21,41 @@ CAM = Stage(
     make_cams,
     measure_cams,
     ("cam.threshold", "data.val_split", "data.figures_split"),
+    "classifier and its activation maps",
+    cam_network,
 )
-SEEDS = Stage("seeds", ("seeds",), ("cam",), make_seeds, measure_seeds)
+SEEDS = Stage(
+    "seeds", ("seeds",), ("cam",), make_seeds, measure_seeds, text="labels taken as certain"
+)
 SEGMENTER_FIGURES = ("segmenter.scales", "segmenter.flip", "segmenter.crf")
 """Settings of a segmenter that its training does not depend on."""
 
 
-def segmenter_stage(labels: str) -> Stage:
+def segmenter_stage(
+    labels: str,
+    make_objective: MakeObjective = segmentation_objective,
+    text: str = "trained on the pseudo labels",
+) -> Stage:
     """The segmenter that learns the label maps of a stage."""
     return Stage(
         "segmenter",
         ("backbone", "segmenter"),
         ("cam", labels),
-        partial(train_segmenter, labels=labels),
+        partial(train_segmenter, labels=labels, make_objective=make_objective),
         measure_segmenter,
         SEGMENTER_FIGURES,
+        text,
+        segmenter_network,
     )
 
 
-SEGMENTER = segmenter_stage("labels")
+MEASURED_CAM = Measured(
+    "cam", "CAM", "cam", "cam", threshold=lambda recipe: float(recipe.cam.threshold)
+)
+MEASURED_LABELS = Measured("labels", "pseudo labels", "labels", "labels")
+MEASURED_SEGMENTER = Measured("segmenter", "segmenter", "segmenter")
+
+DEMO_CAM = DemoFigure("cam_miou", "CAM, training images", "cam")
+DEMO_SEEDS = DemoFigure("seed_miou", "what seeds decide", "seeds")
+DEMO_LABELS = DemoFigure("label_miou", "pseudo labels", "labels")
+DEMO_SEGMENTER = DemoFigure("segmenter_miou", "segmenter, validation images", "segmenter")

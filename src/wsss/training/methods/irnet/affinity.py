@@ -1,0 +1,45 @@
+"""Affinities of an image, as what IRNet's boundaries leave of the paths between cells."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ....runtime.refine.boundary_walk import STRIDE, boundary_affinities
+from ....runtime.refine.pseudo_labels import WalkSettings
+from ..contract import Affinities, AffinitySource
+from ..shared import walk_stage
+from .network import IRNet
+from .recipe import IRNetRecipe
+from .train import image_boundary, image_maps
+
+
+def walk_settings(recipe: IRNetRecipe) -> WalkSettings:
+    """The recipe's walk as the runtime takes it."""
+    return replace(
+        walk_stage.walk_settings(recipe),
+        maps_on_grid=recipe.cam.map_stride == STRIDE,
+        damping=recipe.walk.damping,
+    )
+
+
+def affinities(
+    network: IRNet, image: NDArray[np.uint8], recipe: IRNetRecipe, device: torch.device
+) -> Affinities:
+    """Affinities of an image, and 1 minus its boundaries if they damp its CAMs."""
+    boundary = image_boundary(network, image, align=recipe.cam.align, device=device)
+    return boundary_affinities(boundary, walk_settings(recipe))
+
+
+def maps(
+    network: IRNet, image: NDArray[np.uint8], recipe: IRNetRecipe, device: torch.device
+) -> dict[str, Tensor]:
+    """What the exported graph gives: `boundary` and, if it is learnt, `displacement`."""
+    boundary, displacement = image_maps(network, image, align=recipe.cam.align, device=device)
+    found = {"boundary": boundary}
+    return found if displacement is None else found | {"displacement": displacement}
+
+
+SOURCE = AffinitySource("boundary", "irnet", maps, affinities, walk_settings)
