@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from wsss.training.pipeline import METHODS
+from wsss.training.methods import open_method
 from wsss.training.recipes import load_recipe
 
 RESULTS = Path(__file__).parent / "results"
@@ -68,7 +68,7 @@ def measure_seed(arguments: argparse.Namespace, seed: int) -> dict:
     options = ["--data", data, "--weights", arguments.weights, "--out", run]
     options += ["--set", f"seed={seed}"]
     if not any("segmenter" in row for row in arguments.rows):
-        stages = [stage.name for stage in METHODS[load_recipe(arguments.recipe).method]]
+        stages = [stage.name for stage in open_method(load_recipe(arguments.recipe).method).stages]
         options += ["--stages", ",".join(stage for stage in stages if stage != "segmenter")]
     trained = wsss("train", arguments.recipe, *options)
     records = [json.loads((run / stage / "stage.json").read_text()) for stage in trained["seconds"]]

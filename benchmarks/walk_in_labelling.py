@@ -29,7 +29,6 @@ from wsss.runtime.refine.pseudo_labels import label_from_scores, walk_scores
 from wsss.runtime.refine.random_walk import propagate
 from wsss.training.data.image_set import ImageSet, spread
 from wsss.training.data.readers import read_image_set
-from wsss.training.methods.shared.walk_stage import walk_settings
 from wsss.training.predict.run_predictor import RunPredictor
 
 DENSE_IMAGES = 2
@@ -128,7 +127,9 @@ def agreement(run: Path, predictor: RunPredictor, images: ImageSet) -> dict[str,
         image = read_image(sample.image_path)
         maps = load_score_maps(run / "cam" / "scores" / f"{sample.name}.npz")
         affinity, damping = predictor.affinities(image)
-        walked = walk_scores(maps, affinity, walk_settings(predictor.recipe), damping)
+        walked = walk_scores(
+            maps, affinity, predictor.method.affinity.walk_settings(predictor.recipe), damping
+        )
         stored_scores = walked.scores.astype(np.float16).astype(np.float32)  # as a run keeps them
         found = make_label(predictor, replace(walked, scores=stored_scores), image)
         stored = read_label_map(run / "labels" / f"{sample.name}.png")

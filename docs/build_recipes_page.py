@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from wsss.training.methods import RECIPES
+from wsss.training.methods import METHODS, open_method
 from wsss.training.recipe.recipe import Recipe
 from wsss.training.recipes import load_recipe, shipped_recipes
 
@@ -30,7 +30,7 @@ def render() -> str:
     """The page as markdown."""
     shipped = "".join(f"- `{name}`: {_summary(name)}\n" for name in shipped_recipes())
     tables = "".join(_section(Recipe, ""))
-    own = "".join(_own(method, kind) for method, kind in RECIPES.items())
+    own = "".join(_own(name, open_method(name).recipe) for name in METHODS)
     return f"{HEAD}{shipped}\n## Keys of all methods\n{tables}{own}"
 
 

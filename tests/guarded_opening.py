@@ -109,8 +109,10 @@ def _open_all(pipe: Connection) -> None:
     import onnx.checker  # noqa: F401
     import onnxruntime  # noqa: F401
 
-    import wsss.training.backbones.foreign_weights
-    import wsss.training.engine.networks  # noqa: F401
+    from wsss.training.methods import METHODS, open_method
+
+    for name in METHODS:  # whose networks can then be opened
+        open_method(name)
 
     # A crash is told by its signal; a core file would be as large as the memory.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -149,10 +151,10 @@ def _open(kind: Kind, path: Path) -> None:
     from wsss.runtime.backends.onnxruntime_backend import open_onnx
     from wsss.runtime.bundle.open import check_again, open_bundle
     from wsss.training.backbones.foreign_weights import load_backbone_weights
-    from wsss.training.engine.networks import open_network
+    from wsss.training.engine.networks import Network, open_network
 
     if kind == "checkpoint":
-        open_network(path, torch.device("cpu"))
+        open_network(Network, path, torch.device("cpu"))
     elif kind == "weights":
         from wsss.training.backbones.build import build_backbone
 

@@ -486,13 +486,13 @@ CHECKPOINTS: dict[str, Callable[[bytes, Outside], bytes]] = {
         lambda h: _set("__metadata__.wsss", '{"format_version": "\\u001b[31m\\n\\n"}')(h)
     ),
     **{
-        f"architecture.{key} is {str(value)[:12]!r}": _own(_set(f"architecture.{key}", value))
-        for key in ("kind", "backbone", "output_stride", "num_classes", "head", "align")
+        f"network.{key} is {str(value)[:12]!r}": _own(_set(f"network.{key}", value))
+        for key in ("class", "backbone", "output_stride", "arguments", "arguments.num_classes")
         for value in (None, -1, 10**12, 2.5, "../x\n", [], {}, True)
     },
     **{
         f"{key} is {str(value)[:12]!r}": _own(_set(key, value))
-        for key in ("architecture", "classes", "normalisation", "method", "format_version")
+        for key in ("network", "classes", "normalisation", "method", "format_version")
         for value in (None, -1, "x\n", [], {}, [[]], [None] * 3, True, ["a"] * 300)
     },
     **{

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from wsss.training.engine.checkpoint import load_checkpoint, save_checkpoint
-from wsss.training.engine.networks import recipe_architectures, save_network
+from wsss.training.engine.networks import save_network
+from wsss.training.methods import open_method
 from wsss.training.recipe.recipe import Recipe, dump_recipe
 from wsss.training.recipes import load_recipe
 
@@ -24,15 +25,13 @@ def write_untrained_run(
     folder: Path, recipe: Recipe, classes: Sequence[str] = CLASSES, seed: int = 0
 ) -> Path:
     """A run folder with the networks and the recipe, and nothing else."""
-    stages = recipe_architectures(recipe, len(classes))
+    networks = open_method(recipe.method).networks(recipe, len(classes))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.toml").write_text(dump_recipe(recipe))
-    for number, (stage, architecture) in enumerate(stages.items()):
+    for number, (stage, spec) in enumerate(networks.items()):
         torch.manual_seed(seed + number)
-        network = architecture.build()
-        save_network(
-            folder / stage / "weights.safetensors", network, architecture, classes, recipe.method
-        )
+        network = spec.build()
+        save_network(folder / stage / "weights.safetensors", network, spec, classes, recipe.method)
     return folder
 
 

@@ -23,11 +23,12 @@ from wsss.export.source import ExportSource, graphs_of, open_source
 from wsss.runtime.backends.registry import open_graph
 from wsss.runtime.refine.geometry import grid_size, scaled_size
 from wsss.training.demo.scenes import draw_scene
+from wsss.training.methods import open_method
 
 pytest.importorskip("onnxscript", reason="needs onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 
-GRAPHS = graphs_of(untrained_recipe())
+GRAPHS = graphs_of(open_method("affinitynet"))
 
 REFERENCE = ("cam.align=reference", "walk.background=power", "walk.borders=reference")
 RECIPES = {
@@ -327,13 +328,12 @@ def test_sizes_are_rounded_as_python_rounds_them(align: str, stride: int, scale:
 @pytest.mark.parametrize("backbone", ["mobilenetv2", "resnet50", "vgg16", "resnet38"])
 def test_every_backbone_is_traced(backbone: str) -> None:
     from wsss.export.trace import network_graph
-    from wsss.training.engine.networks import Architecture
+    from wsss.training.engine.networks import NetworkSpec
+    from wsss.training.methods.shared.classifier import CamClassifier
 
-    architecture = Architecture(
-        "classifier", backbone, 16 if backbone == "mobilenetv2" else 8, 3, "", "corners"
-    )
-    network = architecture.build().eval()
-    graph = network_graph(network)
+    stride = 16 if backbone == "mobilenetv2" else 8
+    network = NetworkSpec(CamClassifier, backbone, stride, {"num_classes": 3}).build().eval()
+    graph = network_graph("cam", network)
     pixels = torch.randn(2, 3, 65, 81, generator=torch.Generator().manual_seed(0))
     session = onnxruntime.InferenceSession(
         graph.model.SerializeToString(), providers=["CPUExecutionProvider"]

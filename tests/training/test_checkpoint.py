@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from wsss.errors import ArtifactError, WsssError
@@ -18,10 +18,21 @@ from wsss.training.engine.checkpoint import (
     save_checkpoint,
     unpack_optimizer,
 )
-from wsss.training.engine.networks import Architecture, open_network, save_network
+from wsss.training.engine.networks import NetworkSpec, open_network, save_network
+from wsss.training.methods.shared.classifier import CamClassifier
 
 CPU = torch.device("cpu")
-CLASSIFIER = Architecture("classifier", "small", 8, 2, "", "corners")
+CLASSIFIER = NetworkSpec(CamClassifier, "small", 8, {"num_classes": 2})
+NEW = CLASSIFIER.to_header()
+OLD = {
+    "kind": "classifier",
+    "backbone": "small",
+    "output_stride": 8,
+    "num_classes": 2,
+    "head": "",
+    "align": "corners",
+}
+"""The same in a checkpoint of format 1."""
 
 
 def _tensors() -> dict[str, Tensor]:
@@ -158,8 +169,9 @@ def test_networks_open_as_they_were_saved(tmp_path: Path) -> None:
     network = CLASSIFIER.build()
     path = tmp_path / "weights.safetensors"
     save_network(path, network, CLASSIFIER, ("disc", "bar"), "affinitynet")
-    opened, architecture, classes = open_network(path, CPU)
-    assert (architecture, classes, opened.training) == (CLASSIFIER, ("disc", "bar"), False)
+    assert load_checkpoint(path)[1]["network"] == NEW
+    opened, classes = open_network(CamClassifier, path, CPU)
+    assert (classes, opened.num_classes, opened.training) == (("disc", "bar"), 2, False)
     assert opened.backbone.normalisation == network.backbone.normalisation
     for name, value in network.state_dict().items():
         assert torch.equal(opened.state_dict()[name], value)
@@ -170,15 +182,26 @@ def test_networks_open_as_they_were_saved(tmp_path: Path) -> None:
     [
         ({"classes": ["disc"]}, "class list and network do not fit"),
         ({"classes": None}, "damaged header"),
+        ({"network": {"class": "CamClassifier"}}, "damaged header"),
+        ({"network": NEW | {"backbone": "oracle"}}, "oracle"),
+        ({"network": NEW | {"output_stride": 5}}, "no output stride 5"),
+        ({"network": NEW | {"backbone": ["small"]}}, r"backbone is \['small'\]"),
+        ({"network": NEW | {"arguments": {"num_classes": 2.0}}}, "argument 'num_classes' is 2.0"),
+        ({"network": NEW | {"arguments": {"num_classes": 10**9}}}, "'num_classes' is 1000000000"),
+        ({"network": NEW | {"arguments": {"backbone": "small"}}}, "argument 'backbone' is"),
+        ({"network": NEW | {"arguments": {"a\nb": 1}}}, r"argument 'a\\nb' is 1"),
+        ({"network": NEW | {"arguments": {}}}, "damaged header: .*num_classes"),
+        (
+            {"network": NEW | {"class": "Oracle"}, "wsss": "9.1"},
+            r"holds a network of class 'Oracle', written by wsss '9\.1', which this wsss .* does",
+        ),
         ({"architecture": {"kind": "classifier"}}, "damaged header"),
-        ({"architecture": vars(CLASSIFIER) | {"kind": "oracle"}}, "unknown kind of network"),
-        ({"architecture": vars(CLASSIFIER) | {"backbone": "oracle"}}, "oracle"),
-        ({"architecture": vars(CLASSIFIER) | {"output_stride": 5}}, "no output stride 5"),
-        ({"architecture": vars(CLASSIFIER) | {"backbone": ["small"]}}, "architecture is"),
-        ({"architecture": vars(CLASSIFIER) | {"kind": "a\nb"}}, r"architecture is \['a\\nb'"),
-        ({"architecture": vars(CLASSIFIER) | {"num_classes": 2.0}}, "architecture is"),
-        ({"architecture": vars(CLASSIFIER) | {"align": "left"}}, "architecture is"),
-        ({"architecture": vars(CLASSIFIER) | {"a\nb": 1}}, "unexpected keyword argument 'a b'"),
+        ({"architecture": OLD | {"kind": "oracle"}}, "unknown kind of network"),
+        ({"architecture": OLD | {"kind": ""}}, "unknown kind of network"),
+        ({"architecture": OLD | {"backbone": "oracle"}}, "oracle"),
+        ({"architecture": OLD | {"output_stride": 5}}, "no output stride 5"),
+        ({"architecture": OLD | {"kind": "a\nb"}}, r"architecture is .*'a\\nb'"),
+        ({"architecture": OLD | {"num_classes": 2.0}}, "architecture is"),
         ({"classes": ["disc", None]}, "damaged header: classes are no texts"),
         ({"normalisation": {"scale": 1}}, "normalisation is"),
     ],
@@ -191,14 +214,29 @@ def test_damaged_headers_are_refused(
     tensors, header = load_checkpoint(path)
     save_checkpoint(path, tensors, header | change)
     with pytest.raises(WsssError, match=message):
-        open_network(path, CPU)
+        open_network(CamClassifier, path, CPU)
+
+
+def test_checkpoints_of_format_1_open(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    network = CLASSIFIER.build()
+    save_network(path, network, CLASSIFIER, ("disc", "bar"), "affinitynet")
+    tensors, header = load_checkpoint(path)
+    del header["network"], header["wsss"]
+    header |= {"architecture": OLD}
+    data = json.loads(json.dumps(header | {"format_version": 1}))
+    path.write_bytes(save(tensors, metadata={"wsss": json.dumps(data)}))
+    opened, classes = open_network(CamClassifier, path, CPU)
+    assert classes == ("disc", "bar")
+    for name, value in network.state_dict().items():
+        assert torch.equal(opened.state_dict()[name], value)
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_network(path, CLASSIFIER.build(), CLASSIFIER, ("disc", "bar"), "affinitynet")
     tensors, header = load_checkpoint(path)
-    three = vars(CLASSIFIER) | {"num_classes": 3}
-    save_checkpoint(path, tensors, header | {"architecture": three, "classes": ["a", "b", "c"]})
+    three = NEW | {"arguments": {"num_classes": 3}}
+    save_checkpoint(path, tensors, header | {"network": three, "classes": ["a", "b", "c"]})
     with pytest.raises(ArtifactError, match=r"'classifier\.weight' is \(2, 96, 1, 1\), expected"):
-        open_network(path, CPU)
+        open_network(CamClassifier, path, CPU)

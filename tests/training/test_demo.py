@@ -1,33 +1,35 @@
 """The demo of each method: what it prints, and what it leaves alone."""
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from tiny_run import tiny_recipe
 
-from wsss.cli.options import Method
 from wsss.errors import ArtifactError, ConfigError
 from wsss.training.demo import run as demo
-from wsss.training.demo.run import DEMOS, DemoResult, run_demo
+from wsss.training.demo.run import SCENES, DemoResult, run_demo
 from wsss.training.engine.run import read_stage
-from wsss.training.pipeline import METHODS
+from wsss.training.methods import METHODS, open_method
+from wsss.training.methods.contract import DemoFigure
 from wsss.training.recipe.recipe import Recipe
 from wsss.training.recipes import load_recipe
 
 KEYS = {"cam_miou", "walk_miou", "label_miou", "segmenter_miou", "data", "run", "report"}
 
 
-def test_every_method_has_a_demo_and_a_name_on_the_command_line() -> None:
-    assert set(DEMOS) == set(METHODS) == set(get_args(Method))
-    for method, found in DEMOS.items():
-        assert load_recipe(found.recipe).method == method
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_demo_of_its_own_recipe(name: str) -> None:
+    method = open_method(name)
+    assert load_recipe(method.demo.recipe).method == name == method.name
+    assert method.demo.scenes in SCENES
+    stages = {stage.name for stage in method.stages}
+    assert {figure.stage for figure in method.demo.figures} <= stages
 
 
-def test_what_a_method_does_not_make_is_left_out() -> None:
-    figures = {"cam_miou": 1.0, "label_miou": 3.0, "segmenter_miou": 4.0}
+def test_figures_stand_under_their_keys() -> None:
+    figures = {DemoFigure("cam_miou", "CAM", "cam"): 1.0, DemoFigure("a", "b", "c"): (2.0, 3.0)}
     places = {"data": "a", "run": "b", "report": "c"}
-    assert DemoResult(**figures, **places).to_json() == {**figures, **places}
+    assert DemoResult(figures, **places).to_json() == {"cam_miou": 1.0, "a": (2.0, 3.0), **places}
 
 
 def test_irnet_prints_the_figures_of_its_run_and_spares_other_demos(
@@ -73,7 +75,8 @@ def test_methods_without_a_walk_print_what_they_make(
     printed = run_demo(tmp_path / "out", method=method, device="cpu").to_json()
     assert printed.keys() == (KEYS - {"walk_miou", "label_miou"}) | own
     figures = {
-        stage.name: read_stage(Path(printed["run"]) / stage.name) for stage in METHODS[method]
+        stage.name: read_stage(Path(printed["run"]) / stage.name)
+        for stage in open_method(method).stages
     }
     assert printed["segmenter_miou"] == figures["segmenter"]["figures"]["miou"]
     if method == "sec":

@@ -17,16 +17,17 @@ from wsss.runtime.io.progress import SILENT
 from wsss.runtime.refine.geometry import Align
 from wsss.training.backbones.build import build_backbone
 from wsss.training.data.image_set import ImageSet
-from wsss.training.engine.networks import affinity_architecture, normalise
+from wsss.training.engine.networks import normalise
 from wsss.training.engine.run import Run
+from wsss.training.methods.irnet.affinity import affinities
 from wsss.training.methods.irnet.network import IRNet
 from wsss.training.methods.irnet.train import (
     image_boundary,
     image_maps,
+    irnet_network,
     irnet_objective,
     take_mean_displacement,
 )
-from wsss.training.methods.shared.walk_stage import image_affinity
 from wsss.training.recipe.recipe import Recipe
 
 CPU = torch.device("cpu")
@@ -55,7 +56,7 @@ def irnet_run(images: ImageSet, folder: Path, *overrides: str) -> Run:
 
 def network_of(recipe: Recipe) -> IRNet:
     torch.manual_seed(2)
-    network = affinity_architecture(recipe).build().eval()
+    network = irnet_network(recipe, 2).build().eval()
     assert isinstance(network, IRNet)
     return network
 
@@ -145,7 +146,7 @@ def test_without_displacements_there_are_boundaries_only() -> None:
 def test_affinities_of_an_image_follow_its_boundaries(align: Align) -> None:
     recipe = tiny_recipe(f"cam.align={align}", "walk.beta=3", "walk.radius=4", method="irnet")
     network, image = network_for(align), photo(33, 49)
-    affinity, damping = image_affinity(network, image, recipe, CPU)
+    affinity, damping = affinities(network, image, recipe, CPU)
     boundary = image_boundary(network, image, align=align, device=CPU)
     expected = (1 - reference.path_maxima(boundary, 4, "full")) ** 3
     torch.testing.assert_close(affinity.double(), expected, rtol=1e-5, atol=1e-9)

@@ -10,6 +10,7 @@ from tiny_run import CLASSES
 from wsss.training.compare.published_figures import published_miou
 from wsss.training.data.class_list import VOC_CLASSES
 from wsss.training.data.readers import read_image_set
+from wsss.training.methods import open_method
 from wsss.training.recipe.recipe import dump_recipe
 from wsss.training.recipes import load_recipe
 
@@ -49,14 +50,14 @@ def test_published_figures_are_those_of_the_same_network(
     method: str, backbone: str, measured: str, expected: float | None
 ) -> None:
     count = 1449 if measured == "segmenter" else 1464
-    found = published_miou(method, backbone, measured, VOC_CLASSES, count)
+    found = published_miou(open_method(method), backbone, measured, VOC_CLASSES, count)
     assert (found.miou if found else None) == expected
 
 
 def test_published_figures_stand_beside_those_on_voc_alone() -> None:
-    assert published_miou("irnet", "resnet50", "walk", VOC_CLASSES, 399) is None
-    assert published_miou("irnet", "resnet50", "walk", CLASSES, 1464) is None
-    assert published_miou("irnet", "resnet50", "segmenter", VOC_CLASSES, 1464) is None
+    assert published_miou(open_method("irnet"), "resnet50", "walk", VOC_CLASSES, 399) is None
+    assert published_miou(open_method("irnet"), "resnet50", "walk", CLASSES, 1464) is None
+    assert published_miou(open_method("irnet"), "resnet50", "segmenter", VOC_CLASSES, 1464) is None
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import torch
 from wsss.errors import ConfigError
 from wsss.runtime.refine.dense_crf import CrfSettings
 from wsss.training.engine.loop import build_optimizer
-from wsss.training.engine.networks import classifier_architecture, recipe_architectures
+from wsss.training.methods import open_method
+from wsss.training.methods.shared.cam_stage import cam_network
 from wsss.training.recipe.recipe import dump_recipe
 from wsss.training.recipes import load_recipe, shipped_recipes
 
@@ -47,9 +48,10 @@ def test_shipped_recipe_reads_back_from_its_resolved_form(name, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_labels_by_networks_that_its_recipe_trains(name):
     recipe = load_recipe(name)
-    ways = recipe.ways()
+    method = open_method(recipe.method)
+    ways = method.modes
     needed = {stage for stages in ways.values() for stage in stages}
-    assert needed <= set(recipe_architectures(recipe, 3)) == set(recipe.trainings())
+    assert needed <= set(method.networks(recipe, 3)) == set(recipe.trainings())
     walks = {"walk", "labels"} if recipe.method in ("affinitynet", "irnet") else set()
     assert set(ways) == {"cam", "segmenter", *walks}
 
@@ -99,7 +101,7 @@ def test_published_values_of_the_irnet_recipe():
 def test_the_published_irnet_classifier_trains_layers_3_and_4_and_its_head():
     recipe = load_recipe("irnet_resnet50_voc12")
     with torch.device("meta"):
-        network = classifier_architecture(recipe, 20).build()
+        network = cam_network(recipe, 20).build()
     network.backbone.mark_pretrained()
     network.backbone.freeze(recipe.cam.train.frozen)
     found = {

@@ -205,6 +205,8 @@ class _UnknownClassError(Exception):
 def _read_spec(values: Mapping[str, Any], version: str) -> NetworkSpec:
     """A spec from the header of a checkpoint; its values are a stranger's."""
     name, arguments = values["class"], values["arguments"]
+    if not isinstance(arguments, dict):
+        raise TypeError(f"arguments are {quoted(arguments)}")
     kind = next((each for each in _subclasses(Network) if each.__name__ == name), None)
     if kind is None:
         raise _UnknownClassError(
@@ -212,7 +214,7 @@ def _read_spec(values: Mapping[str, Any], version: str) -> NetworkSpec:
             f"this wsss {__version__} does not have: use the version that wrote it"
         )
     known = list(inspect.signature(kind).parameters)[1:]
-    for key, value in dict(arguments).items():
+    for key, value in arguments.items():
         is_plain = isinstance(value, bool | str) or (
             type(value) is int and 0 <= value <= MAX_ARGUMENT
         )
