@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from ..errors import ConfigError
+
 Device = Literal["auto", "cpu", "cuda"]
 GraphDevice = Literal["auto", "cpu", "cuda", "tensorrt"]
 """tensorrt: TensorRT within onnxruntime."""
@@ -14,5 +16,13 @@ Backend = Literal["auto", "torch", "onnxruntime", "tensorrt", "triton"]
 Method = Literal["affinitynet", "irnet", "cian", "sec", "selfguided"]
 """Those of `METHODS` in `training/pipeline.py`, likewise."""
 
-Way = Literal["segmenter", "labels", "walk", "cam"]
-"""Ways in which a run labels; those of `PredictionKind` in `training/recipe/load.py`."""
+
+def one_mode(mode: str | None, former: str | None, alias: str) -> str | None:
+    """The value of `--mode`, or of the option that had its meaning before.
+
+    Raises:
+        ConfigError: both are given, with different values.
+    """
+    if mode is not None and former is not None and mode != former:
+        raise ConfigError(f"{alias} is the former name of --mode: leave {alias} out")
+    return mode or former

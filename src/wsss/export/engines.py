@@ -15,7 +15,6 @@ from ..errors import ConfigError
 from ..runtime.bundle.open import MANIFEST, Bundle, file_entry, open_bundle, seal
 from ..runtime.io.files import atomic_write_bytes
 from ..runtime.io.progress import SILENT, Progress
-from .graphs.graph_io import LIKENESS
 from .graphs.refinement import CLASSES
 from .graphs.subgraph import drop_defaults, keep_outputs
 from .tensorrt import (
@@ -139,7 +138,7 @@ def engine_profile(bundle: Bundle, graph: Path) -> dict[str, ShapeRange]:
 
 def _grid_stride(bundle: Bundle) -> int:
     """Pixels per cell of the walk's grid."""
-    return next((bundle.strides[name] for name in LIKENESS if name in bundle.strides), 1)
+    return bundle.strides.get(bundle.affinity.graph, 1) if bundle.affinity is not None else 1
 
 
 def _cells(sides: Sequence[int], stride: int) -> Sizes:

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 from ...runtime.backends.contract import TensorSpec
 from ...runtime.bundle.open import Bundle
 from ..graphs.builder import IR_VERSION, OPSET
-from ..graphs.graph_io import LIKENESS, unknown_classes
+from ..graphs.graph_io import unknown_classes
 from .configs import DECODE, ENCODED, FILLED, RELAY, RELAYED, add_identity, image_spec
 from .messages import add_tensor, model_config_pb2
 from .options import RepositoryOptions
@@ -32,12 +32,8 @@ ENSEMBLE, ENCODED_ENSEMBLE = "label_ensemble", "label_encoded"
 
 def has_ensemble(bundle: Bundle) -> bool:
     """Whether the bundle has the graphs of `label_ensemble`."""
-    return {"cam", "refine"} <= bundle.graphs.keys() and likeness_graph(bundle) is not None
-
-
-def likeness_graph(bundle: Bundle) -> str | None:
-    """The graph that says which cells belong together; None: the bundle has none."""
-    return next((name for name in LIKENESS if name in bundle.graphs), None)
+    affinity = bundle.affinity
+    return affinity is not None and {"cam", "refine", affinity.graph} <= bundle.graphs.keys()
 
 
 def ensemble_config(bundle: Bundle, options: RepositoryOptions, digests: Mapping[int, str]) -> Any:
@@ -54,9 +50,9 @@ def ensemble_config(bundle: Bundle, options: RepositoryOptions, digests: Mapping
     version = max(digests)
     _add_step(config, "cam", version, ["image"], ["cam", "probabilities"])
     _add_step(config, RELAY, version, ["image", "probabilities", "present"], [RELAYED, FILLED])
-    likeness = likeness_graph(bundle)
-    assert likeness is not None  # see `has_ensemble`
-    _add_step(config, likeness, version, {"image": RELAYED}, [LIKENESS[likeness]])
+    affinity = bundle.affinity
+    assert affinity is not None  # see `has_ensemble`
+    _add_step(config, affinity.graph, version, {"image": RELAYED}, [affinity.output])
     inputs = {spec.name: spec.name for spec in bundle.graphs["refine"].inputs}
     _add_step(config, "refine", version, inputs | {"present": FILLED}, outputs)
     return _finished(config, bundle, digests)
