@@ -365,7 +365,7 @@ class RunPredictor(Predictor):
         Raises:
             ConfigError: the run's method has no such mode.
         """
-        ways: dict[str, tuple[str, ...]] = {**self.recipe.ways()}
+        ways: dict[str, tuple[str, ...]] = dict(self.recipe.ways())  # type: ignore[arg-type]
         if mode not in ways:
             if mode in _MODES:
                 self.walk_recipe()
