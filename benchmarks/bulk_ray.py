@@ -59,7 +59,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
         for engine in ("local", "ray"):
             for name, images in (("few", few), ("all", every)):
                 out = folder / f"{engine}-{name}-{round_}"
-                options = ["--workers", "2", "--by", "segmenter", "--engine", engine]
+                options = ["--workers", "2", "--mode", "segmenter", "--engine", engine]
                 command = ["wsss", "label", str(images), "--out", str(out)]
                 figure = timed([*command, "--model", str(arguments.model), *options])
                 figures.setdefault(f"{engine}, {name}", []).append(figure)
@@ -158,8 +158,8 @@ def run_in_cluster(case: str, images: Path, model: Path, out: Path) -> None:
     """Label on a cluster of two nodes, with what is to happen meanwhile."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
-
     from wsss.runtime.bulk.bundle_model import bundle_model
+
     from wsss.runtime.bulk.run import label_in_bulk
 
     node = {"num_cpus": 1, "object_store_memory": OBJECT_STORE_BYTES}

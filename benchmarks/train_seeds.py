@@ -22,9 +22,9 @@ ROWS = {
     "train, CAM": ("train", "cam"),
     "train, CAM + walk": ("train", "labels/scores"),
     "train, labels": ("train", "labels"),
-    "val, CAM, labels given": ("val", "--stage cam"),
-    "val, CAM + walk, labels given": ("val", "--stage walk"),
-    "val, CAM, no labels": ("val", "--stage cam --no-image-labels"),
+    "val, CAM, labels given": ("val", "--mode cam"),
+    "val, CAM + walk, labels given": ("val", "--mode walk"),
+    "val, CAM, no labels": ("val", "--mode cam --no-image-labels"),
     "val, segmenter, no labels": ("val", "segmenter/evaluation.json"),
 }
 # name -> figure of the stage `instances`
@@ -80,7 +80,7 @@ def measure_seed(arguments: argparse.Namespace, seed: int) -> dict:
         if what.endswith(".json"):  # measured by `wsss train`, and kept
             report = json.loads((run / what).read_text())["report"]
         else:
-            place = [run, *what.split()] if what.startswith("--stage") else [run / what]
+            place = [run, *what.split()] if what.startswith("--mode") else [run / what]
             report = wsss("eval", *place, "--data", data, "--split", split)
         figures[name] = {
             "all": report["miou"],
@@ -103,7 +103,7 @@ def measure_seed(arguments: argparse.Namespace, seed: int) -> dict:
 
 def exists(run: Path, what: str) -> bool:
     """Whether the method of a run has this step; all have CAMs and a segmenter."""
-    if what.startswith("--stage"):
+    if what.startswith("--mode"):
         return "walk" not in what or (run / "labels" / "scores").is_dir()
     return (run / what).exists()
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsss.runtime.bulk.formats.contract import Need
-from wsss.runtime.bulk.predictor_spec import Answer
 from wsss.runtime.instances.instance_map import InstanceMap
+from wsss.runtime.predictor import Prediction
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class ColourModel:
 
     fault: str = ""
     classes: tuple[str, ...] = ("cat", "dog")
+    mode: str = "walk"
+    crf: bool = False
     in_flight: int = 1
     workers: int | None = 0
     on_gpu: bool = False
@@ -38,12 +40,16 @@ class ColourModel:
 class OpenColours:
     fault: str
 
-    def label(
-        self, images: Sequence[NDArray[np.uint8]], labels: Sequence[Sequence[int] | None]
-    ) -> list[Answer]:
+    def predict_equal(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        labels: Sequence[Sequence[int] | None],
+        mode: str,
+        crf: bool,
+    ) -> list[Prediction]:
         return [self._answer(image) for image in images]
 
-    def _answer(self, image: NDArray[np.uint8]) -> Answer:
+    def _answer(self, image: NDArray[np.uint8]) -> Prediction:
         label = image[..., 0] // 51
         objects, first, places = np.unique(image[..., 1], return_index=True, return_inverse=True)
         assert objects[0] == 0  # the background
@@ -55,7 +61,7 @@ class OpenColours:
         if self.fault == "size":
             ids = ids[1:]
         confidence = np.where(np.indices(label.shape)[0] % 2, 1, np.float32(0.5))
-        return Answer(label, confidence, instances=InstanceMap(ids, classes, scores))
+        return Prediction(label, confidence, instances=InstanceMap(ids, classes, scores))
 
     def close(self) -> None:
         pass

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsss.errors import DataError, ServerError
-from wsss.runtime.bulk.predictor_spec import Answer
+from wsss.runtime.predictor import Prediction
 
 POISON, REFUSED, FATAL, ONCE, NAN, LARGE = 66, 67, 68, 69, 70, 71
 """Values of the first pixel: kills its process; fails; ends the job; kills it the first time;
@@ -22,10 +22,12 @@ gets a confidence that is no number; needs more memory than there is."""
 
 @dataclass(frozen=True)
 class LocalModel:
-    """Labels by the red channel; see `wsss.runtime.bulk.predictor_spec.Model`."""
+    """Labels by the red channel; see `wsss.runtime.predictor.PredictorSpec`."""
 
     name: str = "local"
     classes: tuple[str, ...] = ("cat", "dog", "bird", "tree")
+    mode: str = "walk"
+    crf: bool = False
     in_flight: int = 1
     workers: int | None = 0
     offers: frozenset[str] = frozenset(("confidence", "scores"))
@@ -55,9 +57,13 @@ class OpenLocal:
     def __init__(self, model: LocalModel) -> None:
         self.model = model
 
-    def label(
-        self, images: Sequence[NDArray[np.uint8]], labels: Sequence[Sequence[int] | None]
-    ) -> list[Answer]:
+    def predict_equal(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        labels: Sequence[Sequence[int] | None],
+        mode: str,
+        crf: bool,
+    ) -> list[Prediction]:
         assert len({image.shape for image in images}) == 1
         time.sleep(self.model.seconds)
         for image in images if self.model.heeds_pixels else ():
@@ -83,19 +89,19 @@ class OpenLocal:
         path.touch()
         return True
 
-    def _answer(self, image: NDArray[np.uint8], labels: Sequence[int] | None) -> Answer:
+    def _answer(self, image: NDArray[np.uint8], labels: Sequence[int] | None) -> Prediction:
         label = image[..., 0] % 5
         if labels is not None:
             allowed = [0, *(index + 1 for index in labels)]
             label = np.asarray(allowed, np.uint8)[image[..., 0] % len(allowed)]
         if not self.model.offers:  # many times the memory of the label
-            return Answer(label)
+            return Prediction(label)
         confidence = (image[..., 1] / 255).astype(np.float32)
         if self.model.heeds_pixels and image[0, 0, 0] == NAN:
             confidence[-1, -1] = np.nan
         scores = np.zeros((5, *image.shape[:2]), np.float32)
         np.put_along_axis(scores, label[None].astype(np.intp), confidence[None], 0)
-        return Answer(label, confidence, scores)
+        return Prediction(label, confidence, scores)
 
 
 def write_images(folder: Path, count: int, special: Mapping[int, int] | None = None) -> Path:

@@ -30,7 +30,7 @@ def test_image_of_no_class_is_background(run: Path, photos: Path, tmp_path: Path
     labels.write_text("file,labels\nphoto 0.png,\nphoto 1.png,\n")
     for way in ("cam", "walk", "labels"):
         out = tmp_path / way
-        arguments = ("--model", run, "--labels", labels, "--out", out, "--by", way)
+        arguments = ("--model", run, "--labels", labels, "--out", out, "--mode", way)
         wsss("label", photos, *arguments).succeeded()
         for number in range(2):
             assert not read_label_map(out / "masks" / f"photo {number}.png").any()
@@ -182,7 +182,7 @@ def test_output_folder_of_another_labelling(
     wsss(*arguments).succeeded()
     before = everything(out)
     assert before.keys() >= {"job.json", "masks/photo 0.png", "masks/photo 1.png"}
-    assert "different by, run)" in wsss(*arguments, "--by", "cam").line()
+    assert "different mode, run)" in wsss(*arguments, "--mode", "cam").line()
     assert "holds no run" in train(tiny_data, recipe_file, out).line()
     assert "holds no run" in train(tiny_data, recipe_file, out, "--overwrite").line()
     assert everything(out) == before
@@ -190,4 +190,4 @@ def test_output_folder_of_another_labelling(
 
 def test_half_a_run_labels_by_what_it_has(run: Path, photos: Path, tmp_path: Path) -> None:
     half = copy_run(run, tmp_path / "half", without=("affinity", "labels", "segmenter"))
-    wsss("label", photos, "--model", half, "--out", tmp_path / "out", "--by", "cam").succeeded()
+    wsss("label", photos, "--model", half, "--out", tmp_path / "out", "--mode", "cam").succeeded()

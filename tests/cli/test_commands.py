@@ -81,7 +81,7 @@ def test_train_with_changes_of_a_shipped_recipe(tiny_data: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("stage", ["segmenter", "cam", "walk", "labels"])
 def test_eval_of_a_run(stage: str, run: Path, tiny_data: Path) -> None:
-    printed = only_json(wsss("eval", run, "--data", tiny_data, "--stage", stage, "--json"))
+    printed = only_json(wsss("eval", run, "--data", tiny_data, "--mode", stage, "--json"))
     assert printed["list_name"] == "val"
     assert printed["images"] == NUM_VAL
     assert printed["image_labels_used"] is (stage != "segmenter")
@@ -97,7 +97,7 @@ def test_eval_of_a_run(stage: str, run: Path, tiny_data: Path) -> None:
 
 
 def test_eval_without_image_labels(run: Path, tiny_data: Path) -> None:
-    arguments = ("--data", tiny_data, "--stage", "cam", "--no-image-labels", "--json")
+    arguments = ("--data", tiny_data, "--mode", "cam", "--no-image-labels", "--json")
     assert only_json(wsss("eval", run, *arguments))["image_labels_used"] is False
 
 
@@ -142,7 +142,7 @@ def test_label_by_the_segmenter(run: Path, tiny_data: Path, tmp_path: Path) -> N
 def test_label_by_given_labels_equals_the_run(run: Path, tiny_data: Path, tmp_path: Path) -> None:
     """Pseudo labels of training images are those that the run itself has made."""
     out = tmp_path / "out"
-    labels = ("--labels", tiny_data / "labels.csv", "--by", "walk")
+    labels = ("--labels", tiny_data / "labels.csv", "--mode", "walk")
     wsss("label", tiny_data / "JPEGImages", "--model", run, "--out", out, *labels).succeeded()
     made = sorted((run / "labels").glob("*.png"))
     assert len(made) == NUM_TRAIN
@@ -209,7 +209,7 @@ def test_interrupted_labelling(
     arguments = ("label", tiny_data / "JPEGImages", "--model", run)
     wsss(*arguments, "--out", whole).succeeded()
 
-    out, calls, label = tmp_path / "out", 0, RunPredictor.predict
+    out, calls, label = tmp_path / "out", 0, RunPredictor.predict_equal
 
     def interrupted_label(self: RunPredictor, *details: object, **settings: object) -> object:
         nonlocal calls
@@ -219,7 +219,7 @@ def test_interrupted_labelling(
         return label(self, *details, **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunPredictor, "predict", interrupted_label)
+        patch.setattr(RunPredictor, "predict_equal", interrupted_label)
         line = wsss(*arguments, "--out", out).line(130)
     assert "interrupted" in line
     finished = stored(out)
@@ -243,7 +243,7 @@ def test_error_that_is_not_about_an_image_stops(
         ) -> None:
             raise error
 
-        monkeypatch.setattr(RunPredictor, "predict", fail)
+        monkeypatch.setattr(RunPredictor, "predict_equal", fail)
         out = tmp_path / type(error).__name__
         outcome = wsss("label", images, "--model", run, "--out", out)
         assert outcome.code == code
@@ -257,17 +257,17 @@ def test_label_overwrites_where_told(run: Path, tiny_data: Path, tmp_path: Path)
     arguments = ("label", images, "--model", run, "--out", out)
     wsss(*arguments).succeeded()
     by_segmenter = stored(out)
-    assert "--overwrite" in wsss(*arguments, "--by", "cam").line()
+    assert "--overwrite" in wsss(*arguments, "--mode", "cam").line()
     assert stored(out) == by_segmenter
 
     (images / "train_0.png").unlink()  # whose old label must not stay among the new ones
-    wsss(*arguments, "--by", "cam", "--overwrite").succeeded()
+    wsss(*arguments, "--mode", "cam", "--overwrite").succeeded()
     by_cam = stored(out)
     assert by_cam.keys() == by_segmenter.keys() - {"masks/train_0.png"}
     assert by_cam["job.json"] != by_segmenter["job.json"]
 
     break_file(images / "train_1.png", "truncated")
-    outcome = wsss(*arguments, "--by", "cam", "--overwrite")
+    outcome = wsss(*arguments, "--mode", "cam", "--overwrite")
     assert outcome.code == 3
     assert stored(out).keys() == by_cam.keys() - {"masks/train_1.png"} | {"failures.csv"}
 

@@ -47,7 +47,7 @@ def test_a_moved_bundle_that_nobody_may_write_labels_like_its_run(
     images = tiny_data / "JPEGImages"
     for model, out in ((bundle, "bundle"), (trained[0], "run")):
         found = wsss(
-            "label", images, "--model", model, "--out", tmp_path / out, "--by", "walk", "--no-crf"
+            "label", images, "--model", model, "--out", tmp_path / out, "--mode", "walk", "--no-crf"
         )
         found.succeeded()
     # To root, who may run this, the modes say nothing: hence the times.

@@ -12,9 +12,9 @@ from wsss.version import __version__
 OPTIONS = {
     "train": "--data --out --weights --cams --seeds --set --stages --device --overwrite --json",
     "compare": "--data --out --weights --reuse --set --pictures --device --json",
-    "eval": "--data --split --stage --image-labels --threshold --sweep --align --calibrate --out "
+    "eval": "--data --split --mode --image-labels --threshold --sweep --align --calibrate --out "
     "--coverage --device --json",
-    "label": "--model --out --labels --by --device --report --overwrite --json",
+    "label": "--model --out --labels --mode --device --report --overwrite --json",
     "export": "--out --precision --graphs --tensorrt --triton --overwrite --json",
     "serve": "--host --http-port --environment --log --json",
     "data": "--json",
@@ -71,7 +71,7 @@ def test_options_of_label_stand_in_panels(monkeypatch: pytest.MonkeyPatch) -> No
             panels[line.strip("╭╮─ ")] = options = []
         elif words and words[0].startswith("--") and line[:6].strip("│ *"):
             options.append(words[0])
-    first = ["--out", "--model", "--labels", "--by", "--format", "--instances"]
+    first = ["--out", "--model", "--labels", "--mode", "--format", "--instances"]
     assert panels["Options"] == [*first, "--min-confidence", "--dry-run", "--json", "--help"]
     assert "--url" in panels["Triton server (--backend triton)"]
     assert list(panels)[:2] == ["Arguments", "Options"] and len(panels) == 6

@@ -19,7 +19,7 @@ def test_thresholds_of_classes(run: Path, photos: Path, tmp_path: Path) -> None:
     classes = {}
     for number in ("0.000001", "0.999999"):
         out = tmp_path / number
-        arguments = ("--model", run, "--out", out, "--by", "walk", "--threshold", number)
+        arguments = ("--model", run, "--out", out, "--mode", "walk", "--threshold", number)
         wsss("label", photos, *arguments).succeeded()
         classes[number] = set(json.loads((out / "summary.json").read_text())["classes"])
     assert classes["0.999999"] == {"background"} and len(classes["0.000001"]) > 1

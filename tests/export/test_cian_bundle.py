@@ -12,7 +12,7 @@ from command_line import wsss
 from torch import nn
 from untrained_run import write_untrained_run
 
-from wsss.errors import ArtifactError, ConfigError
+from wsss.errors import ConfigError
 from wsss.export.bundle import ExportSettings, export_run
 from wsss.export.precision import Precision
 from wsss.runtime.bundle.open import open_bundle
@@ -82,8 +82,8 @@ def test_bundle_and_run_label_alike(run: Path, exported: Path, photos: Path, bac
         # Odd and even parts: keys are pooled with stride 2.
         for part in (image, image[:96, :128], image[:67, :93], image[:33, :40]):
             part = np.ascontiguousarray(part)
-            expected = by_run.label(part)
-            found = by_bundle.predict(part, None, "segmenter").label
+            expected = by_run.predict_one(part).label
+            found = by_bundle.predict_one(part, mode="segmenter").label
             assert found.shape == part.shape[:2] and (found == expected).mean() >= 0.999
             kinds |= set(np.unique(expected).tolist())
     assert len(kinds) > 1
@@ -91,10 +91,10 @@ def test_bundle_and_run_label_alike(run: Path, exported: Path, photos: Path, bac
 
 def test_images_that_share_a_batch_do_not_change_each_other(exported: Path, photos: Path) -> None:
     predictor = BundlePredictor(exported)
-    images = np.stack([read_image(path)[:96, :96] for path in sorted(photos.iterdir())])
-    together = predictor.predict_batch(images, [None] * len(images), "segmenter")
+    images = [read_image(path)[:96, :96] for path in sorted(photos.iterdir())]
+    together = predictor.predict(images, mode="segmenter")
     for image, found in zip(images, together, strict=True):
-        alone = predictor.predict(image, None, "segmenter")
+        alone = predictor.predict_one(image, mode="segmenter")
         assert (found.label == alone.label).mean() >= 0.9999
 
 
@@ -112,9 +112,9 @@ def test_jobs_by_run_and_by_bundle(run: Path, exported: Path, photos: Path, tmp_
 def test_there_is_no_walk_to_label_by(run: Path, exported: Path, photos: Path) -> None:
     image = read_image(next(photos.iterdir()))
     with pytest.raises(ConfigError, match="which has no walk: choose of cam, segmenter"):
-        RunPredictor(run, "cpu").label(image, None, "labels")
-    with pytest.raises(ArtifactError, match="has no graph 'label': it has cam, segmenter"):
-        BundlePredictor(exported).predict(image, None, "walk")
+        RunPredictor(run, "cpu").predict_one(image, mode="labels")
+    with pytest.raises(ConfigError, match="unknown mode 'walk': bundle '.*' has segmenter"):
+        BundlePredictor(exported).predict_one(image, mode="walk")
 
 
 def test_labels_that_it_cannot_use_are_refused(

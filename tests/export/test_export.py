@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from job_specs import spec_of
 from report_page import read_page
 from synthetic_jobs import records_of
 from untrained_run import CLASSES, untrained_recipe, write_untrained_run
@@ -25,7 +26,6 @@ from wsss.export.engines import engine_commands, write_engine_graph
 from wsss.export.graphs.subgraph import keep_outputs
 from wsss.export.parity import agreement
 from wsss.export.tensorrt import EngineSettings
-from wsss.runtime.bulk.bundle_model import bundle_model
 from wsss.runtime.bulk.run import label_in_bulk
 from wsss.runtime.bulk.work.records import ImageRecord
 from wsss.runtime.bundle.open import MANIFEST, file_entry, open_bundle, seal
@@ -33,7 +33,6 @@ from wsss.runtime.bundle.predictor import BundlePredictor
 from wsss.runtime.io.image_io import read_image, read_label_map
 from wsss.training.demo.files import write_demo_scenes
 from wsss.training.demo.scenes import draw_scene
-from wsss.training.predict.run_model import run_model
 from wsss.training.predict.run_predictor import RunPredictor
 
 from .tensorrt_support import unsupported
@@ -85,8 +84,8 @@ def test_a_bundle_says_what_is_in_it(run: Path, exported: Path) -> None:
 def test_a_bundle_gives_the_labels_of_its_run(
     run: Path, exported: Path, photos: Path, tmp_path: Path, kind: str
 ) -> None:
-    label_in_bulk([photos], bundle_model(exported, kind=kind), tmp_path / "bundle")
-    label_in_bulk([photos], run_model(run, kind=kind, crf=False), tmp_path / "run")
+    label_in_bulk([photos], spec_of(exported, kind), tmp_path / "bundle")
+    label_in_bulk([photos], spec_of(run, kind, crf=False), tmp_path / "run")
     found, expected = labels_in(tmp_path / "bundle"), labels_in(tmp_path / "run")
     assert found.keys() == expected.keys() and len(found) == 3
     same = np.concatenate([(found[name] == expected[name]).ravel() for name in found])
@@ -108,8 +107,8 @@ def given_labels(photos: Path) -> Path:
 def test_a_report_shows_first_what_the_walk_changed_most(
     run: Path, exported: Path, photos: Path, given_labels: Path, tmp_path: Path
 ) -> None:
-    bundle_job = bundle_model(exported, kind="walk", has_labels=True)
-    run_job = run_model(run, kind="walk", has_labels=True)
+    bundle_job = spec_of(exported, "walk", has_labels=True)
+    run_job = spec_of(run, "walk", has_labels=True)
     for model, way in ((bundle_job, "bundle"), (run_job, "run")):
         label_in_bulk([photos], model, tmp_path / way, labels_path=given_labels)
         records = records_of(tmp_path / way)
@@ -153,7 +152,7 @@ def test_a_bundle_of_before_labels_and_tells_no_change(
 ) -> None:
     old = without_change(exported, tmp_path / "old")
     for folder, out in ((old, tmp_path / "by_old"), (exported, tmp_path / "by_new")):
-        model = bundle_model(folder, kind="walk", has_labels=True)
+        model = spec_of(folder, "walk", has_labels=True)
         label_in_bulk([photos], model, out, labels_path=given_labels)
     of_old, of_new = records_of(tmp_path / "by_old"), records_of(tmp_path / "by_new")
     assert [each.change for each in of_old] == [None] * 3
@@ -178,20 +177,24 @@ def test_a_bundle_has_the_dense_crf_of_its_run(photos: Path, tmp_path: Path) -> 
     images = [read_image(path) for path in sorted(photos.iterdir())]
     for kind, way, labels in (("walk", "labels", (0, 2)), ("segmenter", "segmenter", None)):
         for image in images:
-            found = by_bundle.label(image, labels, kind, crf=True)
-            assert (found == by_run.label(image, labels, way)).mean() >= 0.999
-            assert (found != by_bundle.label(image, labels, kind)).any()
-    opened = bundle_model(folder, kind="labels").open(1)
-    (answer,) = opened.label(images[:1], [(0, 2)])
-    assert np.array_equal(answer.label, by_bundle.label(images[0], (0, 2), "walk", crf=True))
-    assert answer.change == by_bundle.predict(images[0], (0, 2)).change is not None
+            found = by_bundle.predict_one(image, labels, kind, crf=True)
+            assert (
+                found.label == by_run.predict_one(image, labels, way, True).label
+            ).mean() >= 0.999
+            assert (found.label == by_run.recipe_label(image, labels, way)).mean() >= 0.999
+            assert (found.label != by_bundle.predict_one(image, labels, kind).label).any()
+    opened = spec_of(folder, "labels").open(1)
+    (found,) = opened.predict(images[:1], [(0, 2)], "labels")
+    walked = by_bundle.predict_one(images[0], (0, 2), "walk", crf=True)
+    assert np.array_equal(found.label, walked.label)
+    assert found.change == by_bundle.predict_one(images[0], (0, 2)).change is not None
 
 
 @pytest.mark.parametrize("kind", ["walk", "segmenter"])
 def test_a_recipe_without_dense_crf_says_so(exported: Path, kind: str) -> None:
     predictor, image = BundlePredictor(exported, device="cpu"), np.zeros((40, 50, 3), np.uint8)
-    with pytest.raises(ConfigError, match=f"'demo' has no dense CRF after '{kind}'"):
-        predictor.label(image, None, kind, crf=True)
+    with pytest.raises(ConfigError, match=f"has no dense CRF after mode '{kind}'"):
+        predictor.predict_one(image, None, kind, crf=True)
 
 
 def plain_session(path: Path) -> "onnxruntime.InferenceSession":
@@ -207,7 +210,7 @@ def test_plain_onnxruntime_is_enough(exported: Path) -> None:
     present = np.array([[1, 0, 1]], np.float32)
     label = session.run(["label"], {"image": image[None], "present": present})[0][0]
     predictor = BundlePredictor(exported)
-    np.testing.assert_array_equal(label, predictor.label(image, (0, 2), "walk"))
+    np.testing.assert_array_equal(label, predictor.predict_one(image, (0, 2), "walk").label)
 
 
 def test_openvino_agrees(exported: Path, tmp_path: Path) -> None:
@@ -334,6 +337,6 @@ def test_labelling_needs_neither_torch_nor_training_code(
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["labelled"] == 3
-    label_in_bulk([photos], bundle_model(exported), tmp_path / "here")
+    label_in_bulk([photos], spec_of(exported), tmp_path / "here")
     for name, label in labels_in(tmp_path / "here").items():
         np.testing.assert_array_equal(label, labels_in(tmp_path / "out")[name])

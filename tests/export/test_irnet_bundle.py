@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from command_line import wsss
+from job_specs import spec_of
 from onnx import TensorProto, helper
 from untrained_run import CLASSES, share_backbone, write_untrained_run
 
@@ -17,7 +18,6 @@ from wsss.errors import ArtifactError, ConfigError
 from wsss.export.bundle import ExportSettings, export_run
 from wsss.export.parity.parity import check_parity, drawn_cases
 from wsss.export.source import open_source
-from wsss.runtime.bulk.bundle_model import bundle_model
 from wsss.runtime.bundle.open import open_bundle
 from wsss.runtime.bundle.predictor import BundlePredictor
 from wsss.runtime.instances.files import read_ids
@@ -165,19 +165,22 @@ def require_same(found: InstanceMap, expected: InstanceMap) -> None:
 def test_bundle_and_run_find_the_same_instances(
     run: Path, exported: Path, photos: Path, labels: tuple[int, ...] | None
 ) -> None:
-    by_bundle = BundlePredictor(exported, thresholds=[THRESHOLD] * len(CLASSES))
+    thresholds = [THRESHOLD] * len(CLASSES)
+    by_bundle = BundlePredictor(exported, thresholds=thresholds, instances=True)
     by_run = RunPredictor(run, "cpu")
     by_run.thresholds = THRESHOLD
+    plain = BundlePredictor(exported, thresholds=thresholds)
     for path in sorted(photos.iterdir()):
         image = read_image(path)
-        labelled, found = by_bundle.predict_instances(image, labels)
+        labelled = by_bundle.predict_one(image, labels)
+        found = labelled.instances
         expected = by_run.instances(image, labels)
         assert found.ids.shape == image.shape[:2]
         assert (found.label_map() == expected.label_map()).mean() >= 0.999
         assert ((found.ids > 0) == (expected.ids > 0)).mean() >= 0.999
         assert len(expected) > 0
         require_same(found, expected)
-        whole = by_bundle.predict(image, labels)
+        whole = plain.predict_one(image, labels, "walk")
         np.testing.assert_array_equal(labelled.label, whole.label)
         np.testing.assert_allclose(labelled.scores, whole.scores, atol=1e-5)
 
@@ -237,13 +240,13 @@ def test_huge_images_have_instances_across_tiles(
 def test_images_of_a_batch_go_together_and_have_the_instances_they_have_alone(
     exported: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together, maps_of = [], BundlePredictor.predict_instance_maps
+    together, maps_of = [], BundlePredictor._predict_maps
 
     def recorded(predictor: BundlePredictor, images: np.ndarray, labels: Any) -> Any:
         together.append(len(images))
         return maps_of(predictor, images, labels)
 
-    monkeypatch.setattr(BundlePredictor, "predict_instance_maps", recorded)
+    monkeypatch.setattr(BundlePredictor, "_predict_maps", recorded)
     outs = []
     for batch in (1, 3):
         outs.append(tmp_path / f"{batch}")
@@ -279,7 +282,7 @@ def test_maps_of_another_shape_are_refused(
     photos: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    predictor = BundlePredictor(exported)
+    predictor = BundlePredictor(exported, instances=True)
     graph = predictor.graph(name)
     whole = graph.run
 
@@ -289,18 +292,18 @@ def test_maps_of_another_shape_are_refused(
 
     monkeypatch.setattr(graph, "run", run)
     with pytest.raises(ArtifactError, match=r"gave CAMs .*displacements .*expected"):
-        predictor.predict_instances(read_image(next(photos.iterdir())), (0, 2))
+        predictor.predict_one(read_image(next(photos.iterdir())), (0, 2))
 
 
 def test_instances_need_displacements_and_the_walk(exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="come of the walk"):
-        bundle_model(exported, kind="segmenter", instances=True)
+    with pytest.raises(ConfigError, match="requires --mode walk"):
+        spec_of(exported, "segmenter", instances=True)
     flat = write_untrained_run(tmp_path / "flat", recipe_of("irnet.displacement=false"))
     export_run(flat, tmp_path / "bundle", ExportSettings())
     assert [spec.name for spec in open_bundle(tmp_path / "bundle").graphs["irnet"].outputs] == [
         "boundary"
     ]
-    with pytest.raises(ConfigError, match="--instances needs a bundle or run of method irnet"):
-        bundle_model(tmp_path / "bundle", kind="walk", instances=True)
+    with pytest.raises(ConfigError, match="of method irnet tells no instances"):
+        spec_of(tmp_path / "bundle", "walk", instances=True)
     with pytest.raises(ConfigError, match=r"irnet\.displacement = true"):
         RunPredictor(flat, "cpu").require_instances()

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import wsss
+from job_specs import spec_of
 from untrained_run import CLASSES, write_untrained_run
 
-from wsss.errors import ArtifactError, ConfigError
+from wsss.errors import ConfigError
 from wsss.export.bundle import ExportSettings, export_run
-from wsss.runtime.bulk.bundle_model import bundle_model
 from wsss.runtime.bundle.open import open_bundle
 from wsss.runtime.bundle.predictor import BundlePredictor
 from wsss.runtime.io.image_io import read_image, read_label_map
@@ -61,8 +61,8 @@ def test_bundle_and_run_label_alike(run: Path, exported: Path, photos: Path) -> 
     by_bundle, by_run = BundlePredictor(exported), RunPredictor(run, "cpu")
     for path in sorted(photos.iterdir()):
         image = read_image(path)
-        found = by_bundle.predict(image, kind="segmenter").label
-        expected = by_run.label(image)
+        found = by_bundle.predict_one(image, mode="segmenter").label
+        expected = by_run.predict_one(image).label
         assert found.shape == expected.shape == image.shape[:2]
         assert (found == expected).mean() >= 0.999
         assert len(np.unique(found)) > 1
@@ -85,7 +85,7 @@ def test_jobs_by_the_cams_of_a_run(run: Path, photos: Path, tmp_path: Path) -> N
     table = tmp_path / "labels.csv"
     rows = "".join(f"{path.name},{CLASSES[0]};{CLASSES[1]}\n" for path in photos.iterdir())
     table.write_text(f"file,labels\n{rows}")
-    way = ("--labels", table, "--by", "cam")
+    way = ("--labels", table, "--mode", "cam")
     wsss("label", photos, "--model", run, "--out", tmp_path / "out", *way).succeeded()
     for path in (tmp_path / "out" / "masks").glob("*.png"):
         assert set(np.unique(read_label_map(path))) <= {0, 1, 2}
@@ -94,6 +94,6 @@ def test_jobs_by_the_cams_of_a_run(run: Path, photos: Path, tmp_path: Path) -> N
 def test_what_needs_a_walk_is_refused(run: Path, exported: Path, photos: Path) -> None:
     for kind in ("walk", "labels"):
         with pytest.raises(ConfigError, match="which has no walk: choose of cam, segmenter"):
-            RunPredictor(run, "cpu").label(read_image(next(photos.iterdir())), (0,), kind)
-    with pytest.raises(ArtifactError, match="has no graph 'label': it has cam, segmenter"):
-        bundle_model(exported, kind="walk", instances=False)
+            RunPredictor(run, "cpu").predict_one(read_image(next(photos.iterdir())), (0,), kind)
+    with pytest.raises(ConfigError, match="unknown mode 'walk': bundle '.*' has segmenter"):
+        spec_of(exported, "walk")

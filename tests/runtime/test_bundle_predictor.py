@@ -68,7 +68,7 @@ def graph_with_change(divisor: float) -> onnx.ModelProto:
 
 
 def labels_of(folder: Path, image: np.ndarray = IMAGE) -> np.ndarray:
-    return BundlePredictor(folder, device="cpu").label(image, None, "segmenter")
+    return BundlePredictor(folder, device="cpu").predict_one(image, mode="segmenter").label
 
 
 def test_labels_of_the_image_pass(tmp_path: Path) -> None:
@@ -84,12 +84,12 @@ def test_labels_that_are_none_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_change_that_is_no_share_is_refused(tmp_path: Path) -> None:
-    images = np.stack([IMAGE, IMAGE - 2])
+    images = [IMAGE, IMAGE - 2]
 
     def changes(divisor: float) -> list[float | None]:
         folder = bundle_of(tmp_path / str(divisor), graph_with_change(divisor))
         predictor = BundlePredictor(folder, device="cpu")
-        return [each.change for each in predictor.predict_batch(images, [None] * 2, "segmenter")]
+        return [each.change for each in predictor.predict(images, mode="segmenter")]
 
     assert changes(2) == [1, 0] and changes(8) == [0.25, 0]
     for divisor, told in ((1, "2.0, 0.0"), (-2, "-1.0, -0.0"), (0, "inf, nan")):
@@ -99,7 +99,7 @@ def test_a_change_that_is_no_share_is_refused(tmp_path: Path) -> None:
 
 def test_a_bundle_that_tells_no_change(tmp_path: Path) -> None:
     predictor = BundlePredictor(bundle_of(tmp_path, graph_of([3])), device="cpu")
-    assert predictor.predict(IMAGE, None, "segmenter").change is None
+    assert predictor.predict_one(IMAGE, mode="segmenter").change is None
 
 
 def test_outputs_that_are_missing_are_named(tmp_path: Path) -> None:
@@ -116,4 +116,4 @@ def test_a_graph_exchanged_after_the_check_is_refused(tmp_path: Path) -> None:
     predictor = BundlePredictor(folder, device="cpu")
     shutil.copyfile(other / "label.onnx", folder / "label.onnx")
     with pytest.raises(ArtifactError, match=r"label\.onnx' (is damaged|has \d+ bytes)"):
-        predictor.label(IMAGE, None, "segmenter")
+        predictor.predict_one(IMAGE, mode="segmenter")

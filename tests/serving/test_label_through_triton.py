@@ -114,7 +114,7 @@ def through(server: str, bundle: Path, out: Path, *arguments: object) -> tuple[o
 def test_same_files_as_in_process(
     by: str, url: str, bundle: Path, images: Path, in_process: Callable[..., Path], tmp_path: Path
 ) -> None:
-    arguments: tuple[object, ...] = (images, "--by", by)
+    arguments: tuple[object, ...] = (images, "--mode", by)
     if by == "walk":
         arguments += ("--labels", images.with_suffix(".csv"))
     expected = stored(in_process(*arguments))
@@ -139,19 +139,19 @@ def test_a_job_goes_on_elsewhere(
     tmp_path: Path,
 ) -> None:
     """Neither the URL nor the number of requests belongs to what made the labels."""
-    expected = in_process(images, "--by", "walk")
+    expected = in_process(images, "--mode", "walk")
     out = shutil.copytree(expected, tmp_path / "out")
     records = sorted(out.glob("units/*"))
     assert len(records) == 3
     for path in records[:2]:
         path.unlink()
     grpc, http = f"grpc://{server.grpc}", f"http://{server.http}"
-    assert counts(wsss(*through(grpc, bundle, out, images, "--by", "walk"))) == (16, 8, 0)
+    assert counts(wsss(*through(grpc, bundle, out, images, "--mode", "walk"))) == (16, 8, 0)
     records[0].unlink()
-    arguments = (images, "--by", "walk", "--in-flight", 2)
+    arguments = (images, "--mode", "walk", "--in-flight", 2)
     assert counts(wsss(*through(http, bundle, out, *arguments))) == (8, 16, 0)
     records[0].unlink()
-    command = ("label", images, "--model", bundle, "--out", out, "--by", "walk", "--json")
+    command = ("label", images, "--model", bundle, "--out", out, "--mode", "walk", "--json")
     assert counts(wsss(*command, "--backend", "onnxruntime")) == (8, 16, 0)
     assert stored(out) == stored(expected)
 
@@ -162,8 +162,8 @@ def test_broken_images_among_them(
     spoilt = shutil.copytree(images, tmp_path / "images")
     for number, how in ((3, "truncated"), (4, "zero-byte"), (17, "corrupt")):
         break_file(spoilt / f"image {number:03}.png", how)
-    expected = in_process(spoilt, "--by", "segmenter")
-    found = wsss(*through(url, bundle, tmp_path / "out", spoilt, "--by", "segmenter"))
+    expected = in_process(spoilt, "--mode", "segmenter")
+    found = wsss(*through(url, bundle, tmp_path / "out", spoilt, "--mode", "segmenter"))
     assert found.code == 3 and counts(found) == (21, 0, 3)
     assert stored(tmp_path / "out") == stored(expected)
 
@@ -171,7 +171,7 @@ def test_broken_images_among_them(
 def test_the_ensemble_when_asked_for(
     url: str, bundle: Path, images: Path, in_process: Callable[..., Path], tmp_path: Path
 ) -> None:
-    out, arguments = tmp_path / "out", (images, "--by", "walk")
+    out, arguments = tmp_path / "out", (images, "--mode", "walk")
     ensemble = (*arguments, "--server-model", "label_ensemble")
     wsss(*through(url, bundle, out, *ensemble)).succeeded()
     expected, found = stored(in_process(*arguments)), stored(out)
@@ -199,7 +199,7 @@ def test_requests_share_batches(server: LocalServer, bundle: Path, tmp_path: Pat
     images = write_images(tmp_path / "images", 48)
     names = ("nv_inference_count", "nv_inference_exec_count")
     before = [metric(name) for name in names]
-    arguments = (images, "--by", "segmenter", "--in-flight", 16)
+    arguments = (images, "--mode", "segmenter", "--in-flight", 16)
     wsss(*through(f"grpc://{server.grpc}", bundle, tmp_path / "out", *arguments)).succeeded()
     inferences, executions = (
         metric(name) - start for name, start in zip(names, before, strict=True)
@@ -230,7 +230,7 @@ def test_another_model_is_refused(
         ("nothing", "has no model 'nothing'; models that are ready: "),
         ("segmenter", "takes image, expected image, present as in graph 'label'"),
     ):
-        arguments = (images, "--by", "walk", "--server-model", name)
+        arguments = (images, "--mode", "walk", "--server-model", name)
         assert message in wsss(*through(url, bundle, tmp_path / "out", *arguments)).line()
     assert not (tmp_path / "out").exists()
 
@@ -258,7 +258,7 @@ def killed_and_restarted(
     """A job in which the server is killed at a third; every image is written exactly once."""
     killing = disturb(server, out, count // 3)
     url = f"grpc://{server.grpc}"
-    found = wsss(*through(url, bundle, out, images, "--by", "walk", "--in-flight", 4))
+    found = wsss(*through(url, bundle, out, images, "--mode", "walk", "--in-flight", 4))
     killing.join(60)
     assert not killing.is_alive()
     assert counts(found.succeeded()) == (count, 0, 0)
@@ -270,7 +270,7 @@ def test_server_killed_in_the_middle(
     restarted: LocalServer, bundle: Path, in_process: Callable[..., Path], tmp_path: Path
 ) -> None:
     images = write_images(tmp_path / "images", 60)
-    expected = in_process(images, "--by", "walk")
+    expected = in_process(images, "--mode", "walk")
     killed_and_restarted(restarted, bundle, images, expected, tmp_path / "out", 60)
 
 
@@ -279,7 +279,7 @@ def test_server_killed_in_the_middle_of_500(
     restarted: LocalServer, bundle: Path, in_process: Callable[..., Path], tmp_path: Path
 ) -> None:
     images = write_images(tmp_path / "images", 500)
-    expected = in_process(images, "--by", "walk")
+    expected = in_process(images, "--mode", "walk")
     killed_and_restarted(restarted, bundle, images, expected, tmp_path / "out", 500)
 
 
@@ -301,12 +301,12 @@ def test_server_that_stays_away(
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    arguments = (images, "--by", "walk", "--in-flight", 2)
+    arguments = (images, "--mode", "walk", "--in-flight", 2)
     line = wsss(*through(url, bundle, out, *arguments, "--patience", 0.5)).line()
     thread.join(60)
     assert "no Triton at" in line and "start it by `wsss serve`" in line
     finished = stored(out)
-    expected = stored(in_process(images, "--by", "walk"))
+    expected = stored(in_process(images, "--mode", "walk"))
     assert len(list(out.glob("masks/*.png"))) >= 5 and len(finished) < len(expected)
     assert finished.items() <= expected.items()
     assert own_memory() == []
@@ -363,7 +363,7 @@ def test_interrupted_while_the_server_is_away(
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    arguments = (images, "--by", "walk", "--in-flight", 4, "--patience", 600, "--workers", 0)
+    arguments = (images, "--mode", "walk", "--in-flight", 4, "--patience", 600, "--workers", 0)
     outcome = wsss(*through(f"http://{restarted.http}", bundle, out, *arguments))
     thread.join()
     assert outcome.code == 130 and "interrupted" in outcome.err
@@ -380,7 +380,7 @@ def test_client_ended_in_the_middle(
     tmp_path: Path,
 ) -> None:
     images, out = write_images(tmp_path / "images", 60), tmp_path / "out"
-    arguments = through(f"grpc://{server.grpc}", bundle, out, images, "--by", "walk")
+    arguments = through(f"grpc://{server.grpc}", bundle, out, images, "--mode", "walk")
     client = subprocess.Popen(
         [sys.executable, "-m", "wsss", *map(str, arguments), "--in-flight", "2"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -413,6 +413,6 @@ def test_client_ended_in_the_middle(
         assert "Traceback" not in said and not list(out.glob("**/*.tmp"))
     assert not any(Path(FOLDER, name).exists() for name in held)
     finished = stored(out)
-    expected = stored(in_process(images, "--by", "walk"))
+    expected = stored(in_process(images, "--mode", "walk"))
     assert len(list(out.glob("masks/*.png"))) >= 5 and len(finished) < len(expected)
     assert finished.items() <= expected.items()

@@ -173,7 +173,7 @@ def test_a_job_through_an_ensemble_goes_on_with_its_bundle_and_ends_with_another
     with triton_server(folder, options=explicit) as server:
         url = f"{protocol}://{server.http if protocol == 'http' else server.grpc}"
         job = ("label", images, "--model", bundle, "--backend", "triton", "--url", url)
-        job += ("--by", "walk", "--server-model", "label_ensemble", "--in-flight", "1")
+        job += ("--mode", "walk", "--server-model", "label_ensemble", "--in-flight", "1")
         job += ("--workers", "0")
         run = TritonGraph.run
 

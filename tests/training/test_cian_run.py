@@ -415,23 +415,23 @@ def test_a_run_has_no_walk_but_labels_any_image(
     photo = tiny_images.select("val").samples[0].image_path
     image = read_image(photo)
     with pytest.raises(ConfigError, match="of method cian, which has no walk: choose of cam, seg"):
-        predictor.label(image, None, "labels")
+        predictor.predict_one(image, mode="labels")
     out, table = tmp_path / "out", tmp_path / "labels.csv"
     table.write_text(f"file,labels\n{photo.stem},disc\n")
     command = ("label", photo, "--model", finished_cian_run, "--out", out)
     for options, message in (
-        (("--labels", table), "takes no image-level labels: leave --labels out, or label --by cam"),
-        (("--by", "cam", "--crf"), "which has no CRF for --by cam: leave --crf out"),
+        (("--labels", table), "takes no image-level classes: leave them out, or choose mode 'cam'"),
+        (("--mode", "cam", "--crf"), "has no dense CRF after mode 'cam': leave it out"),
     ):
         assert message in wsss(*command, *options).line()
-    line = wsss("eval", finished_cian_run, "--data", tiny_data, "--stage", "labels").line()
+    line = wsss("eval", finished_cian_run, "--data", tiny_data, "--mode", "labels").line()
     advised = ("eval", finished_cian_run / "labels", "--split", "train")
     assert line.endswith(f"measure those that there are by `wsss {' '.join(map(str, advised))}`")
     wsss(*advised, "--data", tiny_data).succeeded()
     network = _open(finished_cian_run, "segmenter")
     recipe = predictor.recipe
     planes = segment_logits(network, image, recipe.segmenter, recipe.cam.align, CPU)
-    np.testing.assert_array_equal(predictor.label(image), planes.argmax(0).numpy())
+    np.testing.assert_array_equal(predictor.predict_one(image).label, planes.argmax(0).numpy())
 
 
 def test_seeds_of_another_run_are_learnt_from(

@@ -10,13 +10,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from job_specs import spec_of
 from numpy.typing import NDArray
 from tiny_run import tiny_recipe
 
 from wsss.errors import ArtifactError, ConfigError, DataError
 from wsss.runtime.bulk.plan import DEFAULT_TILE_PIXELS, Settings
 from wsss.runtime.bulk.run import label_in_bulk
-from wsss.runtime.bulk.tiling.tiles import TiledModel
+from wsss.runtime.bulk.tiling.tiles import TiledPredictor
 from wsss.runtime.instances.files import CLASSES, OBJECTS
 from wsss.runtime.instances.grouping import boundary_instances, cam_instances, group_instances
 from wsss.runtime.instances.instance_map import InstanceMap
@@ -36,10 +37,8 @@ from wsss.training.methods.irnet.network import IRNet
 from wsss.training.methods.irnet.train import image_maps
 from wsss.training.methods.shared.walk_stage import walk_settings
 from wsss.training.pipeline import train
-from wsss.training.predict import run_model as run_model_module
 from wsss.training.predict import run_predictor as predictor_module
 from wsss.training.predict.measure import measure_instances
-from wsss.training.predict.run_model import run_model
 from wsss.training.predict.run_predictor import RunPredictor
 
 CPU = torch.device("cpu")
@@ -210,18 +209,12 @@ def test_labels_and_instances_share_their_maps(
     predictor = RunPredictor(run, "cpu")
     predictor.thresholds = 0.1  # the classifier has not learnt enough for its own
     images = [read_image(sample.image_path) for sample in scenes.samples[:2]]
-    expected = [predictor.predict(image, labels, "walk") for image in images]
+    expected = [predictor.predict_one(image, labels, "walk") for image in images]
     objects = [predictor.instances(image, labels) for image in images]
     assert any(map(len, objects))
 
-    model = run_model(
-        run,
-        kind="walk",
-        has_labels=labels is not None,
-        threshold="0.1" if labels is None else None,
-        instances=True,
-        device="cpu",
-    )
+    threshold = "0.1" if labels is None else None
+    spec = spec_of(run, "walk", has_labels=labels is not None, threshold=threshold, instances=True)
     calls: Counter[str] = Counter()
     activation = predictor_module.image_activation
 
@@ -229,26 +222,23 @@ def test_labels_and_instances_share_their_maps(
         calls["activation"] += 1
         return activation(*arguments)
 
-    def opened(*arguments: Any) -> RunPredictor:
-        made = RunPredictor(*arguments)
-        backbone = made.network("irnet", IRNet).backbone
-        backbone.register_forward_hook(lambda *_: calls.update(["passes"]))
-        return made
-
     monkeypatch.setattr(predictor_module, "image_activation", counted)
-    monkeypatch.setattr(run_model_module, "RunPredictor", opened)
-    opened_model = TiledModel(model.open(None), len(model.classes), DEFAULT_TILE_PIXELS)  # as jobs
-    answers = opened_model.label(images, [labels] * len(images))
+    opened = spec.open(None)
+    assert isinstance(opened, RunPredictor)
+    backbone = opened.network("irnet", IRNet).backbone
+    backbone.register_forward_hook(lambda *_: calls.update(["passes"]))
+    as_jobs = TiledPredictor(opened, spec, DEFAULT_TILE_PIXELS)
+    answers = as_jobs.predict(images, [labels] * len(images))
     assert calls == {"activation": len(images), "passes": 2 * len(images)}
     for answer, single, instances in zip(answers, expected, objects, strict=True):
         assert np.array_equal(answer.label, single.label) and answer.change == single.change
         assert answer.instances is not None and _equal(answer.instances, instances)
 
 
-@pytest.mark.parametrize("ways", [{"crf": True}, {"kind": "labels"}, {"kind": "cam"}])
+@pytest.mark.parametrize("ways", [{"crf": True}, {"mode": "labels"}, {"mode": "cam"}])
 def test_instances_go_with_the_plain_walk_alone(run: Path, ways: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="without the dense CRF: add --by walk, leave --crf out"):
-        run_model(run, **{"kind": "walk", **ways}, device="cpu", instances=True)
+    with pytest.raises(ConfigError, match="no dense CRF|without the dense CRF: add --mode walk"):
+        spec_of(run, **{"mode": "walk", **ways}, instances=True)
 
 
 def test_a_run_is_measured_by_what_label_makes_of_it(
@@ -264,7 +254,7 @@ def test_a_run_is_measured_by_what_label_makes_of_it(
     (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
     label_in_bulk(
         [sample.image_path for sample in samples],
-        run_model(run, kind="walk", has_labels=True, device="cpu", instances=True),
+        spec_of(run, "walk", has_labels=True, instances=True),
         job,
         settings=Settings(("instances",)),
         labels_path=tmp_path / "labels.csv",

@@ -80,7 +80,7 @@ def test_a_run_labels_images_as_its_stages_did(
 ) -> None:
     predictor = RunPredictor(finished_irnet_run, "cpu")
     for sample in tiny_images.select("train").samples:
-        found = predictor.label(read_image(sample.image_path), sample.labels, "labels")
+        found = predictor.recipe_label(read_image(sample.image_path), sample.labels, "labels")
         stored = read_label_map(finished_irnet_run / "labels" / f"{sample.name}.png")
         assert (found == stored).mean() > 0.99  # stored CAMs are rounded to float16
 

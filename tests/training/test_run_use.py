@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from job_specs import spec_of
 from synthetic_jobs import records_of
 from tiny_run import CLASSES, NUM_TRAIN, NUM_VAL, copy_run
 
@@ -19,7 +20,6 @@ from wsss.runtime.refine.pseudo_labels import walk_change
 from wsss.training.data.image_set import ImageSet
 from wsss.training.engine.run import read_stage
 from wsss.training.predict.measure import measure
-from wsss.training.predict.run_model import run_model
 from wsss.training.predict.run_predictor import CLASS_THRESHOLD, RunPredictor
 
 
@@ -35,19 +35,22 @@ def test_a_predictor_labels_any_image(finished_run: Path, tiny_images: ImageSet)
     image = read_image(tiny_images.select("val").samples[0].image_path)
     for kind in ("cam", "walk", "labels", "segmenter"):
         for labels in (None, (1,), ()):
-            label_map = predictor.label(image, labels, kind)
-            assert (label_map.shape, label_map.dtype) == (image.shape[:2], np.uint8)
-            allowed = (
-                {0, 1, 2} if labels is None or kind == "segmenter" else {0, *(2,) * len(labels)}
-            )
-            assert set(np.unique(label_map).tolist()) <= allowed
+            if kind == "segmenter" and labels is not None:
+                with pytest.raises(ConfigError, match="takes no image-level classes: leave them"):
+                    predictor.predict_one(image, labels, kind)
+                continue
+            found = predictor.predict_one(image, labels, kind)
+            assert (found.label.shape, found.label.dtype) == (image.shape[:2], np.uint8)
+            allowed = {0, 1, 2} if labels is None else {0, *(2,) * len(labels)}
+            assert set(np.unique(found.label).tolist()) <= allowed
+            assert labels is None or found.classes == labels
     predictor.thresholds = 0.0
     found = predictor.find_classes(image)
     assert found == [0, 1]
     predictor.thresholds = 1.1
     assert predictor.find_classes(image) == []
     predictor.thresholds = CLASS_THRESHOLD
-    assert predictor.label(image[:1, :1]).shape == (1, 1)
+    assert predictor.predict_one(image[:1, :1]).label.shape == (1, 1)
 
 
 def test_of_classes_that_may_be_there_the_classifier_chooses(
@@ -70,7 +73,7 @@ def test_a_predictor_repeats_the_run(finished_run: Path, tiny_images: ImageSet) 
         maps = predictor.score_maps(image, sample.labels, "cam")
         np.testing.assert_allclose(maps.scores, stored.scores, atol=1e-3)
         labels = read_label_map(finished_run / "labels" / f"{sample.name}.png")
-        assert (predictor.label(image, sample.labels, "labels") != labels).mean() < 0.01
+        assert (predictor.recipe_label(image, sample.labels, "labels") != labels).mean() < 0.01
 
 
 def test_a_predictor_needs_a_trained_run(copy: Path, tmp_path: Path) -> None:
@@ -79,7 +82,7 @@ def test_a_predictor_needs_a_trained_run(copy: Path, tmp_path: Path) -> None:
     shutil.rmtree(copy / "segmenter")
     image = np.zeros((40, 48, 3), np.uint8)
     with pytest.raises(ArtifactError, match="has no trained 'segmenter' network"):
-        RunPredictor(copy, "cpu").label(image)
+        RunPredictor(copy, "cpu").predict_one(image, mode="segmenter")
     for stage in ("cam", "affinity"):
         shutil.rmtree(copy / stage)
     with pytest.raises(ArtifactError, match="has no trained network yet: finish `wsss train`"):
@@ -99,7 +102,9 @@ def test_a_network_of_another_kind_is_refused(
 ) -> None:
     shutil.copy(copy / other / "weights.safetensors", copy / stage / "weights.safetensors")
     with pytest.raises(ArtifactError, match=message):
-        RunPredictor(copy, "cpu").label(np.zeros((40, 48, 3), np.uint8), (0,), kind)
+        classes = None if kind == "segmenter" else (0,)
+        image = np.zeros((40, 48, 3), np.uint8)
+        RunPredictor(copy, "cpu").predict_one(image, classes, kind)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +125,7 @@ def test_measuring_a_run_says_what_was_measured(
     background: str,
 ) -> None:
     report = measure(
-        finished_run, tiny_images, stage=stage, use_image_labels=use_labels, device="cpu"
+        finished_run, tiny_images, mode=stage, use_image_labels=use_labels, device="cpu"
     )
     assert (report.list_name, report.images) == ("val", NUM_VAL)
     assert (report.image_labels_used, report.background) == (used, background)
@@ -152,17 +157,21 @@ def test_measuring_with_another_threshold_or_a_sweep(
     assert report.background == "threshold 0.999"
     swept = measure(folder, tiny_images, split="train", sweep=True)
     assert swept.background.endswith(", best of a sweep on this list")
-    for place, stage in ((finished_run / "labels", "walk"), (finished_run, "segmenter")):
+    for place, mode in ((finished_run / "labels", None), (finished_run, "segmenter")):
         with pytest.raises(ConfigError, match="label maps, which no threshold changes"):
-            measure(place, tiny_images, split="train", stage=stage, sweep=True)
+            measure(place, tiny_images, split="train", mode=mode, sweep=True)
+    with pytest.raises(ConfigError, match="is no run, and a mode chooses what a run predicts"):
+        measure(finished_run / "labels", tiny_images, split="train", mode="walk")
     assert swept.miou == max(row["miou"] for row in swept.sweep) >= report.miou
 
 
 def test_measuring_what_is_not_there(
     finished_run: Path, tiny_images: ImageSet, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="unknown stage 'seeds': choose of cam, walk"):
-        measure(finished_run, tiny_images, stage="seeds")
+    with pytest.raises(
+        ConfigError, match="unknown mode 'seeds': run .* has walk, labels, segmenter, cam"
+    ):
+        measure(finished_run, tiny_images, mode="seeds")
     with pytest.raises(ArtifactError, match="knows the classes disc, bar; the image set has a"):
         measure(finished_run, replace(tiny_images, classes=("a", "b")))
     with pytest.raises(ArtifactError, match=r"no prediction .*make the missing ones"):
@@ -179,7 +188,7 @@ def test_labelling_keeps_what_is_done_and_lists_what_failed(
     for index in range(3):
         shutil.copy(tiny_data / "JPEGImages" / f"val_{index}.png", photos / f"{index}.png")
     (photos / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    model = run_model(finished_run, device="cpu")
+    model = spec_of(finished_run)
     first = label_in_bulk([photos], model, out)
     assert (first.images, first.labelled, first.kept, first.failed) == (4, 3, 0, 1)
     assert str(photos / "broken.png") in (out / "failures.csv").read_text()
@@ -189,8 +198,8 @@ def test_labelling_keeps_what_is_done_and_lists_what_failed(
     assert (second.labelled, second.kept, second.failed) == (0, 3, 1)
     assert {path.name: path.stat().st_mtime_ns for path in out.glob("masks/*.png")} == times
     with pytest.raises(ConfigError, match="holds labels made otherwise"):
-        label_in_bulk([photos], run_model(finished_run, kind="walk", device="cpu"), out)
-    expected = RunPredictor(finished_run, "cpu").label(read_image(photos / "0.png"))
+        label_in_bulk([photos], spec_of(finished_run, "walk"), out)
+    expected = RunPredictor(finished_run, "cpu").predict_one(read_image(photos / "0.png")).label
     assert np.array_equal(read_label_map(out / "masks" / "0.png"), expected)
 
 
@@ -201,7 +210,7 @@ def test_labelling_records_what_the_walk_changed(
     finished_run: Path, tiny_data: Path, tmp_path: Path, kind: str, walks: bool
 ) -> None:
     images = [tiny_data / "JPEGImages" / f"val_{index}.png" for index in range(NUM_VAL)]
-    label_in_bulk(images, run_model(finished_run, kind=kind, device="cpu"), tmp_path / "out")
+    label_in_bulk(images, spec_of(finished_run, kind), tmp_path / "out")
     changes = [record.change for record in records_of(tmp_path / "out")]
     assert len(changes) == NUM_VAL
     if not walks:
@@ -220,12 +229,15 @@ def test_labelling_records_what_the_walk_changed(
 def test_labelling_with_image_labels(finished_run: Path, tiny_data: Path, tmp_path: Path) -> None:
     image, table = tiny_data / "JPEGImages" / "val_0.png", tmp_path / "labels.csv"
     table.write_text("file,labels\nval_0.png,bar\n")
-    model = run_model(finished_run, has_labels=True, device="cpu")
+    model = spec_of(finished_run, has_labels=True)
     label_in_bulk([image], model, tmp_path / "out", labels_path=table)
     label_map = read_label_map(tmp_path / "out" / "masks" / "val_0.png")
     assert set(np.unique(label_map).tolist()) <= {0, 2}
-    assert read_job(tmp_path / "out")["settings"]["model"]["by"] == "labels"
+    settings = read_job(tmp_path / "out")["settings"]["model"]
+    assert (settings["mode"], settings["crf"]) == ("walk", False)
     with pytest.raises(ConfigError, match="takes no image-level labels"):
-        run_model(finished_run, kind="segmenter", has_labels=True, device="cpu")
-    with pytest.raises(ConfigError, match="unknown way to label 'magic': choose of cam, walk"):
-        run_model(finished_run, kind="magic", device="cpu")
+        spec_of(finished_run, "segmenter", has_labels=True)
+    with pytest.raises(
+        ConfigError, match="unknown mode 'magic': run .* has walk, labels, segmenter, cam"
+    ):
+        spec_of(finished_run, "magic")

@@ -154,10 +154,10 @@ def test_a_run_labels_and_is_measured(finished_sec_run: Path, tiny_images: Image
     assert report.miou == read_stage(finished_sec_run / "segmenter")["figures"]["miou"]
     predictor = RunPredictor(finished_sec_run, "cpu")
     image = read_image(tiny_images.select("val").samples[0].image_path)
-    assert predictor.label(image).shape == image.shape[:2]
-    assert predictor.label(image, (1,), "cam").max() in (0, 2)
+    assert predictor.predict_one(image).label.shape == image.shape[:2]
+    assert predictor.predict_one(image, (1,), "cam").label.max() in (0, 2)
     with pytest.raises(ConfigError, match="method sec, which has no walk"):
-        predictor.label(image, (1,), "labels")
+        predictor.predict_one(image, (1,), "labels")
 
 
 def test_two_processes_compute_what_one_computes(

@@ -98,9 +98,9 @@ def test_eval_by_the_command_line(finished_self_guided_run: Path, tiny_data: Pat
     arguments = ("eval", run, "--data", tiny_data, "--json")
     segmenter = json.loads(wsss(*arguments).succeeded().out)
     assert segmenter["miou"] == read_stage(run / "segmenter")["figures"]["miou"]
-    cam = json.loads(wsss(*arguments, "--stage", "cam", "--split", "train").succeeded().out)
+    cam = json.loads(wsss(*arguments, "--mode", "cam", "--split", "train").succeeded().out)
     assert cam["miou"] == pytest.approx(read_stage(run / "cam")["figures"]["miou"], abs=0.5)
-    assert "has no walk: choose of cam, segmenter" in wsss(*arguments, "--stage", "walk").line()
+    assert "has no walk: choose of cam, segmenter" in wsss(*arguments, "--mode", "walk").line()
 
 
 def test_the_network_starts_from_the_classifier_and_trains_both_heads(
@@ -229,9 +229,9 @@ def test_classes_are_given_to_the_maps_and_not_to_the_segmenter(
         stored = load_score_maps(finished_self_guided_run / "cam/scores" / f"{sample.name}.npz")
         maps = predictor.score_maps(image, sample.labels, "cam")
         np.testing.assert_allclose(maps.scores, stored.scores, atol=1e-3)
-        assert predictor.label(image).shape == image.shape[:2]
+        assert predictor.predict_one(image).label.shape == image.shape[:2]
         with pytest.raises(ConfigError, match="method selfguided, which has no walk"):
-            predictor.label(image, sample.labels, "walk")
+            predictor.predict_one(image, sample.labels, "walk")
 
 
 def test_what_cannot_be_is_refused(

@@ -15,7 +15,6 @@ from ..export.source import graphs_of, open_source
 from ..runtime.backends.contract import Array, OpenGraph
 from ..runtime.bundle.inputs import Layout, label_inputs
 from ..runtime.bundle.open import is_bundle, open_bundle
-from ..runtime.bundle.predictor import GRAPH_OF, BundleKind
 from ..runtime.io.files import make_folder
 from ..runtime.io.image_io import read_image, write_label_map
 from ..runtime.io.progress import SILENT, Progress
@@ -43,6 +42,8 @@ MANY = 100_000
 """Images that the hours are projected to."""
 
 Labels = list[Image | None]
+_GRAPHS = {"walk": "label", "segmenter": "segmenter"}
+"""Modes that are measured, and the graph that a run's export has of each."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def bench_label(
         return _bench_bundle(model, data, machine, count, rounds, device, progress)
     predictor = RunPredictor(model, device.type)
     networks = graphs_of(predictor.method)
-    ways = [way for way, graph in GRAPH_OF.items() if all(map(predictor.has, networks[graph]))]
+    ways = [way for way, graph in _GRAPHS.items() if all(map(predictor.has, networks[graph]))]
     if not ways:
         raise ArtifactError(
             f"run '{model}' has neither an affinity network nor a segmenter: finish `wsss train`"
@@ -150,13 +151,14 @@ def _bench_bundle(
     progress: Progress,
 ) -> LabelBench:
     bundle = open_bundle(folder)
-    ways = [way for way, graph in GRAPH_OF.items() if graph in bundle.graphs]
+    graphs = {mode: entry.graph for mode, entry in bundle.modes.items() if not entry.crf}
+    ways = [mode for mode, graph in graphs.items() if graph in bundle.graphs]
     if not ways:
         raise ArtifactError(f"bundle '{folder}' has no graph that labels: export it with `label`")
     photos = label_photos(data, bundle.classes, f"bundle '{folder}'", count)
     result = LabelBench([], [], list(_NOTES))
     for way in ways:
-        files = {FORMS[bundle.precision]: bundle.graph_path(GRAPH_OF[way])}
+        files = {FORMS[bundle.precision]: bundle.graph_path(graphs[way])}
         classes = len(bundle.classes)
         bench = _Bench(way, photos, classes, machine, rounds, device, progress, bundle.layout)
         bench.measure(result, {}, files, None)
@@ -167,7 +169,7 @@ def _bench_bundle(
 class _Bench:
     """One way to label, and what all of its forms share."""
 
-    way: BundleKind
+    way: str
     photos: Sequence[Photo]
     num_classes: int
     machine: Machine
@@ -284,14 +286,14 @@ class _Bench:
 
 def _write_graphs(
     run: Path,
-    ways: Sequence[BundleKind],
+    ways: Sequence[str],
     calibration: Sequence[Image],
     precisions: Sequence[Precision],
     folder: Path,
-) -> dict[BundleKind, dict[str, Path]]:
+) -> dict[str, dict[str, Path]]:
     """Files by way and form; int8 finds its ranges on images that are not measured."""
-    source = open_source(run, tuple(GRAPH_OF[way] for way in ways), "nhwc")
-    files: dict[BundleKind, dict[str, Path]] = {way: {} for way in ways}
+    source = open_source(run, tuple(_GRAPHS[way] for way in ways), "nhwc")
+    files: dict[str, dict[str, Path]] = {way: {} for way in ways}
     for precision in precisions:
         networks = {
             stage: lower(network, precision, calibration, source.settings.align)
@@ -300,16 +302,16 @@ def _write_graphs(
         make_folder(folder / precision)
         write_graphs(source, networks, folder / precision, precision)
         for way in ways:
-            files[way][FORMS[precision]] = folder / precision / f"{GRAPH_OF[way]}.onnx"
+            files[way][FORMS[precision]] = folder / precision / f"{_GRAPHS[way]}.onnx"
     return files
 
 
-def _expected(predictor: RunPredictor, way: BundleKind, photos: Sequence[Photo]) -> list[Image]:
+def _expected(predictor: RunPredictor, way: str, photos: Sequence[Photo]) -> list[Image]:
     """By the code that everybody uses."""
     return [
-        predictor.label(
+        predictor.predict_one(
             read_image(photo.path), None if way == "segmenter" else photo.labels, way, crf=False
-        )
+        ).label
         for photo in photos
     ]
 
@@ -325,7 +327,7 @@ def _equal(labels: Labels, expected: Sequence[Image] | None) -> float | None:
     return equal / sum(wanted.size for wanted in expected)
 
 
-def _require_equal(way: BundleKind, name: str, equal: float | None) -> None:
+def _require_equal(way: str, name: str, equal: float | None) -> None:
     """No speed of a wrong result.
 
     Raises:

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
-from ..runtime.bundle.predictor import BundleKind
 from ..runtime.refine.cam import normalise_cam
 from ..runtime.refine.feature_affinity import affinity_from_features
 from ..runtime.refine.pseudo_labels import scores_on_grid
@@ -74,9 +73,7 @@ def calibration_images(data: Path, photos: Sequence[Photo]) -> list[Image]:
     return images_apart(paths, {photo.path for photo in photos})
 
 
-def torch_labellers(
-    predictor: RunPredictor, way: BundleKind, device: torch.device
-) -> dict[str, Labeller]:
+def torch_labellers(predictor: RunPredictor, way: str, device: torch.device) -> dict[str, Labeller]:
     """Of the run, by form; the segmenter has no published one."""
     recipe = predictor.recipe
     if way == "segmenter":
@@ -130,7 +127,7 @@ def _walking(
     *,
     reduced: bool,
 ) -> Labeller:
-    """`RunPredictor.label` by `walk`, with a stage for each step.
+    """`RunPredictor` in mode `walk`, with a stage for each step.
 
     Args:
         reduced: networks in bfloat16; the walk stays in float32.
@@ -173,7 +170,7 @@ def _walking(
 def _segmenting(
     network: Segmenter, recipe: Recipe, device: torch.device, *, reduced: bool
 ) -> Labeller:
-    """`RunPredictor.label` by `segmenter`, with a stage for each step."""
+    """`RunPredictor` in mode `segmenter`, with a stage for each step."""
     section, align = recipe.segmenter, recipe.cam.align
 
     def label(image: Image, classes: Classes, clock: StageClock) -> Image:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..errors import ArtifactError, ConfigError
-from .options import Device, Way
+from .options import Device, one_mode
 from .output import print_json, progress, stdout
 
 if TYPE_CHECKING:
@@ -37,14 +37,15 @@ def evaluate_command(
     split: Annotated[
         str | None, typer.Option(help="List to measure on; default: val for a run, else all.")
     ] = None,
-    stage: Annotated[
-        Way | None,
+    mode: Annotated[
+        str | None,
         typer.Option(
-            help="Of a run: segmenter (no image labels; the default), cam, walk, or labels (walk "
-            "and CRF).",
+            help="segmenter (no image labels; the default), cam, walk, or labels (walk and dense "
+            "CRF).",
             rich_help_panel=RUN,
         ),
     ] = None,
+    stage: Annotated[str | None, typer.Option(hidden=True)] = None,
     image_labels: Annotated[
         bool,
         typer.Option(
@@ -117,6 +118,7 @@ def evaluate_command(
     from ..training.data.readers import read_image_set
     from ..training.predict.measure import measure
 
+    mode = one_mode(mode, stage, "--stage")
     if out is not None and not calibrate:
         raise ConfigError("--out is for what --calibrate chose: leave it out, or add --calibrate")
     if calibrate or coverage or instances:
@@ -126,7 +128,7 @@ def evaluate_command(
                 "--calibrate, --coverage and --instances measure something else than mIoU by a "
                 "background: give one of them, without --threshold, --sweep and --align"
             )
-        if stage is not None:
+        if mode is not None:
             source = (
                 "--calibrate asks the classifier"
                 if calibrate
@@ -135,7 +137,7 @@ def evaluate_command(
                 else "--instances come of the walk"
             )
             raise ConfigError(
-                f"{source}, whatever the stage, and --stage is '{stage}': leave --stage out"
+                f"{source}, whatever the mode, and --mode is '{mode}': leave --mode out"
             )
         if calibrate:
             _calibrate(predictions, read_image_set(data), split, device, out, as_json)
@@ -150,7 +152,7 @@ def evaluate_command(
             predictions,
             images,
             split=split,
-            stage=stage or "segmenter",
+            mode=mode,
             use_image_labels=image_labels,
             threshold=threshold,
             sweep=sweep,

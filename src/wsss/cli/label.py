@@ -3,19 +3,19 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..errors import ArtifactError, ConfigError
-from .options import Backend, GraphDevice, SharedMemory, Way
+from ..errors import ConfigError
+from .options import Backend, GraphDevice, SharedMemory, one_mode
 from .output import print_json, progress, stdout
 from .signals import termination_as_interrupt
 
 if TYPE_CHECKING:
     from ..runtime.backends.triton.options import TritonOptions
     from ..runtime.bulk.plan import Settings
-    from ..runtime.bulk.predictor_spec import Model
+    from ..runtime.predictor import PredictorSpec
 
 MODEL, SERVER = "How the model is used", "Triton server (--backend triton)"
 RUNNING, JOB = "Links, sizes, processes, machines", "A job that began before"
@@ -38,20 +38,20 @@ def label(
         Path | None,
         typer.Option(help="CSV or JSON with the image-level labels of every image."),
     ] = None,
-    by: Annotated[
-        Way | None,
+    mode: Annotated[
+        str | None,
         typer.Option(
-            metavar="WAY",
-            help="segmenter, labels (walk and CRF), walk, or cam (runs only); default: with "
-            "--labels the walk of a bundle or the labels of a run, else segmenter.",
+            help="walk, labels (walk and dense CRF), segmenter, or cam (runs only); default: walk "
+            "with --labels, else segmenter, else the next best mode that the model has.",
         ),
     ] = None,
+    by: Annotated[str | None, typer.Option(hidden=True)] = None,
     crf: Annotated[
         bool | None,
         typer.Option(
             "--crf/--no-crf",
-            help="The recipe's dense CRF on what the network says; default: for a run as its "
-            "recipe says, for a bundle without it, because it needs torch.",
+            help="Refine by the recipe's dense CRF, which needs torch; default: only in mode "
+            "labels.",
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -285,16 +285,24 @@ def label(
         tile_pixels=DEFAULT_TILE_PIXELS if tile_pixels is None else tile_pixels,
     )
     part = Shard.parse(shard) if shard is not None else None
-    apart = not {"instances", "coco-instances"}.isdisjoint(settings.formats)
-    by = by or ("walk" if apart else None)
-    opened = _model(model, by, crf, labels is not None, backend, device, server, threshold, apart)
+    spec = _spec(
+        model,
+        one_mode(mode, by, "--by"),
+        crf,
+        has_labels=labels is not None,
+        threshold=threshold,
+        backend=backend,
+        device=device,
+        server=server,
+        instances=not {"instances", "coco-instances"}.isdisjoint(settings.formats),
+    )
     if dry_run:
-        _look(images, opened, out, settings, labels, follow_links, as_json)
+        _look(images, spec, out, settings, labels, follow_links, as_json)
         return
     with termination_as_interrupt(), progress() as shown:
         summary = label_in_bulk(
             images,
-            opened,
+            spec,
             out,
             settings=settings,
             labels_path=labels,
@@ -321,58 +329,21 @@ def label(
         sys.exit(3)
 
 
-def _model(
-    folder: Path,
-    by: str | None,
+def _spec(
+    model: Path,
+    mode: str | None,
     crf: bool | None,
+    *,
     has_labels: bool,
-    backend: Backend,
-    device: GraphDevice,
-    server: "TritonOptions | None",
     threshold: str | None,
-    instances: bool,
-) -> "Model":
-    from ..runtime.bundle.open import is_bundle
+    **options: Any,
+) -> "PredictorSpec":
+    """The model of a job; it is opened once, so that what is wrong shows before any work."""
+    from ..open_model import open_model
+    from ..runtime.bulk.predictor_spec import job_spec
 
-    if is_bundle(folder):
-        from ..runtime.bulk.bundle_model import bundle_model
-
-        return bundle_model(
-            folder,
-            kind=by,
-            crf=crf,
-            has_labels=has_labels,
-            backend=backend,
-            device=device,
-            server=server,
-            threshold=threshold,
-            instances=instances,
-        )
-    from ..training.predict.run_model import run_model
-
-    if not (folder / "recipe.toml").is_file():
-        raise ArtifactError(
-            f"'{folder}' is neither a bundle nor a run: give a folder that `wsss export` or "
-            "`wsss train` wrote"
-        )
-    if backend not in ("auto", "torch"):
-        raise ConfigError(
-            f"'{folder}' is no bundle, and a run is computed by torch: `wsss export` it for "
-            f"--backend {backend}"
-        )
-    if device == "tensorrt":
-        raise ConfigError(
-            f"'{folder}' is no bundle, and a run is computed by torch: choose another --device"
-        )
-    return run_model(
-        folder,
-        kind=by,
-        crf=crf,
-        has_labels=has_labels,
-        device=device,
-        threshold=threshold,
-        instances=instances,
-    )
+    with open_model(model, **options) as predictor:
+        return job_spec(predictor, mode=mode, crf=crf, has_labels=has_labels, threshold=threshold)
 
 
 def _formats(names: str | None, instances: bool) -> tuple[str, ...]:
@@ -389,7 +360,7 @@ def _formats(names: str | None, instances: bool) -> tuple[str, ...]:
 
 def _look(
     images: list[str],
-    model: "Model",
+    model: "PredictorSpec",
     out: Path,
     settings: "Settings",
     labels: Path | None,

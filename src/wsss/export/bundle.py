@@ -26,13 +26,13 @@ from ..runtime.bundle.open import (
     open_bundle,
     seal,
 )
-from ..runtime.bundle.predictor import GRAPH_OF
 from ..runtime.io.files import atomic_write_bytes, make_folder, replace_folder, write_error
 from ..runtime.io.palette import voc_palette
 from ..runtime.io.progress import SILENT, Progress
 from ..training.data.image_set import ImageSet
 from ..version import __version__
 from .graphs.builder import OPSET
+from .graphs.graph_io import AFFINITY_OUTPUTS
 from .graphs.models import MODELS
 from .parity.agreement import (
     Agreement,
@@ -49,6 +49,8 @@ from .trace import NetworkGraph
 
 MAX_CALIBRATION = 12
 """Images that set the ranges of int8; labels are compared on the others."""
+_LABELLING = frozenset({"label", "segmenter"})
+"""Graphs that give labels, by which a precision is judged."""
 _PADDING = {
     "corners": "none: sides are resized to k * stride + 1, so that cell i lies on pixel i * stride",
     "reference": "right and below to a multiple of the stride, with the mean colour (affinity)",
@@ -134,7 +136,7 @@ def export_run(
     _require_free(out, overwrite)
     if settings.precision == "int8" and images is None:
         raise ConfigError("int8 is calibrated on images: give an image set by --data")
-    measured = settings.names is None or not set(GRAPH_OF.values()).isdisjoint(settings.names)
+    measured = settings.names is None or not _LABELLING.isdisjoint(settings.names)
     if settings.precision != "fp32" and not (measured or settings.force):
         raise ConfigError(
             f"--precision {settings.precision} is judged by its labels: add label or segmenter to "
@@ -256,7 +258,7 @@ def _lower(
     }
     write_graphs(source, networks, folder, settings.precision)
     found = {}
-    for name in GRAPH_OF.values():
+    for name in sorted(_LABELLING):
         if name in source.graphs:
             found[name] = measure_agreement(
                 folder / f"{name}.onnx",
@@ -302,6 +304,7 @@ def _manifest(
             )
             for name in source.graphs
         },
+        **_method_fields(source),
         "engines": [],
         "files": files,
         "parity": {
@@ -312,6 +315,21 @@ def _manifest(
             "precision": {name: each.to_json() for name, each in agreement.items()},
         },
     }
+
+
+def _method_fields(source: ExportSource) -> dict[str, Any]:
+    """What a reader needs to know of the method, whether or not all graphs are written."""
+    modes: dict[str, Any] = {}
+    affinity, instances = None, list[str]()
+    if source.settings.walking is not None:
+        stage = source.settings.affinity_stage
+        walk = {"graph": "label", "settings": "walk"}
+        modes |= {"walk": {**walk, "crf": False}, "labels": {**walk, "crf": True}}
+        affinity = {"graph": stage, "output": AFFINITY_OUTPUTS[source.settings.affinity_kind]}
+        if source.predictor.has_instances:
+            instances = ["cam", stage, "refine"]
+    modes["segmenter"] = {"graph": "segmenter", "settings": "segmenter", "crf": False}
+    return {"modes": modes, "affinity": affinity, "instances": instances}
 
 
 def _graph_entry(path: Path, precision: Precision) -> dict[str, Any]:

@@ -138,8 +138,7 @@ def engine_profile(bundle: Bundle, graph: Path) -> dict[str, ShapeRange]:
 
 def _grid_stride(bundle: Bundle) -> int:
     """Pixels per cell of the walk's grid."""
-    others = ("cam", "segmenter", "cam_map")
-    return next((stride for name, stride in bundle.strides.items() if name not in others), 1)
+    return bundle.strides.get(bundle.affinity.graph, 1) if bundle.affinity is not None else 1
 
 
 def _cells(sides: Sequence[int], stride: int) -> Sizes:

@@ -266,14 +266,14 @@ def _label_once(folder: Path) -> str:
     started = time.perf_counter()
     predictor = BundlePredictor(folder)
     try:
-        kind = predictor.default_kind(has_labels=False)
-        predictor.predict(image, None, kind)
+        mode, _ = predictor.choose(None, None, has_classes=False)
+        predictor.predict_one(image, mode=mode)
         first = time.perf_counter()
-        predictor.predict(image, None, kind)
+        predictor.predict_one(image, mode=mode)
         again = time.perf_counter()
     finally:
         predictor.close()
-    return f"by {kind}: {first - started:.2f} s with opening, then {again - first:.2f} s"
+    return f"mode {mode}: {first - started:.2f} s with opening, then {again - first:.2f} s"
 
 
 def _attempt(part: str, name: str, action: Callable[[], str]) -> Finding:

@@ -21,7 +21,6 @@ from tiny_run import files_of
 
 from wsss.errors import ConfigError
 from wsss.runtime.bulk.plan import DEFAULT_TILE_PIXELS, Settings
-from wsss.runtime.bulk.predictor_spec import Answer
 from wsss.runtime.bulk.run import Shard, finish, label_in_bulk
 from wsss.runtime.instances.files import read_ids
 from wsss.runtime.instances.instance_map import LEAST_SCORE, InstanceMap
@@ -29,6 +28,7 @@ from wsss.runtime.instances.maps import InstanceMaps
 from wsss.runtime.instances.settings import InstanceSettings
 from wsss.runtime.io.image_io import read_label_map
 from wsss.runtime.io.score_maps import ScoreMaps
+from wsss.runtime.predictor import Prediction
 
 FORMATS = ("png", "overlay", "instances", "coco-instances")
 
@@ -218,12 +218,16 @@ class ColourMaps(ColourModel):
 
 
 class OpenColourMaps(OpenColours):
-    def label(
-        self, images: Sequence[NDArray[np.uint8]], labels: Sequence[Sequence[int] | None]
-    ) -> list[Answer]:
+    def predict_equal(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        labels: Sequence[Sequence[int] | None],
+        mode: str,
+        crf: bool,
+    ) -> list[Prediction]:
         return [self._maps(image) for image in images]
 
-    def _maps(self, image: NDArray[np.uint8]) -> Answer:
+    def _maps(self, image: NDArray[np.uint8]) -> Prediction:
         label = image[..., 0] // 51
         # Cells of 4 x 4 pixels, each as a pixel in its middle is.
         cells = np.pad(label, (0, 3), mode="edge")[1:-1:4, 1:-1:4]
@@ -233,7 +237,7 @@ class OpenColourMaps(OpenColours):
         nothing = torch.zeros(3, *cells.shape)
         walk = walk_settings(steps=1, radius=2)
         maps = InstanceMaps(cams, nothing[:1], nothing[1:], walk, InstanceSettings(threshold=0.5))
-        return Answer(label, maps=maps)
+        return Prediction(label, maps=maps)
 
 
 @pytest.mark.parametrize("size", [(1100, 3900), (3900, 1100), (250, 330)])

@@ -7,12 +7,13 @@ import pytest
 
 from wsss.errors import ConfigError
 from wsss.runtime.bulk.plan import Settings
-from wsss.runtime.bulk.predictor_spec import Answer
 from wsss.runtime.bulk.tiling.blending import CELL
-from wsss.runtime.bulk.tiling.tiles import Cuts, TiledModel
+from wsss.runtime.bulk.tiling.tiles import Cuts, TiledPredictor
 from wsss.runtime.bundle.inputs import AnyOf, present_input
+from wsss.runtime.predictor import Prediction, PredictorSpec
 
 CLASSES = 3
+SPEC = PredictorSpec(lambda threads: LocalModel(), ("a", "b", "c"), "walk", False, {})
 
 
 class LocalModel:
@@ -25,7 +26,7 @@ class LocalModel:
         self.reach, self.grid, self.offers_scores = reach, grid, offers_scores
         self.seen: list[tuple[tuple[int, ...], object]] = []
 
-    def label(self, images, labels):
+    def predict_equal(self, images, labels, mode="walk", crf=False):
         assert len({image.shape for image in images}) == 1
         self.seen += [(image.shape, given) for image, given in zip(images, labels, strict=True)]
         return [self._answer(image) for image in images]
@@ -43,9 +44,9 @@ class LocalModel:
         scores = self.scores(image)
         label = scores.argmax(0).astype(np.uint8)
         if not self.offers_scores:
-            return Answer(label)
+            return Prediction(label)
         share = scores.max(0) / scores.sum(0)
-        return Answer(label, share, scores[:, :: self.grid, :: self.grid], change=0.25)
+        return Prediction(label, share, scores[:, :: self.grid, :: self.grid], change=0.25)
 
     def close(self):
         self.seen.clear()
@@ -65,9 +66,9 @@ def picture(height, width, seed=0):
 
 def both(model, image, tile_pixels, labels=None):
     """(tiled, whole) answers."""
-    tiled = TiledModel(model, CLASSES, tile_pixels)
-    (answer,) = tiled.label([image], [labels])
-    (whole,) = model.label([image], [labels])
+    tiled = TiledPredictor(model, SPEC, tile_pixels)
+    (answer,) = tiled.predict([image], [labels])
+    (whole,) = model.predict_equal([image], [labels])
     return answer, whole
 
 
@@ -130,15 +131,15 @@ def test_what_a_tile_misses_beyond_its_edge_is_bounded_by_the_window(reach):
     assert np.abs(answer.confidence - whole.confidence).max() <= 2 * wrong_share + 1e-6
     inside = cores(*size, side)
     assert np.array_equal(answer.confidence[inside], whole.confidence[inside])
-    cut = TiledModel(model, CLASSES, side * side)
+    cut = TiledPredictor(model, SPEC, side * side)
     hard = np.concatenate(
         [
-            model.label([image[:, :70]], [None])[0].confidence,
-            model.label([image[:, 70:]], [None])[0].confidence,
+            model.predict_equal([image[:, :70]], [None])[0].confidence,
+            model.predict_equal([image[:, 70:]], [None])[0].confidence,
         ],
         axis=1,
     )
-    worst = np.abs(cut.label([image], [None])[0].confidence - whole.confidence).max()
+    worst = np.abs(cut.predict([image], [None])[0].confidence - whole.confidence).max()
     assert worst < np.abs(hard - whole.confidence).max()  # than side by side without an overlap
 
 
@@ -194,8 +195,8 @@ def test_the_change_of_the_whole_counts_every_pixel_once():
     height, width, side = 20, 100, 32
     cuts = Cuts.of(width, side)
     assert len(cuts.starts) > 2
-    tiled = TiledModel(FirstTile(), CLASSES, side * side)
-    (answer,) = tiled.label([picture(height, width)], [None])
+    tiled = TiledPredictor(FirstTile(), SPEC, side * side)
+    (answer,) = tiled.predict([picture(height, width)], [None])
     own = float(cuts.window(0).sum())
     assert cuts.core(0).stop < own < cuts.size
     assert answer.change == pytest.approx(0.5 * own / width, rel=1e-6)
@@ -204,9 +205,9 @@ def test_the_change_of_the_whole_counts_every_pixel_once():
 
 def test_small_images_go_through_untouched():
     model = LocalModel()
-    tiled = TiledModel(model, CLASSES, 1024)
+    tiled = TiledPredictor(model, SPEC, 1024)
     images = [picture(32, 32), picture(32, 32, 1)]
-    answers = tiled.label(images, [(1,), None])
+    answers = tiled.predict(images, [(1,), None])
     assert model.seen == [((32, 32, 3), (1,)), ((32, 32, 3), None)]
     assert not any(isinstance(given, AnyOf) for _, given in model.seen)
     for answer, image in zip(answers, images, strict=True):
@@ -217,7 +218,7 @@ def test_small_images_go_through_untouched():
 
 def test_in_a_tile_the_classifier_decides_which_of_the_named_classes_are_there():
     model = LocalModel()
-    TiledModel(model, CLASSES, 1024).label([picture(40, 40)] * 2, [(0, 2), None])
+    TiledPredictor(model, SPEC, 1024).predict([picture(40, 40)] * 2, [(0, 2), None])
     assert len({shape for shape, _ in model.seen}) == 1
     named = [given for _, given in model.seen if given is not None]
     assert len(named) == len(model.seen) / 2
@@ -228,7 +229,7 @@ def test_in_a_tile_the_classifier_decides_which_of_the_named_classes_are_there()
 
 def test_tiles_have_one_size_and_no_more_than_the_pixels_allowed():
     model = LocalModel()
-    TiledModel(model, CLASSES, 5000).label([picture(501, 333)], [None])
+    TiledPredictor(model, SPEC, 5000).predict([picture(501, 333)], [None])
     ((height, width, _),) = {shape for shape, _ in model.seen}
     assert height * width <= 5000
 

@@ -174,5 +174,7 @@ def _add_warmup(config: Any, bundle: Bundle, options: RepositoryOptions) -> None
 
 def _stride(bundle: Bundle, tensor: str) -> int:
     """Pixels per cell; a corner grid may have one more cell, which no graph minds."""
-    key = {"cam": "cam_map", "affinity": "affinity", "boundary": "irnet"}.get(tensor)
-    return 1 if key is None else bundle.strides[key]
+    affinity = bundle.affinity
+    if tensor == "cam":
+        return bundle.strides["cam_map"]
+    return bundle.strides[affinity.graph] if affinity and tensor == affinity.output else 1

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 from ...runtime.backends.contract import TensorSpec
 from ...runtime.bundle.open import Bundle
 from ..graphs.builder import IR_VERSION, OPSET
-from ..graphs.graph_io import AFFINITY_OUTPUTS, unknown_classes
+from ..graphs.graph_io import unknown_classes
 from .configs import DECODE, ENCODED, FILLED, RELAY, RELAYED, add_identity, image_spec
 from .messages import add_tensor, model_config_pb2
 from .options import RepositoryOptions
@@ -32,17 +32,8 @@ ENSEMBLE, ENCODED_ENSEMBLE = "label_ensemble", "label_encoded"
 
 def has_ensemble(bundle: Bundle) -> bool:
     """Whether the bundle has the graphs of `label_ensemble`."""
-    return {"cam", "refine"} <= bundle.graphs.keys() and affinity_graph(bundle) is not None
-
-
-def affinity_graph(bundle: Bundle) -> tuple[str, str] | None:
-    """The graph that says which cells belong together, and its output that `refine` takes."""
-    wanted = [spec.name for spec in bundle.graphs["refine"].inputs]
-    for name, entry in bundle.graphs.items():
-        for output in AFFINITY_OUTPUTS.values():
-            if output in wanted and output in [spec.name for spec in entry.outputs]:
-                return name, output
-    return None
+    affinity = bundle.affinity
+    return affinity is not None and {"cam", "refine", affinity.graph} <= bundle.graphs.keys()
 
 
 def ensemble_config(bundle: Bundle, options: RepositoryOptions, digests: Mapping[int, str]) -> Any:
@@ -59,10 +50,9 @@ def ensemble_config(bundle: Bundle, options: RepositoryOptions, digests: Mapping
     version = max(digests)
     _add_step(config, "cam", version, ["image"], ["cam", "probabilities"])
     _add_step(config, RELAY, version, ["image", "probabilities", "present"], [RELAYED, FILLED])
-    affinity = affinity_graph(bundle)
+    affinity = bundle.affinity
     assert affinity is not None  # see `has_ensemble`
-    name, output = affinity
-    _add_step(config, name, version, {"image": RELAYED}, [output])
+    _add_step(config, affinity.graph, version, {"image": RELAYED}, [affinity.output])
     inputs = {spec.name: spec.name for spec in bundle.graphs["refine"].inputs}
     _add_step(config, "refine", version, inputs | {"present": FILLED}, outputs)
     return _finished(config, bundle, digests)

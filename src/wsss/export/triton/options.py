@@ -9,7 +9,6 @@ from ...runtime.bundle.open import Bundle
 
 ServingBackend = Literal["onnxruntime", "tensorrt"]
 ServingDevice = Literal["cpu", "gpu"]
-SERVED_GRAPHS = ("cam", "affinity", "irnet", "refine", "segmenter", "label")
 MAX_SIDE = 8192
 
 
@@ -117,8 +116,6 @@ def _choice_faults(options: RepositoryOptions) -> list[str]:
     if options.device not in get_args(ServingDevice):
         faults.append(f"device is '{options.device}', must be cpu or gpu")
     for name, backend in options.backends.items():
-        if name not in SERVED_GRAPHS:
-            faults.append(f"backends names '{name}', must be one of {', '.join(SERVED_GRAPHS)}")
         if backend not in get_args(ServingBackend):
             faults.append(f"backend of {name} is '{backend}', must be onnxruntime or tensorrt")
     return faults

@@ -38,7 +38,7 @@ from .ensembles import (
     relay_model,
 )
 from .messages import CONFIG, config_text
-from .options import SERVED_GRAPHS, RepositoryOptions, options_from_json, options_to_json
+from .options import RepositoryOptions, options_from_json, options_to_json
 from .size_limit import limit_sizes
 
 MARKER = "wsss.json"
@@ -215,13 +215,7 @@ def render_configs(
     Args:
         digests: version -> digest of its bundle, with that of this bundle as the greatest.
     """
-    names = [name for name in SERVED_GRAPHS if name in bundle.graphs]
-    configs = {name: graph_config(bundle, name, options, digests) for name in names}
-    if not configs:
-        raise ArtifactError(
-            f"bundle '{bundle.folder}' has no graph to serve: expected one of "
-            f"{', '.join(SERVED_GRAPHS)}"
-        )
+    configs = {name: graph_config(bundle, name, options, digests) for name in bundle.graphs}
     if has_ensemble(bundle):
         configs[RELAY] = relay_config(bundle, options, digests)
     if options.decode:

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from ...runtime.backends.contract import TensorSpec
+from ...runtime.bundle.manifest import AffinityEntry
 from ...runtime.bundle.open import Bundle, GraphEntry
 from ...runtime.io.palette import voc_palette
 from ..graphs.graph_io import graph_tensors
@@ -61,6 +62,7 @@ def demo_bundle() -> Bundle:
         sizes={"batch": (1, 1, 8), "height": (64, 375, 1024), "width": (64, 500, 1024)},
         graphs={name: graph_entry(name, "nhwc", count, NUM_PAIRS) for name in GRAPHS},
         engines=(),
+        affinity=AffinityEntry("affinity", "affinity"),
         parity={},
         digest="0" * 64,
     )

@@ -47,8 +47,8 @@ def require_classifier(is_asked: bool) -> None:
     """
     if not is_asked:
         raise ConfigError(
-            "--threshold is of the classifier, which neither --by segmenter nor --labels asks: "
-            "leave it out, or label --by walk"
+            "--threshold is of the classifier, which neither --mode segmenter nor --labels asks: "
+            "leave it out, or label with --mode walk"
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from ..io.bad_files import BadImage
 from ..io.files import file_digest
 from ..io.image_labels import read_label_table
+from ..predictor import PredictorSpec
 from .image_list.frozen_list import FrozenList, unit_size_for
 from .image_list.given_labels import GivenLabels, require_all
 from .inputs.folder_scan import LeftOut
@@ -18,7 +19,6 @@ from .inputs.read import read_size
 from .inputs.sources import Sources
 from .job import look
 from .plan import Plan, Settings
-from .predictor_spec import Model
 from .run import require_offers
 from .summary import JobCounts, count_records
 from .work.records import read_images, recorded_units
@@ -80,7 +80,7 @@ class DryRun:
 
 def dry_run(
     sources: Sequence[str | Path],
-    model: Model,
+    model: PredictorSpec,
     out: Path,
     *,
     settings: Settings | None = None,
@@ -100,7 +100,7 @@ def dry_run(
     plan = Plan(out, model, settings, image_labels=digest)
     model.open(None).close()
     searched = Sources(tuple(map(str, sources)), follow_links)
-    images = look(plan, searched)
+    plan, images = look(plan, searched)
     left_out = LeftOut()
     with_labels: int | None = None
     if images is not None:

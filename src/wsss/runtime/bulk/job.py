@@ -80,6 +80,7 @@ def claim(
             images = _begin(plan, sources, table, skip)
         else:
             found = _require_same(plan, sources, append)
+            plan = replace(plan, begun_with=found["settings"])
             images = open_list(out / INPUTS, found["list"])
             if append:
                 beside = (ref.output for ref in images)
@@ -110,8 +111,8 @@ def require_place(out: Path) -> None:
         )
 
 
-def look(plan: Plan, sources: Sources) -> FrozenList | None:
-    """The list of the job that a folder holds, if a call goes on with it; None: it would begin one.
+def look(plan: Plan, sources: Sources) -> tuple[Plan, FrozenList | None]:
+    """The job that a folder holds, and its list; None: the call would begin a new one.
 
     Nothing is written.
 
@@ -120,8 +121,9 @@ def look(plan: Plan, sources: Sources) -> FrozenList | None:
     """
     require_place(plan.out)
     if not (plan.out / JOB).is_file():
-        return None
-    return open_list(plan.out / INPUTS, _require_same(plan, sources, append=False)["list"])
+        return plan, None
+    found = _require_same(plan, sources, append=False)
+    return replace(plan, begun_with=found["settings"]), open_list(plan.out / INPUTS, found["list"])
 
 
 def read_job(out: Path) -> dict[str, Any]:
@@ -216,7 +218,29 @@ def _require_same(plan: Plan, sources: Sources, append: bool) -> dict[str, Any]:
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with those of the model among them, whose names then say what differs."""
     model = settings.get("model")
-    return {**settings, **(model if isinstance(model, dict) else {}), "model": None}
+    return {**settings, **(_labels_of(model) if isinstance(model, dict) else {}), "model": None}
+
+
+def _labels_of(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a model, in one form for all that give the same labels.
+
+    The mode `labels` is the walk with the recipe's CRF. Versions up to 0.1 wrote `by` for the mode,
+    and for runs the option `--crf` as it was given, where None meant with the recipe's CRF in the
+    modes `labels` and `segmenter`.
+    """
+    same = dict(model)
+    if "by" in same:
+        mode = same["mode"] = same.pop("by")
+        recipe, crf = same.get("recipe"), same.get("crf")
+        if isinstance(recipe, dict):
+            crf = mode in ("labels", "segmenter") if crf is None else crf
+            section = recipe.get("segmenter" if mode == "segmenter" else "walk")
+            settings = section.get("crf") if isinstance(section, dict) else None
+            iterations = settings.get("iterations") if isinstance(settings, dict) else None
+            same["crf"] = bool(crf and iterations)
+    if same.get("mode") == "labels":
+        same["mode"] = "walk"
+    return same
 
 
 def _digest(sources: Sources) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ..io.image_io import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS, USUAL_PIXEL_LIMIT
-from .predictor_spec import Model
+from ..predictor import PredictorSpec
 
 INPUTS = "inputs"
 """Folder of the frozen list."""
@@ -79,17 +79,22 @@ class Plan:
         list_digest: of the frozen list of images.
         image_labels: digest of the table of image-level labels, whose content is in the list.
         threads: that a worker computes with; None: as many as it likes.
+        begun_with: settings in the job's `job.json`, which an older version may have written in
+            another form; None: a new job.
     """
 
     out: Path
-    model: Model
+    model: PredictorSpec
     settings: Settings
     list_digest: str = ""
     image_labels: str | None = None
     threads: int | None = None
+    begun_with: Mapping[str, Any] | None = None
 
     def identity(self) -> dict[str, Any]:
         """What decides pixels and files, in the form and order in which `job.json` holds it."""
+        if self.begun_with is not None:
+            return dict(self.begun_with)
         settings = {
             "model": dict(self.model.identity()),
             "classes": list(self.model.classes),

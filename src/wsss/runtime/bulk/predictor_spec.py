@@ -1,122 +1,38 @@
-"""What a job needs of a model: how to open it in a worker, and what it says of images."""
+"""What a labelling job asks of a predictor, checked before any work."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
-
-from ...errors import ConfigError, ShapeError
-from ..instances.instance_map import InstanceMap
-from .formats.contract import Need
-
-if TYPE_CHECKING:
-    from ..instances.maps import InstanceMaps  # which imports torch
+from ...errors import ConfigError
+from ..predictor import Predictor, PredictorSpec
+from .class_thresholds import read_thresholds, require_classifier
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a model says of one image.
+def job_spec(
+    predictor: Predictor,
+    *,
+    mode: str | None = None,
+    crf: bool | None = None,
+    has_labels: bool = False,
+    threshold: str | None = None,
+) -> PredictorSpec:
+    """Return how the workers of a job open this predictor, and what they label by.
 
-    Attributes:
-        label: (H, W) uint8: 0 background, class index + 1.
-        confidence: (H, W) float32 in [0, 1], of that label; None where the model has none.
-        scores: (C + 1, h, w) float32, plane 0 the background; None as before.
-        change: share of the cells of the walk's grid whose label the walk changed, before any CRF;
-            None where nothing walks, or the model does not tell. See `pseudo_labels.walk_change`.
-        align: how the grid of the scores lies on the pixels; see `geometry.Align`.
-        instances: of the size of the label; None where the model has none.
-        maps: in their place what they are made from: then `TiledModel` groups them, those of a
-            batch together and those of tiles as one image.
+    Args:
+        mode, crf: see `Predictor.predict`; the defaults are those of `Predictor`.
+        has_labels: whether the job has image-level labels.
+        threshold: see `read_thresholds`.
 
     Raises:
-        ShapeError: the instances have another size.
+        ConfigError: options that do not fit the model or each other; ArtifactError,
+        MissingDependencyError, ServerError: the model lacks what the mode needs.
     """
-
-    label: NDArray[np.uint8]
-    confidence: NDArray[np.float32] | None = None
-    scores: NDArray[np.float32] | None = None
-    change: float | None = None
-    align: str = "reference"
-    instances: InstanceMap | None = None
-    maps: "InstanceMaps | None" = None
-
-    def __post_init__(self) -> None:
-        if self.instances is not None and self.instances.ids.shape != self.label.shape:
-            raise ShapeError(
-                f"instances are {self.instances.ids.shape}, their label map {self.label.shape}: "
-                "expected one size"
-            )
-
-
-class OpenModel(Protocol):
-    """A model in the process that labels; as many threads as `in_flight` may call it at once."""
-
-    def label(
-        self, images: Sequence[NDArray[np.uint8]], labels: Sequence[Sequence[int] | None]
-    ) -> list[Answer]:
-        """Label images of one size.
-
-        Args:
-            images: (H, W, 3) uint8 RGB.
-            labels: class indices of each; None: those that the classifier finds; `AnyOf`: those
-                of them that it finds.
-
-        Raises:
-            DataError, ShapeError, DeadlineError, MemoryError: it fails on these images; any other
-            error ends the job.
-        """
-
-    def close(self) -> None:
-        """Give memory back."""
-
-
-class Model(Protocol):
-    """How to open a model; it travels to other processes and machines, so it is pickled.
-
-    Attributes:
-        classes: names without background.
-        in_flight: images that may be in the network at once: 1 where it computes here.
-        offers: what it can tell besides labels.
-        workers: processes that label best; None: one a core, each with its share of them. With 0
-            it is labelled in the process that asked for it.
-        on_gpu: whether each of them computes on a GPU of its machine.
-    """
-
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-
-    @property
-    def in_flight(self) -> int: ...
-
-    @property
-    def offers(self) -> frozenset[Need]: ...
-
-    @property
-    def workers(self) -> int | None: ...
-
-    @property
-    def on_gpu(self) -> bool: ...
-
-    def identity(self) -> Mapping[str, Any]:
-        """All that decides the pixels, JSON-compatible; another identity is another job."""
-
-    def open(self, threads: int | None) -> OpenModel:
-        """Open it.
-
-        Args:
-            threads: that may compute; None: as many as it likes.
-        """
-
-
-def require_plain_walk(is_plain: bool) -> None:
-    """Refuse instances beside labels that are not those of the walk, or that a CRF changes.
-
-    Raises:
-        ConfigError: they are such labels.
-    """
-    if not is_plain:
+    if mode is not None and has_labels and not predictor.mode_of(mode).takes_classes:
+        raise ConfigError(f"--mode {mode} takes no image-level labels: leave --labels out")
+    mode, crf = predictor.choose(mode, crf, has_labels)
+    if predictor.with_instances and (mode != "walk" or crf):
         raise ConfigError(
-            "--instances come of the walk, without the dense CRF: add --by walk, leave --crf out"
+            "--instances requires --mode walk without the dense CRF: add --mode walk and remove "
+            "--crf"
         )
+    if threshold is not None:
+        require_classifier(predictor.mode_of(mode).takes_classes and not has_labels)
+        predictor.thresholds = read_thresholds(threshold, predictor.classes)
+    return predictor.spec(mode, crf)

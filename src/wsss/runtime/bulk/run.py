@@ -16,6 +16,7 @@ from ..io.image_io import PIXEL_LIMIT, PIXEL_LIMIT_VARIABLE
 from ..io.image_labels import read_label_table
 from ..io.palette import voc_palette
 from ..io.progress import SILENT, Progress, ProgressTask
+from ..predictor import PredictorSpec
 from ..system.machine_limits import free_cores, machine_memory, memory_limit
 from .formats.contract import JobView
 from .formats.registry import open_writers
@@ -24,7 +25,6 @@ from .inputs.folder_scan import LeftOut
 from .inputs.sources import Sources
 from .job import JOB, claim, job_view, read_job, require_place
 from .plan import INPUTS, TAR, Plan, Settings, settings_digest
-from .predictor_spec import Model
 from .report.job import write_job_report
 from .summary import (
     JobCounts,
@@ -100,7 +100,7 @@ class LabelSummary:
 
 def label_in_bulk(
     sources: Sequence[str | Path],
-    model: Model,
+    model: PredictorSpec,
     out: Path,
     *,
     settings: Settings | None = None,
@@ -212,7 +212,7 @@ def _write_results(
     write_summary(out, counts, view)  # last: it says that the others are there
 
 
-def require_offers(model: Model, settings: Settings) -> None:
+def require_offers(model: PredictorSpec, settings: Settings) -> None:
     """Refuse formats that do not exist, or need what the model does not tell."""
     writers = open_writers(settings.writers, JobView(model.classes, voc_palette(), {}))
     options = [f"--format {name}" for name in settings.writers]
@@ -246,7 +246,7 @@ def _tasks(out: Path, images: FrozenList, units: Iterable[int], retry_failed: bo
 
 def _require_engine(
     settings: Settings,
-    model: Model,
+    model: PredictorSpec,
     workers: int | None,
     engine: EngineName,
     ray_address: str | None,

@@ -1,4 +1,4 @@
-"""What the graphs of an IRNet bundle say for instances, which torch groups outside of them."""
+"""What the graphs of a bundle say for instances, which torch groups outside of them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,16 +20,15 @@ _WALK = ("beta", "steps", "radius", "borders", "tolerance", "background", "alpha
 
 def maps_of(
     bundle: Bundle,
-    cam: NDArray[np.float32],
-    irnet: Mapping[str, NDArray[np.float32]],
+    fields: Mapping[str, NDArray[np.float32]],
     classes: tuple[int, ...],
     size: tuple[int, int],
 ) -> InstanceMaps:
     """What the instances of one image are made from.
 
     Args:
-        cam: (C, h, w) of the graph `cam`.
-        irnet: `boundary` (1, h, w) and `displacement` (2, h, w) of the graph `irnet`.
+        fields: `cam` (C, h, w), `boundary` (1, h, w) and `displacement` (2, h, w), as the graphs
+            give them.
         classes: in the image.
         size: (height, width) of the image.
 
@@ -38,8 +37,8 @@ def maps_of(
     """
     walk, settings = _settings(bundle)
     indices = np.asarray(classes, np.int64)
-    maps = ScoreMaps(indices, cam[indices], size)
-    boundary, displacement = (torch.from_numpy(irnet[key]) for key in ("boundary", "displacement"))
+    maps = ScoreMaps(indices, fields["cam"][indices], size)
+    boundary, displacement = (torch.from_numpy(fields[key]) for key in ("boundary", "displacement"))
     return InstanceMaps(maps, boundary, displacement, walk, settings)
 
 

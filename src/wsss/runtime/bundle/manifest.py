@@ -18,9 +18,9 @@ from .inputs import Layout
 if TYPE_CHECKING:
     from ..refine.geometry import Align  # which imports torch
 
-SCHEMA = 1
-"""Counts up when an older program could not read a newer `bundle.json` any more."""
-GRAPHS = ("cam", "affinity", "irnet", "refine", "label", "segmenter")
+SCHEMA = 2
+"""Counts up when an older program could not read a newer `bundle.json` any more. Manifests of
+schema 1, which name no modes, are read too: see `_from_schema_1`."""
 MAX_CLASSES = 254
 """A label map has 256 values; 0 is the background, 255 no statement."""
 MAX_SIDE = 65_536
@@ -54,6 +54,29 @@ class EngineEntry:
 
 
 @dataclass(frozen=True)
+class ModeEntry:
+    """A mode that the bundle's method labels in; the bundle may lack the graph.
+
+    Attributes:
+        graph: gives label, confidence and scores.
+        settings: key of `Bundle.settings` with the dense CRF of this mode.
+        crf: whether that CRF is part of the mode.
+    """
+
+    graph: str
+    settings: str
+    crf: bool
+
+
+@dataclass(frozen=True)
+class AffinityEntry:
+    """The graph that tells which cells belong together, and its output that the walk takes."""
+
+    graph: str
+    output: str
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A bundle whose files were all checked.
 
@@ -67,7 +90,12 @@ class Bundle:
         align: how score maps are resized.
         sizes: batch, height, width -> least, usual and greatest.
         settings, normalisation, parity: as the exporter of the method wrote them.
+        modes: by name.
+        affinity: None: the method has no walk.
+        instances: graphs that tell single objects, in the order in which they run; empty: the
+            method tells none.
         files: bytes and SHA-256 of every graph and engine.
+        absent: files that were left out of the folder; see `open_bundle`.
     """
 
     folder: Path
@@ -89,7 +117,15 @@ class Bundle:
     engines: tuple[EngineEntry, ...]
     parity: dict[str, Any]
     digest: str
+    modes: dict[str, ModeEntry] = field(default_factory=dict)
+    affinity: AffinityEntry | None = None
+    instances: tuple[str, ...] = ()
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
+    absent: frozenset[str] = frozenset()
+
+    def has(self, graph: str) -> bool:
+        """Whether the ONNX file of a graph is there."""
+        return graph in self.graphs and self.graphs[graph].file not in self.absent
 
     def graph_path(self, name: str) -> Path:
         """The ONNX file of a graph.
@@ -97,21 +133,17 @@ class Bundle:
         Raises:
             ArtifactError: the bundle has no graph of this name.
         """
-        if name not in self.graphs:
+        if not self.has(name):
+            there = ", ".join(graph for graph in self.graphs if self.has(graph))
             raise ArtifactError(
-                f"bundle {str(self.folder)!r} has no graph {quoted(name)}: it has "
-                f"{', '.join(self.graphs)}"
+                f"bundle {str(self.folder)!r} has no graph {quoted(name)}: it has {there}"
             )
         return self.folder / self.graphs[name].file
 
     def engines_of(self, name: str) -> tuple[EngineEntry, ...]:
-        """The engines of a graph, none if it was not compiled.
-
-        Raises:
-            ArtifactError: the bundle has no graph of this name.
-        """
-        self.graph_path(name)
-        return tuple(engine for engine in self.engines if engine.graph == name)
+        """The engines of a graph, none if it was not compiled."""
+        engines = (engine for engine in self.engines if engine.graph == name)
+        return tuple(engine for engine in engines if engine.file not in self.absent)
 
 
 Rule = tuple[str, Callable[[Any], bool]]
@@ -170,8 +202,18 @@ def _are_strides(value: Any) -> bool:
     return isinstance(value, dict) and all(_is_whole(size, 1, MAX_SIDE) for size in value.values())
 
 
+def _are_named(value: Any) -> bool:
+    return isinstance(value, dict) and all(re.fullmatch(_NAME, name) for name in value)
+
+
 def _are_graphs(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and value.keys() <= set(GRAPHS)
+    return _are_named(value) and bool(value)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(name, str) and bool(re.fullmatch(_NAME, name)) for name in value
+    )
 
 
 _TEXT: Rule = ("a line of text", _is_text)
@@ -181,6 +223,7 @@ _TABLE: Rule = ("an object", lambda value: isinstance(value, dict))
 _SOME: Rule = ("a list that is not empty", lambda value: isinstance(value, list) and bool(value))
 _PRECISION = _one_of("fp32", "fp16", "int8")
 _RANGE: Rule = (f"[least, usual, greatest] in 1 to {MAX_SIDE}", _is_range)
+_NAME = r"(?a:[A-Za-z]\w{0,60})"
 _PLAIN = r"\w(?!.*\.\.)[\w.-]{0,120}\."  # a name without folders, on any system
 _NUMBERS = r"\d{1,4}(\.\d{1,4}){0,3}"
 
@@ -200,7 +243,10 @@ _MANIFEST: dict[str, Rule] = {
     "normalisation": _TABLE,
     "settings": _TABLE,
     "sizes": _TABLE,
-    "graphs": (f"one or more of {', '.join(GRAPHS)}", _are_graphs),
+    "graphs": ("one or more graphs with plain names", _are_graphs),
+    "modes": ("modes with plain names", _are_named),
+    "affinity": ("an object or null", lambda value: value is None or isinstance(value, dict)),
+    "instances": ("a list of names of graphs", _are_names),
     "engines": _LIST,
     "files": _TABLE,
     "parity": _TABLE,
@@ -213,6 +259,12 @@ _GRAPH: dict[str, Rule] = {
     "inputs": _SOME,
     "outputs": _SOME,
 }
+_MODE: dict[str, Rule] = {
+    "graph": _like("a plain name", _NAME),
+    "settings": _like("a plain name", _NAME),
+    "crf": _FLAG,
+}
+_AFFINITY: dict[str, Rule] = {"graph": _like("a plain name", _NAME), "output": _TEXT}
 _TENSOR: dict[str, Rule] = {
     "name": _TEXT,
     "dtype": _one_of(*DTYPES),
@@ -257,6 +309,8 @@ def bundle_of(root: Path, content: Mapping[str, Any]) -> Bundle:
     Raises:
         ManifestError: a key is missing, unknown, or has a value that it cannot have.
     """
+    if content.get("schema") == 1:
+        content = _from_schema_1(content)
     fields = dict(_checked(content, _MANIFEST))
     labels = len(fields["classes"]) + 1
     if len(fields["palette"]) != labels:
@@ -269,6 +323,16 @@ def bundle_of(root: Path, content: Mapping[str, Any]) -> Bundle:
         "palette": tuple(map(tuple, fields["palette"])),
         "sizes": {axis: tuple(size) for axis, size in sizes.items()},
         "graphs": {name: _graph(value, f"graphs.{name}") for name, value in graphs.items()},
+        "modes": {
+            name: ModeEntry(**_checked(value, _MODE, f"modes.{name}"))
+            for name, value in fields["modes"].items()
+        },
+        "affinity": (
+            AffinityEntry(**_checked(fields["affinity"], _AFFINITY, "affinity"))
+            if fields["affinity"]
+            else None
+        ),
+        "instances": tuple(fields["instances"]),
         "engines": tuple(
             EngineEntry(**_checked(value, engine, f"engines[{index}]"))
             for index, value in enumerate(fields["engines"])
@@ -276,6 +340,34 @@ def bundle_of(root: Path, content: Mapping[str, Any]) -> Bundle:
     }
     del fields["schema"], fields["files"]
     return Bundle(folder=root, version=fields.pop("wsss"), **fields)
+
+
+def _from_schema_1(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest from before modes were named, whose graphs had fixed names.
+
+    Raises:
+        ManifestError: it has other graphs.
+    """
+    graphs, settings = content.get("graphs"), content.get("settings")
+    expected = ("cam", "affinity", "irnet", "refine", "label", "segmenter")
+    if not isinstance(graphs, dict) or not graphs or not graphs.keys() <= set(expected):
+        raise ManifestError(
+            f"has {quoted(graphs)} as `graphs`, expected one or more of {', '.join(expected)}"
+        )
+    modes = {"segmenter": {"graph": "segmenter", "settings": "segmenter", "crf": False}}
+    if isinstance(settings, dict) and "walk" in settings:  # of methods with a walk, and of no other
+        walk = {"graph": "label", "settings": "walk"}
+        modes |= {"walk": {**walk, "crf": False}, "labels": {**walk, "crf": True}}
+    outputs = {"affinity": "affinity", "irnet": "boundary"}
+    found = next((name for name in outputs if name in graphs), None)
+    has_instances = isinstance(settings, dict) and "instances" in settings
+    added = {
+        "schema": SCHEMA,
+        "modes": modes,
+        "affinity": None if found is None else {"graph": found, "output": outputs[found]},
+        "instances": ["cam", "irnet", "refine"] if has_instances else [],
+    }
+    return {**content, **added}
 
 
 def _graph(value: Any, where: str) -> GraphEntry:

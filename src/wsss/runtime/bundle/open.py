@@ -45,12 +45,13 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
     return os.path.isfile(os.path.join(path, MANIFEST))
 
 
-def open_bundle(folder: str | os.PathLike[str]) -> Bundle:
+def open_bundle(folder: str | os.PathLike[str], *, partial: bool = False) -> Bundle:
     """Read a bundle and check every file that it names; other files are not looked at.
 
     Args:
         folder: may be a symbolic link; the files in it may not, nor have a second hard link,
             through which somebody could change them or have them show another file.
+        partial: accept that files are absent; `Bundle.absent` then names them.
 
     Raises:
         ArtifactError: no bundle, damaged, of a newer schema, or holding a file that is absent,
@@ -68,11 +69,14 @@ def open_bundle(folder: str | os.PathLike[str]) -> Bundle:
     try:
         bundle = bundle_of(root, content)
         files = files_of(content["files"], bundle)
-        bundle = replace(bundle, files=files)
+        absent = frozenset(file for file in files if partial and not os.path.lexists(root / file))
+        bundle = replace(bundle, files=files, absent=absent)
     except ManifestError as fault:
         raise ArtifactError(f"{str(path)!r} {fault}: {_REMEDY}") from None
     graphs = {entry.file: entry for entry in bundle.graphs.values()}
     for file, (num_bytes, digest) in files.items():
+        if file in absent:
+            continue
         entry = graphs.get(file)
         data = _checked_content(root / file, num_bytes, digest, keep=entry is not None)
         if entry:
@@ -207,8 +211,8 @@ def _refuse_constant(text: str) -> None:
 
 def _refuse_schema(name: str, schema: object) -> None:
     """First of all, as a newer schema may have another form or digest."""
-    if type(schema) is int and schema == SCHEMA:
+    if type(schema) is int and 1 <= schema <= SCHEMA:
         return
     newer = type(schema) is int and schema > SCHEMA
     remedy = "made by a newer wsss, update this one" if newer else _REMEDY
-    raise ArtifactError(f"{name!r} has schema {quoted(schema)}, expected {SCHEMA}: {remedy}")
+    raise ArtifactError(f"{name!r} has schema {quoted(schema)}, expected 1 to {SCHEMA}: {remedy}")

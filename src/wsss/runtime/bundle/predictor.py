@@ -1,59 +1,36 @@
 """Apply a bundle to images, without training code."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ArtifactError, ConfigError, ShapeError
+from ...errors import ArtifactError, ConfigError
 from ..backends.contract import OpenGraph
 from ..backends.registry import Backend, Device, open_graph
 from ..backends.triton.options import TritonOptions
-from ..instances.instance_map import InstanceMap
+from ..predictor import Image, Mode, Prediction, Predictor, PredictorSpec, unknown_mode
 from .inputs import label_inputs
+from .manifest import ModeEntry
 from .open import Bundle, check_again, open_bundle
 
-if TYPE_CHECKING:
-    from ..instances.maps import InstanceMaps  # which imports torch
-
-BundleKind = Literal["walk", "segmenter"]
-"""walk: CAMs of the classes in the image after the random walk; segmenter: the trained network."""
-GRAPH_OF: dict[BundleKind, str] = {"walk": "label", "segmenter": "segmenter"}
-"""The graph of each kind."""
-_APART = frozenset({"cam", "irnet", "refine"})
-"""Graphs that instances need: `label` tells neither CAMs nor boundaries."""
 _OUTPUTS = frozenset({"label", "confidence", "scores"})
+"""What a graph that labels must give."""
+_FIELDS = ("cam", "boundary", "displacement")
+"""What instances are made from, besides the labels of the walk."""
+_ORDER = ("walk", "labels", "segmenter")
+"""In which modes are listed; others follow."""
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """What a graph says of one image.
-
-    Attributes:
-        label: (H, W) uint8: 0 background, class index + 1.
-        confidence: (H, W) float32 in [0, 1]: the winner's share of all scores of its pixel.
-        scores: (C + 1, h, w) float32, plane 0 the background; on the grid of the walk, or at the
-            size of the image from a segmenter.
-        classes: that took part, ascending; of a segmenter all.
-        change: share of the cells of the walk's grid whose label the walk changed, in [0, 1]; None
-            of a segmenter, and of bundles that do not tell it.
-    """
-
-    label: NDArray[np.uint8]
-    confidence: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    classes: tuple[int, ...]
-    change: float | None = None
-
-
-class BundlePredictor:
+class BundlePredictor(Predictor):
     """Opens the graphs of a bundle when they are first needed.
 
     Attributes:
-        bundle: what was opened and checked.
+        bundle: what was opened and checked. Graphs that no mode in use needs may be absent.
         classes: class names without background.
     """
 
@@ -66,6 +43,7 @@ class BundlePredictor:
         threads: int | None = None,
         server: TritonOptions | None = None,
         thresholds: Sequence[float] | None = None,
+        instances: bool = False,
     ) -> None:
         """Check a bundle; see `open_bundle`, `open_graph` and `open_triton` for what is refused.
 
@@ -73,124 +51,202 @@ class BundlePredictor:
             server: where the graphs run for the backend triton, and only for it; it must serve
                 this very bundle.
             thresholds: see `present_input`.
+            instances: tell single objects in mode `walk`, which needs torch.
         """
         if (backend == "triton") != (server is not None):
             raise ConfigError(
                 "backend 'triton' needs a server, and no other backend takes one: give --backend "
                 "triton together with --url"
             )
-        self.bundle: Bundle = open_bundle(folder)
+        self.bundle: Bundle = open_bundle(folder, partial=True)
         self.classes = self.bundle.classes
-        classifier = self.bundle.settings.get("classifier", {})
-        if thresholds is not None and not classifier.get("takes_thresholds"):
-            raise ArtifactError(
-                f"bundle '{folder}' was exported before its graphs took thresholds of classes: "
-                "export it again"
-            )
-        self._thresholds = thresholds
         self._options: dict[str, Any] = {"backend": backend, "device": device, "threads": threads}
         self._server = server
         self._graphs: dict[str, OpenGraph] = {}
-
-    def default_kind(self, has_labels: bool) -> BundleKind:
-        """walk where image-level labels are given or there is no segmenter, else segmenter."""
-        return "walk" if has_labels or "segmenter" not in self.bundle.graphs else "segmenter"
-
-    def predict(
-        self,
-        image: NDArray[np.uint8],
-        labels: Sequence[int] | None = None,
-        kind: BundleKind = "walk",
-    ) -> Labelled:
-        """Everything that the graph says of an image.
-
-        Args:
-            image: (H, W, 3) uint8 RGB.
-            labels: classes in the image; None: those that the classifier finds.
-
-        Raises:
-            ConfigError: unknown kind, or labels for a segmenter; ArtifactError: the bundle lacks
-            the graph; ShapeError: no image.
-        """
-        if image.ndim != 3:
-            raise ShapeError(f"image is {image.shape}, expected (H, W, 3) RGB")
-        return self.predict_batch(image[None], [labels], kind)[0]
-
-    def predict_batch(
-        self,
-        images: NDArray[np.uint8],
-        labels: Sequence[Sequence[int] | None],
-        kind: BundleKind = "walk",
-    ) -> list[Labelled]:
-        """As `predict`, for images of one size that go through the graph together.
-
-        Args:
-            images: (B, H, W, 3) uint8 RGB.
-            labels: of each image.
-        """
-        return self._labelled(self._run(images, labels, kind), len(images))
+        self._thresholds: Sequence[float] | None = None
+        self.thresholds = thresholds
+        self.with_instances = instances
+        if instances:
+            self._require_instances()
 
     @property
-    def tells_instances(self) -> bool:
-        """Whether `predict_instances` can do its work: a bundle of IRNet with displacements."""
-        graphs = self.bundle.graphs
-        given = {spec.name for spec in graphs["irnet"].outputs} if "irnet" in graphs else set()
-        return graphs.keys() >= _APART and "displacement" in given
+    def thresholds(self) -> Sequence[float] | None:
+        """See `Predictor`."""
+        return self._thresholds
 
-    def predict_instances(
-        self, image: NDArray[np.uint8], labels: Sequence[int] | None = None
-    ) -> tuple[Labelled, InstanceMap]:
-        """As `predict` by `walk`, and the single objects; needs torch.
-
-        Raises:
-            ArtifactError: the bundle tells no instances.
-        """
-        from ..instances.maps import group_maps
-
-        ((labelled, maps),) = self.predict_instance_maps(image[None], [labels])
-        return labelled, group_maps([maps])[0]
-
-    def predict_instance_maps(
-        self, images: NDArray[np.uint8], labels: Sequence[Sequence[int] | None]
-    ) -> list[tuple[Labelled, "InstanceMaps"]]:
-        """As `predict_batch` by `walk`, and what instances are made from; needs torch.
-
-        Args:
-            images, labels: see `predict_batch`.
-
-        Raises:
-            ArtifactError: the bundle tells no instances, or its graphs give other maps.
-        """
-        if not self.tells_instances:
+    @thresholds.setter
+    def thresholds(self, values: Sequence[float] | None) -> None:
+        classifier = self.bundle.settings.get("classifier", {})
+        if values is not None and not classifier.get("takes_thresholds"):
             raise ArtifactError(
-                f"bundle '{self.bundle.folder}' tells no instances: export a run of method irnet "
-                "with irnet.displacement = true, with all its graphs"
+                f"bundle '{self.bundle.folder}' was exported before its graphs took thresholds of "
+                "classes: export it again"
             )
-        from .instances import maps_of
+        self._thresholds = values
 
-        inputs = label_inputs(
+    @property
+    def description(self) -> str:
+        """See `Predictor`."""
+        return f"bundle '{self.bundle.folder}'"
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """See `Predictor`."""
+        order = {name: place for place, name in enumerate(_ORDER)}
+        modes = self.bundle.modes
+        names = [name for name in modes if self._has(modes[name].graph)]
+        return tuple(sorted(names, key=lambda name: order.get(name, len(order))))
+
+    @property
+    def has_instances(self) -> bool:
+        """See `Predictor`."""
+        graphs = [self.bundle.graphs[name] for name in self.bundle.instances if self._has(name)]
+        given = {spec.name for graph in graphs for spec in graph.outputs}
+        is_whole = len(graphs) == len(self.bundle.instances) > 0
+        return is_whole and given.issuperset({"label", *_FIELDS})
+
+    def mode_of(self, name: str) -> Mode:
+        """See `Predictor`."""
+        entry = self._entry(name)
+        inputs = {spec.name for spec in self.bundle.graphs[entry.graph].inputs}
+        settings = self.bundle.settings.get(entry.settings)
+        crf = settings.get("crf") if isinstance(settings, dict) else None
+        has_crf = bool(crf.get("iterations") if isinstance(crf, dict) else crf)
+        return Mode("present" in inputs, entry.crf, has_crf)
+
+    def predict_equal(
+        self,
+        images: Sequence[Image],
+        classes: Sequence[Sequence[int] | None],
+        mode: str,
+        crf: bool,
+    ) -> list[Prediction]:
+        """See `Predictor`."""
+        if crf:
+            return [self._refined(*each, mode) for each in zip(images, classes, strict=True)]
+        entry, pixels = self._entry(mode), np.stack(images)
+        if self.with_instances and self.mode_of(mode).takes_classes:
+            return self._predict_maps(pixels, classes)
+        inputs = self._inputs(pixels, classes, takes_classes=self.mode_of(mode).takes_classes)
+        found = self.graph(entry.graph).run(inputs)
+        self._require_labels(found["label"], pixels)
+        return self._predictions(found, len(pixels))
+
+    def spec(self, mode: str, crf: bool) -> PredictorSpec:
+        """See `Predictor`; a GPU or a server is best served by one worker."""
+        entry, server = self._entry(mode), self._server
+        if crf:
+            from .crf import crf_settings
+
+            crf_settings(self.bundle, entry.settings)
+        described = self.graph(entry.graph).describe()
+        on_gpu = described.device != "cpu" and server is None
+        options = self._options | {"server": server, "thresholds": self._thresholds}
+        del options["threads"]
+        # What the network says of its own labels says nothing of those of the CRF.
+        offers = set() if crf else {"confidence", "scores"}
+        offers |= {"instances"} if self.with_instances else set()
+        return PredictorSpec(
+            partial(
+                _open_again,
+                self.bundle.folder.resolve(),
+                self.bundle.digest,
+                instances=self.with_instances,
+                **options,
+            ),
+            self.classes,
+            mode,
+            crf,
+            {
+                "bundle": self.bundle.digest,
+                "backend": described.backend,
+                "thresholds": self._thresholds,
+                "instances": self.with_instances,
+            },
+            frozenset(offers),
+            in_flight=server.in_flight if server is not None else 1,
+            workers=1 if on_gpu or server is not None else None,
+            on_gpu=on_gpu,
+        )
+
+    def _has(self, graph: str) -> bool:
+        """Whether a graph can run: here by its file, on a server without it."""
+        if self._server is not None:
+            return graph in self.bundle.graphs
+        is_compiled = self._options["backend"] == "tensorrt" and self.bundle.engines_of(graph)
+        return bool(is_compiled) or self.bundle.has(graph)
+
+    def _entry(self, mode: str) -> ModeEntry:
+        """What the bundle says of a mode that it can serve; see `mode_of`."""
+        entry = self.bundle.modes.get(mode)
+        if entry is None:
+            raise unknown_mode(self, mode)
+        if not self._has(entry.graph):
+            others = ", ".join(self.modes)
+            remedy = f"choose mode {others}, or export" if others else "export"
+            raise ArtifactError(
+                f"mode '{mode}' needs graph '{entry.graph}', which {self.description} lacks: "
+                f"{remedy} it with graph {entry.graph}"
+            )
+        return entry
+
+    def _inputs(
+        self, images: Image, classes: Sequence[Sequence[int] | None], *, takes_classes: bool
+    ) -> dict[str, NDArray[Any]]:
+        return label_inputs(
             images,
-            labels,
+            classes,
             len(self.classes),
             self.bundle.layout,
-            takes_classes=True,
+            takes_classes=takes_classes,
             thresholds=self._thresholds,
         )
-        pixels = {"image": inputs["image"]}
-        cam, irnet = self.graph("cam").run(pixels), self.graph("irnet").run(pixels)
-        self._require_fields(cam["cam"], irnet["boundary"], irnet["displacement"], len(images))
-        found = self.graph("refine").run(inputs | cam | {"boundary": irnet["boundary"]})
-        self._require_labels(found["label"], images)
-        size = (images.shape[1], images.shape[2])
-        result = []
-        for index, labelled in enumerate(self._labelled(found, len(images))):
-            apart = {name: maps[index] for name, maps in irnet.items()}
-            cams = cam["cam"][index]
-            maps = maps_of(self.bundle, cams, apart, labelled.classes, size)
-            result.append((labelled, maps))
-        return result
 
-    def _labelled(self, found: Mapping[str, NDArray[Any]], count: int) -> list[Labelled]:
+    def _refined(self, image: Image, classes: Sequence[int] | None, mode: str) -> Prediction:
+        """The labels of a mode after the dense CRF."""
+        from .crf import refine
+
+        (found,) = self.predict_equal([image], [classes], mode, crf=False)
+        entry, takes_classes = self._entry(mode), self.mode_of(mode).takes_classes
+        label = refine(self.bundle, image, found, entry.settings, on_grid=takes_classes)
+        return Prediction(label, classes=found.classes, change=found.change)
+
+    def _require_instances(self) -> None:
+        if not self.has_instances:
+            missing = [name for name in self.bundle.instances if not self._has(name)]
+            if missing:
+                raise ArtifactError(
+                    f"instances need graph '{missing[0]}', which {self.description} lacks: export "
+                    "it with all its graphs"
+                )
+            raise ConfigError(
+                f"{self.description} of method {self.bundle.method} tells no instances: use a "
+                "model whose method and recipe do"
+            )
+
+    def _predict_maps(
+        self, images: Image, classes: Sequence[Sequence[int] | None]
+    ) -> list[Prediction]:
+        """Labels of the walk, and what instances are made from."""
+        from .instances import maps_of
+
+        tensors = self._inputs(images, classes, takes_classes=True)
+        for name in self.bundle.instances:
+            taken = {spec.name for spec in self.bundle.graphs[name].inputs}
+            given = {key: value for key, value in tensors.items() if key in taken}
+            tensors |= self.graph(name).run(given)
+            if tensors.keys() >= set(_FIELDS):
+                cam, boundary, displacement = (tensors[field] for field in _FIELDS)
+                self._require_fields(cam, boundary, displacement, len(images))
+        self._require_labels(tensors["label"], images)
+        size = (images.shape[1], images.shape[2])
+        fields = [{name: tensors[name][index] for name in _FIELDS} for index in range(len(images))]
+        return [
+            replace(each, maps=maps_of(self.bundle, some, each.classes or (), size))
+            for each, some in zip(self._predictions(tensors, len(images)), fields, strict=True)
+        ]
+
+    def _predictions(self, found: Mapping[str, NDArray[Any]], count: int) -> list[Prediction]:
         everything = tuple(range(len(self.classes)))
         used = found.get("used_classes")
         classes = (
@@ -200,30 +256,11 @@ class BundlePredictor:
         )
         planes = (found["label"], found["confidence"], found["scores"])
         changes = self._changes(found.get("change"), count)
-        return [Labelled(*each) for each in zip(*planes, classes, changes, strict=True)]
-
-    def label(
-        self,
-        image: NDArray[np.uint8],
-        labels: Sequence[int] | None = None,
-        kind: BundleKind = "walk",
-        *,
-        crf: bool = False,
-    ) -> NDArray[np.uint8]:
-        """(H, W) uint8 label map; `crf` refines it by the recipe's dense CRF, which needs torch."""
-        if not crf:  # then the other outputs need not be computed, or come from a server
-            found = self._run(image[None], [labels], kind, ["label"])
-            label: NDArray[np.uint8] = found["label"][0]
-            return label
-        return self.refine(image, self.predict(image, labels, kind), kind)
-
-    def refine(
-        self, image: NDArray[np.uint8], found: Labelled, kind: BundleKind
-    ) -> NDArray[np.uint8]:
-        """(H, W) uint8 label map by the recipe's dense CRF from what a graph says of the image."""
-        from .crf import refine
-
-        return refine(self.bundle, image, found, kind)
+        # A segmenter's scores are of the image's size, where both rules of `align` are one.
+        return [
+            Prediction(*each, align=self.bundle.align)
+            for each in zip(*planes, classes, changes, strict=True)
+        ]
 
     def _require_labels(self, label: NDArray[Any], images: NDArray[np.uint8]) -> None:
         """Refuse what a stranger's graph may give in place of labels of these images."""
@@ -281,7 +318,8 @@ class BundlePredictor:
                 graph = open_served(self.bundle, name, self._server)
             self._graphs[name] = graph
             outputs = {spec.name for spec in graph.describe().outputs}
-            missing = _OUTPUTS - outputs if name in GRAPH_OF.values() else set()
+            is_labelling = name in {mode.graph for mode in self.bundle.modes.values()}
+            missing = _OUTPUTS - outputs if is_labelling else set()
             if missing:
                 raise ArtifactError(
                     f"graph '{name}' of bundle '{self.bundle.folder}' gives "
@@ -296,37 +334,10 @@ class BundlePredictor:
             graph.close()
         self._graphs.clear()
 
-    def _run(
-        self,
-        images: NDArray[np.uint8],
-        labels: Sequence[Sequence[int] | None],
-        kind: BundleKind,
-        outputs: Sequence[str] | None = None,
-    ) -> dict[str, NDArray[Any]]:
-        if kind not in get_args(BundleKind):
-            choices = ", ".join(get_args(BundleKind))
-            raise ConfigError(f"a bundle does not label by '{kind}': choose of {choices}")
-        if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
-            raise ShapeError(f"image is {images.shape[1:]}, expected (H, W, 3) RGB")
-        if kind == "segmenter" and any(each is not None for each in labels):
-            raise ConfigError("a segmenter takes no image-level labels: leave them out")
-        inputs = label_inputs(
-            images,
-            labels,
-            len(self.classes),
-            self.bundle.layout,
-            takes_classes=kind == "walk",
-            thresholds=self._thresholds,
-        )
-        found = self.graph(GRAPH_OF[kind]).run(inputs, outputs)
-        self._require_labels(found["label"], images)
-        return found
-
     def _file_of(self, name: str) -> tuple[Path, bool]:
         """The graph or engine, and whether it may bring host code of its own."""
-        path = self.bundle.graph_path(name)
         if self._options["backend"] != "tensorrt":
-            return check_again(self.bundle, path.name), False
+            return check_again(self.bundle, self.bundle.graph_path(name).name), False
         engines = self.bundle.engines_of(name)
         if not engines:
             raise ArtifactError(
@@ -338,3 +349,17 @@ class BundlePredictor:
         engine = engine_for_this_machine(engines)
         # TensorRT runs a version-compatible plan only with the code that lies in it.
         return check_again(self.bundle, engine.file), engine.version_compatible
+
+
+def _open_again(folder: Path, digest: str, threads: int | None, **options: Any) -> BundlePredictor:
+    """The predictor of a job, in a worker.
+
+    Raises:
+        ArtifactError: the bundle was exchanged since the job began.
+    """
+    predictor = BundlePredictor(folder, threads=threads, **options)
+    if predictor.bundle.digest != digest:
+        raise ArtifactError(
+            f"'{folder}' was exchanged while it labels: put the bundle back, or begin the job again"
+        )
+    return predictor

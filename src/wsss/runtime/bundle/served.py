@@ -15,13 +15,15 @@ def open_served(bundle: Bundle, graph: str, options: TritonOptions) -> TritonGra
     An ensemble has no version to keep to: its digest is compared again when another one answers.
 
     Args:
-        graph: label or segmenter; also the model's name on the server if `options` give none.
+        graph: of the bundle, whose file may be absent here; also the model's name on the server if
+            `options` give none.
 
     Raises:
         ArtifactError: the bundle lacks the graph, or the server has a model of other bundles.
         ConfigError, ServerError, MissingDependencyError: see `open_triton`.
     """
-    bundle.graph_path(graph)
+    if graph not in bundle.graphs:
+        bundle.graph_path(graph)  # which says so
     model = options.model or graph
     # Versions are numbered by whoever fills the repository: only the digest tells which it is.
     first = open_triton(

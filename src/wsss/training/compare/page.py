@@ -230,7 +230,7 @@ def _sheet(
 def _segment(opened: RunView, sample: Sample, image: Picture) -> Labels | None:
     if "segmenter" not in opened.finished or opened.predictor is None:
         return None
-    return opened.predictor.label(image, None, "segmenter")
+    return opened.predictor.recipe_label(image, None, "segmenter")
 
 
 def _pseudo_label(opened: RunView, sample: Sample, image: Picture) -> Labels | None:

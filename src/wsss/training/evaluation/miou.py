@@ -26,7 +26,7 @@ from ..data.image_set import ImageSet, Sample
 SWEEP = tuple(round(0.05 * step, 2) for step in range(1, 20))
 """Background thresholds of a sweep."""
 
-Prediction = ScoreMaps | NDArray[np.uint8]
+Predicted = ScoreMaps | NDArray[np.uint8]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -91,7 +91,7 @@ class Predictions(Protocol):
     def are_labels(self) -> bool:
         """Whether they are label maps, so that no threshold matters, rather than score maps."""
 
-    def predict(self, sample: Sample) -> Prediction:
+    def predict(self, sample: Sample) -> Predicted:
         """Score maps, or a (H, W) label map."""
 
 
@@ -174,7 +174,7 @@ def evaluate(
 
 
 def label_maps(
-    prediction: Prediction, thresholds: Sequence[float], align: Align
+    prediction: Predicted, thresholds: Sequence[float], align: Align
 ) -> tuple[list[NDArray[np.uint8]], bool]:
     """Label maps of one image at each threshold, and whether thresholds mattered."""
     if isinstance(prediction, np.ndarray):
@@ -307,7 +307,7 @@ class FolderPredictions:
         self.description = f"{'label' if suffix == '.png' else 'score'} maps in {place}"
         self.image_labels_used = image_labels_used
 
-    def predict(self, sample: Sample) -> Prediction:
+    def predict(self, sample: Sample) -> Predicted:
         """Read the stored prediction of a sample."""
         path = self.folder / f"{sample.name}{self.suffix}"
         if not path.is_file():

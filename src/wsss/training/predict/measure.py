@@ -24,7 +24,7 @@ def measure(
     images: ImageSet,
     *,
     split: str | None = None,
-    stage: str = "segmenter",
+    mode: str | None = None,
     use_image_labels: bool = True,
     threshold: float | None = None,
     sweep: bool = False,
@@ -37,7 +37,8 @@ def measure(
     Args:
         split: list of the image set; default: the recipe's validation list for a run, all
             images for a folder.
-        stage: of a run: cam, walk, labels or segmenter.
+        mode: of a run: cam, walk, labels or segmenter, which is the default; see
+            `RunPredictor.recipe_label`.
         threshold, align: defaults come from the run's recipe, also for folders inside a run.
 
     Raises:
@@ -49,16 +50,21 @@ def measure(
     recipe = _recipe_of(path)
     predictions: Predictions
     if (path / "recipe.toml").is_file():
-        predictor, kind = _open_run(path, images, device), stage
-        if kind == "labels" and kind not in predictor.method.modes and (path / kind).is_dir():
+        predictor = _open_run(path, images, device)
+        mode = mode or "segmenter"
+        if mode == "labels" and mode not in predictor.method.modes and (path / mode).is_dir():
             raise ConfigError(
                 f"method {predictor.recipe.method} makes labels in training alone: measure those "
-                f"that there are by `wsss eval {path / kind} --split "
+                f"that there are by `wsss eval {path / mode} --split "
                 f"{predictor.recipe.data.train_split}`"
             )
-        predictor.stages_of(kind)  # refuses a walk where there is none, before any image is read
-        predictions = RunPredictions(predictor, kind, use_image_labels=use_image_labels)
+        predictor.stages_of(mode)  # refuses a mode that there is not, before any image is read
+        predictions = RunPredictions(predictor, mode, use_image_labels=use_image_labels)
         split = split or predictor.recipe.data.val_split
+    elif mode is not None:
+        raise ConfigError(
+            f"'{path}' is no run, and a mode chooses what a run predicts: leave the mode out"
+        )
     else:
         folder = FolderPredictions(path, images.select(split), labels_used(path))
         predictions, path = folder, folder.folder
@@ -68,7 +74,7 @@ def measure(
             "--threshold and --sweep out, or measure score maps"
         )
     if threshold is None:
-        threshold = _default_threshold(path, stage, recipe)
+        threshold = _default_threshold(path, mode, recipe)
     return evaluate(
         predictions,
         images.select(split),
@@ -138,10 +144,10 @@ def _recipe_of(path: Path) -> Recipe | None:
     return None
 
 
-def _default_threshold(path: Path, stage: str, recipe: Recipe | None) -> float:
+def _default_threshold(path: Path, mode: str | None, recipe: Recipe | None) -> float:
     if recipe is None:
         return 0.2
     is_run = (path / "recipe.toml").is_file()
-    refined = stage in ("walk", "labels") if is_run else path.parent.name == "labels"
+    refined = mode in ("walk", "labels") if is_run else path.parent.name == "labels"
     threshold: float = open_method(recipe.method).label_threshold(recipe)
     return threshold if refined else recipe.cam.threshold

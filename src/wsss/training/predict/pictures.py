@@ -142,4 +142,4 @@ class _Painter:
     def _segment(self, image: Picture) -> NDArray[np.uint8] | None:
         if self.predictor is None or not self.can_apply("segmenter"):
             return None
-        return self.predictor.label(image, None, "segmenter")
+        return self.predictor.recipe_label(image, None, "segmenter")

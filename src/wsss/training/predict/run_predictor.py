@@ -1,8 +1,10 @@
 """The trained networks of a run, applied to any image."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +15,10 @@ from ...errors import ArtifactError, ConfigError, DataError
 from ...runtime.bundle.inputs import AnyOf
 from ...runtime.instances.instance_map import InstanceMap
 from ...runtime.instances.maps import InstanceMaps, group_maps
+from ...runtime.io.files import file_digest
 from ...runtime.io.image_io import read_image
 from ...runtime.io.score_maps import ScoreMaps
+from ...runtime.predictor import Image, Mode, Prediction, Predictor, PredictorSpec, unknown_mode
 from ...runtime.refine.boundary_walk import boundary_affinities
 from ...runtime.refine.cam import normalise_cam
 from ...runtime.refine.pseudo_labels import (
@@ -26,7 +30,6 @@ from ...runtime.refine.pseudo_labels import (
 from ..data.image_set import Sample
 from ..engine.devices import choose_device
 from ..engine.networks import AnyNetwork, Network, open_network
-from ..evaluation.miou import Prediction
 from ..methods import METHODS, open_method
 from ..methods.contract import Affinities, AffinitySource, InstanceSource
 from ..methods.shared.affinity_network import AffinityNetwork
@@ -42,51 +45,140 @@ CLASS_THRESHOLD = 0.5
 """Probability from which the classifier calls a class present."""
 
 
-@dataclass(frozen=True)
-class RunLabelled:
-    """What a run says of one image.
-
-    Attributes:
-        label: (H, W) uint8: 0 background, class index + 1.
-        change: see `walk_change`; None where nothing walks.
-    """
-
-    label: NDArray[np.uint8]
-    change: float | None = None
-
-
-class RunPredictor:
+class RunPredictor(Predictor):
     """Opens the networks of a run when they are first needed.
+
+    Predictions of a run have no confidence and no scores.
 
     Attributes:
         classes: class names without background.
         thresholds: probability from which the classifier calls a class present: of each, or of all.
     """
 
-    def __init__(self, folder: str | Path, device: str = "auto") -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        device: str = "auto",
+        *,
+        threads: int | None = None,
+        thresholds: Sequence[float] | None = None,
+        instances: bool = False,
+    ) -> None:
         """Look at a run.
 
         Args:
             device: auto, cpu or cuda.
+            threads: of torch in this process; None: as they are.
+            instances: tell single objects in mode `walk`.
 
         Raises:
             ArtifactError: the folder is no run, or none of its networks is trained yet.
+            ConfigError: instances of a run that has none.
         """
         folder = Path(folder)
         if not (folder / "recipe.toml").is_file():
             raise ArtifactError(f"'{folder}' is no run: expected a folder with recipe.toml in it")
+        if threads is not None:
+            torch.set_num_threads(threads)
         self.folder = folder
         self.recipe = load_recipe(folder / "recipe.toml")
         self.method = open_method(self.recipe.method)
         self.device = choose_device(device)
+        self._device_asked = device
         self._networks: dict[str, Network] = {}
         self.classes: tuple[str, ...] = ()
-        self.thresholds: float | NDArray[np.float64] = CLASS_THRESHOLD
+        self._thresholds: float | NDArray[np.float64] = CLASS_THRESHOLD
+        self.thresholds = thresholds
+        self.with_instances = instances
+        if instances:
+            self.require_instances()
         trained = [stage.name for stage in self.method.stages if self.has(stage.name)]
         if trained:
             self.network(trained[0], Network)
         else:
             raise ArtifactError(f"run '{folder}' has no trained network yet: finish `wsss train`")
+
+    @property
+    def thresholds(self) -> Any:
+        """See the class."""
+        return self._thresholds
+
+    @thresholds.setter
+    def thresholds(self, values: Any) -> None:
+        if isinstance(values, Sequence):
+            values = np.asarray(values)
+        self._thresholds = CLASS_THRESHOLD if values is None else values
+
+    @property
+    def description(self) -> str:
+        """See `Predictor`."""
+        return f"run '{self.folder}'"
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """See `Predictor`."""
+        known = self.method.modes
+        return tuple(mode for mode, stages in known.items() if all(map(self.has, stages)))
+
+    @property
+    def has_instances(self) -> bool:
+        """See `Predictor`."""
+        source = self.method.instances
+        return source is not None and source.is_learnt(self.recipe)
+
+    def mode_of(self, name: str) -> Mode:
+        """See `Predictor`."""
+        recipe = self.recipe
+        for stage in self.stages_of(name):
+            self.weights_path(stage)
+        if name == "segmenter":
+            return Mode(False, False, recipe.segmenter.crf.settings() is not None)
+        has_crf = isinstance(recipe, WalkRecipe) and recipe.walk.crf.settings() is not None
+        return Mode(True, name == "labels", has_crf)
+
+    @torch.no_grad()
+    def predict_equal(
+        self,
+        images: Sequence[Image],
+        classes: Sequence[Sequence[int] | None],
+        mode: str,
+        crf: bool,
+    ) -> list[Prediction]:
+        """See `Predictor`; one image after the other."""
+        return [
+            self._predict(image, labels, mode, crf)
+            for image, labels in zip(images, classes, strict=True)
+        ]
+
+    def spec(self, mode: str, crf: bool) -> PredictorSpec:
+        """See `Predictor`; the process that asks for the labels makes them."""
+        weights = [self.weights_path(name) for name in self.stages_of(mode)]
+        thresholds = None
+        if not np.isscalar(self._thresholds):
+            thresholds = tuple(float(each) for each in np.ravel(self._thresholds))
+        details: dict[str, Any] = {
+            "run": {path.parent.name: file_digest(path) for path in weights},
+            "thresholds": thresholds,
+            "recipe": self.recipe.model_dump(mode="json", include={"cam", "walk", "segmenter"}),
+        }
+        if self.with_instances:
+            details["instances"] = self.recipe.model_dump(mode="json")["instances"]
+        return PredictorSpec(
+            partial(
+                RunPredictor,
+                self.folder.resolve(),
+                self._device_asked,
+                thresholds=thresholds,
+                instances=self.with_instances,
+            ),
+            self.classes,
+            mode,
+            crf,
+            details,
+            frozenset({"instances"} if self.with_instances else ()),
+            workers=0,
+            on_gpu=self.device.type == "cuda",
+        )
 
     def has(self, stage: str) -> bool:
         """Whether a stage has left a trained network."""
@@ -107,7 +199,7 @@ class RunPredictor:
         return path
 
     def score_maps(
-        self, image: NDArray[np.uint8], labels: Sequence[int] | None, kind: str
+        self, image: NDArray[np.uint8], labels: Sequence[int] | None, mode: str
     ) -> ScoreMaps:
         """CAMs, or CAMs after the walk.
 
@@ -117,7 +209,7 @@ class RunPredictor:
                 that it finds.
         """
         maps = self._cams(image, labels)
-        return maps if kind == "cam" else self._walked(image, maps)
+        return maps if mode == "cam" else self._walked(image, maps)
 
     def affinity_network(self) -> AffinityNetwork:
         """The network that gives the affinities of the walk."""
@@ -154,74 +246,52 @@ class RunPredictor:
         classifier = self.network("cam", CamClassifier)
         return class_probabilities(classifier, image, self.recipe.cam, self.device)
 
-    def label(
-        self,
-        image: NDArray[np.uint8],
-        labels: Sequence[int] | None = None,
-        kind: str = "segmenter",
-        *,
-        crf: bool | None = None,
+    def recipe_label(
+        self, image: NDArray[np.uint8], classes: Sequence[int] | None, mode: str
     ) -> NDArray[np.uint8]:
-        """(H, W) uint8 label map of an image; see `predict`."""
-        return self.predict(image, labels, kind, crf=crf).label
+        """(H, W) uint8 label map as the recipe makes and measures it.
 
-    def predict(
-        self,
-        image: NDArray[np.uint8],
-        labels: Sequence[int] | None = None,
-        kind: str = "segmenter",
-        *,
-        crf: bool | None = None,
-    ) -> RunLabelled:
-        """Label map of an image, and by how much the walk changed its CAMs.
-
-        Args:
-            image: (H, W, 3) uint8 RGB.
-            labels: classes in the image, not used by the segmenter; None: those the classifier
-                finds.
-            crf: with or without the recipe's dense CRF; default: with it, except behind `cam` and
-                `walk`.
+        In the modes `labels` and `segmenter` that is with the recipe's dense CRF, if it has one.
         """
+        crf = mode in ("labels", "segmenter") and self.mode_of(mode).has_crf
+        return self.predict_equal([image], [classes], mode, crf)[0].label
+
+    def _predict(
+        self, image: NDArray[np.uint8], classes: Sequence[int] | None, mode: str, crf: bool
+    ) -> Prediction:
         recipe = self.recipe
-        if crf is None:
-            crf = kind in ("labels", "segmenter")
-        if kind == "segmenter":
+        if mode == "segmenter":
             segmenter = self.network("segmenter", Segmenter)
             section = recipe.segmenter
             if not crf:
                 section = section.model_copy(update={"crf": NO_CRF})
-            align = recipe.cam.align
-            return RunLabelled(segment_image(segmenter, image, section, align, self.device))
-        maps = self._cams(image, labels)
-        if kind == "cam":
-            return RunLabelled(self._label(image, maps, recipe.cam.threshold, crf))
+            label = segment_image(segmenter, image, section, recipe.cam.align, self.device)
+            return Prediction(label, classes=tuple(range(len(self.classes))))
+        if mode == "cam":
+            maps = self._cams(image, classes)
+            label = self._label(image, maps, recipe.cam.threshold, crf)
+            return Prediction(label, classes=_classes_of(maps))
+        if self.with_instances and not crf:
+            return self._predict_maps(image, classes)
+        maps = self._cams(image, classes)
         return self._walk_labelled(image, maps, self._walked(image, maps), crf)
 
-    @torch.no_grad()
-    def predict_instance_maps(
-        self, image: NDArray[np.uint8], labels: Sequence[int] | None = None
-    ) -> tuple[RunLabelled, InstanceMaps]:
-        """As `predict` by `walk`, and what `instances` groups, of one set of CAMs and one look.
-
-        Args:
-            image, labels: see `score_maps`.
-
-        Raises:
-            ConfigError, ArtifactError: see `instances`.
-        """
-        source, maps = self.require_instances(), self._cams(image, labels)
-        found, settings = self.affinity_maps(image), self._walk_settings()
-        affinity, damping = boundary_affinities(found["boundary"], settings)
-        walked = walk_scores(maps, affinity, settings, damping)
-        labelled = self._walk_labelled(image, maps, walked, crf=False)
-        return labelled, self._instance_maps(source, maps, found)
+    def _predict_maps(self, image: NDArray[np.uint8], classes: Sequence[int] | None) -> Prediction:
+        """Labels of the walk and what instances are made from, of one set of CAMs and one look."""
+        cams, maps = self._cams(image, classes), self.affinity_maps(image)
+        settings = self._walk_settings()
+        affinity, damping = boundary_affinities(maps["boundary"], settings)
+        walked = walk_scores(cams, affinity, settings, damping)
+        found = self._walk_labelled(image, cams, walked, crf=False)
+        return replace(found, maps=self._instance_maps(cams, maps))
 
     def _walk_labelled(
         self, image: NDArray[np.uint8], cams: ScoreMaps, walked: ScoreMaps, crf: bool
-    ) -> RunLabelled:
+    ) -> Prediction:
         recipe = self.walk_recipe()
         change = walk_change(cams, walked, self._walk_settings())
-        return RunLabelled(self._label(image, walked, recipe.walk.threshold, crf), change)
+        label = self._label(image, walked, recipe.walk.threshold, crf)
+        return Prediction(label, classes=_classes_of(cams), change=change)
 
     def _label(
         self, image: NDArray[np.uint8], maps: ScoreMaps, threshold: float, crf: bool
@@ -272,17 +342,14 @@ class RunPredictor:
             ConfigError: the run's method or recipe has no instances.
             ArtifactError: its networks are not trained yet.
         """
-        source, maps = self.require_instances(), self._cams(image, labels)
-        (found,) = group_maps([self._instance_maps(source, maps, self.affinity_maps(image))])
+        cams = self._cams(image, labels)
+        (found,) = group_maps([self._instance_maps(cams, self.affinity_maps(image))])
         return found
 
-    def _instance_maps(
-        self, source: InstanceSource, maps: ScoreMaps, found: Mapping[str, Tensor]
-    ) -> InstanceMaps:
-        boundary, displacement = found["boundary"][0], found["displacement"][0]
-        return InstanceMaps(
-            maps, boundary, displacement, self._walk_settings(), source.settings(self.recipe)
-        )
+    def _instance_maps(self, cams: ScoreMaps, maps: Mapping[str, Tensor]) -> InstanceMaps:
+        settings = self.require_instances().settings(self.recipe)
+        boundary, displacement = maps["boundary"][0], maps["displacement"][0]
+        return InstanceMaps(cams, boundary, displacement, self._walk_settings(), settings)
 
     def walk_recipe(self) -> WalkRecipe:
         """The recipe, if its method has a random walk.
@@ -297,19 +364,16 @@ class RunPredictor:
             )
         return self.recipe
 
-    def stages_of(self, kind: str) -> tuple[str, ...]:
-        """Stages whose networks a way to label needs.
+    def stages_of(self, mode: str) -> tuple[str, ...]:
+        """Stages whose networks a mode needs.
 
         Raises:
-            ConfigError: it is one of methods with a walk, and the run's has none.
+            ConfigError: the run's method has no such mode.
         """
         modes = self.method.modes
-        if kind not in modes:
-            raise ConfigError(
-                f"run '{self.folder}' is of method {self.method.name}, which has no mode '{kind}': "
-                f"choose of {', '.join(modes)}"
-            )
-        return modes[kind]
+        if mode not in modes:
+            raise unknown_mode(self, mode)
+        return modes[mode]
 
     def require_instances(self) -> InstanceSource:
         """How the run tells single objects apart.
@@ -344,19 +408,19 @@ class RunPredictor:
 class RunPredictions:
     """A run's networks as something to be measured."""
 
-    def __init__(self, predictor: RunPredictor, kind: str, *, use_image_labels: bool) -> None:
-        self.predictor, self.kind = predictor, kind
-        self.image_labels_used = use_image_labels and kind != "segmenter"
-        self.are_labels = kind in ("labels", "segmenter")
-        self.description = f"{kind} of run {predictor.folder}"
+    def __init__(self, predictor: RunPredictor, mode: str, *, use_image_labels: bool) -> None:
+        self.predictor, self.mode = predictor, mode
+        self.image_labels_used = use_image_labels and mode != "segmenter"
+        self.are_labels = mode in ("labels", "segmenter")
+        self.description = f"{mode} of run {predictor.folder}"
 
-    def predict(self, sample: Sample) -> Prediction:
+    def predict(self, sample: Sample) -> ScoreMaps | NDArray[np.uint8]:
         """Score maps (cam, walk) or a label map (labels, segmenter)."""
         labels = _labels_of(sample) if self.image_labels_used else None
         image = read_image(sample.image_path)
-        if self.kind in ("cam", "walk"):
-            return self.predictor.score_maps(image, labels, self.kind)
-        return self.predictor.label(image, labels, self.kind)
+        if self.are_labels:
+            return self.predictor.recipe_label(image, labels, self.mode)
+        return self.predictor.score_maps(image, labels, self.mode)
 
 
 class RunInstances:
@@ -373,6 +437,10 @@ class RunInstances:
         """The single objects in an image."""
         labels = _labels_of(sample) if self.image_labels_used else None
         return self.predictor.instances(read_image(sample.image_path), labels)
+
+
+def _classes_of(maps: ScoreMaps) -> tuple[int, ...]:
+    return tuple(sorted(int(index) for index in maps.classes))
 
 
 def _labels_of(sample: Sample) -> Sequence[int]:

@@ -83,7 +83,7 @@ def _facts(report: JobReport) -> list[tuple[str, str]]:
         ("Labelled", format_count(counts.labelled)),
         ("Failed", f"{format_count(counts.failed)}{_share(counts.failed, counts.images)}"),
         ("Model", f"bundle {digest[:12]}" if isinstance(digest, str) else "run"),
-        ("By", ", ".join(str(model[key]) for key in ("by", "backend") if model.get(key))),
+        ("Mode", ", ".join(str(model[k]) for k in ("mode", "by", "backend") if model.get(k))),
         ("Image labels", "given" if settings.get("image_labels") else "found by the model"),
         ("Formats", ", ".join(str(name) for name in settings["formats"])),
     ]

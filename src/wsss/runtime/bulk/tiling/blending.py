@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ...predictor import Prediction
 from ...refine.grid_cells import cells_at
-from ..predictor_spec import Answer
 
 CELL = 32
 """Side in pixels of the squares in which the scores of a tiled image are given."""
@@ -27,7 +27,7 @@ class Tile:
     columns: slice
     row_window: Floats
     column_window: Floats
-    answer: Answer
+    found: Prediction
 
     def inside(self, rows: slice, columns: slice) -> tuple[slice, slice]:
         """Pixels of the image as pixels of the tile, in which they lie."""
@@ -38,14 +38,14 @@ class Tile:
 
         Without scores, 1 for the label of each pixel: the tile that counts more there decides.
         """
-        scores, size = self.answer.scores, self.answer.label.shape
+        scores, size = self.found.scores, self.found.label.shape
         if scores is None:
             numbers = np.arange(num_planes, dtype=np.uint8)[:, None, None]
-            return np.asarray(self.answer.label[rows, columns] == numbers, np.float32)
+            return np.asarray(self.found.label[rows, columns] == numbers, np.float32)
         if scores.shape[1:] == size:
             return scores[:, rows, columns]
-        stretched = _stretched(scores, 1, rows, size[0], self.answer.align)
-        return _stretched(stretched, 2, columns, size[1], self.answer.align)
+        stretched = _stretched(scores, 1, rows, size[0], self.found.align)
+        return _stretched(stretched, 2, columns, size[1], self.found.align)
 
 
 class Seam:

@@ -13,7 +13,7 @@ what instances are made from that is blended, and instances are grouped in the w
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ....errors import DataError
 from ...bundle.inputs import AnyOf
-from ..predictor_spec import Answer, OpenModel
+from ...predictor import Prediction, Predictor, PredictorSpec, group_instances
 from .blending import CoarseScores, Seam, Tile
 
 if TYPE_CHECKING:
@@ -30,30 +30,37 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 
 
-class TiledModel:
-    """See `OpenModel`; images of up to `tile_pixels` go through untouched."""
+class TiledPredictor:
+    """A predictor of a job, in its mode; images of up to `tile_pixels` go through untouched."""
 
-    def __init__(self, model: OpenModel, num_classes: int, tile_pixels: int) -> None:
-        self._model, self._num_planes = model, num_classes + 1
+    def __init__(self, model: Predictor, spec: PredictorSpec, tile_pixels: int) -> None:
+        self._model, self._num_planes = model, len(spec.classes) + 1
+        self._mode, self._crf = spec.mode, spec.crf
         self._tile_pixels = tile_pixels
 
-    def label(
+    def predict(
         self, images: Sequence[Pixels], labels: Sequence[Sequence[int] | None]
-    ) -> list[Answer]:
-        """See `OpenModel.label`."""
+    ) -> list[Prediction]:
+        """Label images of one size.
+
+        Raises:
+            DataError, ShapeError, DeadlineError, MemoryError: it fails on these images; any other
+            error ends the job.
+        """
         height, width = images[0].shape[:2]
         if height * width <= self._tile_pixels:
-            return _grouped(self._model.label(images, labels))
+            found = self._model.predict_equal(images, labels, self._mode, self._crf)
+            return group_instances(found)
         return [
             self._in_tiles(image, None if given is None else AnyOf(given))
             for image, given in zip(images, labels, strict=True)
         ]
 
     def close(self) -> None:
-        """See `OpenModel.close`."""
+        """Release the memory of the model."""
         self._model.close()
 
-    def _in_tiles(self, image: Pixels, labels: AnyOf | None) -> Answer:
+    def _in_tiles(self, image: Pixels, labels: AnyOf | None) -> Prediction:
         height, width = image.shape[:2]
         side = math.isqrt(self._tile_pixels)
         rows, columns = Cuts.of(height, side), Cuts.of(width, side)
@@ -65,16 +72,14 @@ class TiledModel:
             for x in range(len(columns.starts)):
                 right = whole.seam(rows.core(y), columns.overlap(x))
                 pixels = np.ascontiguousarray(image[rows.tile(y), columns.tile(x)])
-                (answer,) = self._model.label([pixels], [labels])
-                if answer.instances is not None:
+                (found,) = self._model.predict_equal([pixels], [labels], self._mode, self._crf)
+                if found.instances is not None:
                     raise DataError(
                         f"an image of {height} x {width} is labelled in tiles, across which this "
                         f"model tells no instances: give --tile-pixels {height * width} or more, "
                         "or label without instances"
                     )
-                tile = Tile(
-                    rows.tile(y), columns.tile(x), rows.window(y), columns.window(x), answer
-                )
+                tile = Tile(rows.tile(y), columns.tile(x), rows.window(y), columns.window(x), found)
                 whole.add(tile, rows.core(y), columns.core(x))
                 for seam in (above, below, left, right):
                     if seam is not None:
@@ -83,23 +88,11 @@ class TiledModel:
                 left = right
             whole.write(above)
             above = below
-        (answer,) = _grouped([whole.answer()])
-        return answer
-
-
-def _grouped(answers: list[Answer]) -> list[Answer]:
-    """The same, with instances where there is what they are made from."""
-    maps = [answer.maps for answer in answers if answer.maps is not None]
-    if not maps:
-        return answers
-    from ...instances.maps import group_maps
-
-    found = zip(answers, group_maps(maps), strict=True)
-    return [replace(answer, instances=each, maps=None) for answer, each in found]
+        return group_instances([whole.prediction()])[0]
 
 
 class _Whole:
-    """The answer for an image, as it grows."""
+    """The prediction for an image, as it grows."""
 
     def __init__(self, height: int, width: int, num_planes: int) -> None:
         self._num_planes = num_planes
@@ -117,27 +110,27 @@ class _Whole:
 
     def add(self, tile: Tile, rows: slice, columns: slice) -> None:
         """A tile, of which these pixels are its own."""
-        answer, inside = tile.answer, tile.inside(rows, columns)
-        self._label[rows, columns] = answer.label[inside]
-        if answer.confidence is not None:
+        found, inside = tile.found, tile.inside(rows, columns)
+        self._label[rows, columns] = found.label[inside]
+        if found.confidence is not None:
             if self._confidence is None:
                 self._confidence = np.empty(self._label.shape, np.float32)
-            self._confidence[rows, columns] = answer.confidence[inside]
-        if answer.scores is not None:
+            self._confidence[rows, columns] = found.confidence[inside]
+        if found.scores is not None:
             if self._scores is None:
                 self._scores = CoarseScores(*self._label.shape, self._num_planes)
-            self._scores.add(tile, answer.scores)
-        if answer.maps is not None:
+            self._scores.add(tile, found.scores)
+        if found.maps is not None:
             from ...instances.maps import Span, TiledMaps
 
             if self._maps is None:
                 self._maps = TiledMaps((self._label.shape[0], self._label.shape[1]))
             spans = Span(tile.rows, tile.row_window), Span(tile.columns, tile.column_window)
-            self._maps.add(*spans, answer.maps)
-        if answer.change is not None:
+            self._maps.add(*spans, found.maps)
+        if found.change is not None:
             # Pixels that count as its own: a tile in the middle of an image shares more of them.
             own = float(tile.row_window.sum()) * float(tile.column_window.sum())
-            self._changed += own * answer.change
+            self._changed += own * found.change
             self._walked += own
 
     def write(self, seam: Seam | None) -> None:
@@ -145,12 +138,12 @@ class _Whole:
         if seam is not None:
             seam.write(self._label, self._confidence)
 
-    def answer(self) -> Answer:
+    def prediction(self) -> Prediction:
         """When all tiles were added and all seams written."""
         scores = None if self._scores is None else self._scores.mean()
         change = self._changed / self._walked if self._walked else None
         maps = None if self._maps is None else self._maps.whole()
-        return Answer(self._label, self._confidence, scores, change, maps=maps)
+        return Prediction(self._label, self._confidence, scores, change=change, maps=maps)
 
 
 LARGEST_OVERLAP = 256

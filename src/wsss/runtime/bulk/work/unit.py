@@ -23,6 +23,7 @@ from ...io.bad_files import BadImage
 from ...io.files import write_error
 from ...io.palette import IGNORE_INDEX, voc_palette
 from ...io.staging import Staging
+from ...predictor import Prediction
 from ...system.bounded_threads import in_threads
 from ..formats.contract import JobView, Writer
 from ..formats.registry import open_writers
@@ -31,8 +32,7 @@ from ..image_list.json_lines import SUFFIX, pack, read_lines
 from ..inputs.images import ImageRef, LabelledImage
 from ..inputs.read import read_pixels, read_size
 from ..plan import INPUTS, Plan
-from ..predictor_spec import Answer, OpenModel
-from ..tiling.tiles import TiledModel
+from ..tiling.tiles import TiledPredictor
 from .in_progress import Marks
 from .outputs import FolderSink, Sink, TarSink
 from .records import OK, ImageRecord, UnitSummary, read_images, unit_name, write_record
@@ -89,7 +89,7 @@ class UnitLabeller:
         names = plan.settings.writers
         self._writers = dict(zip(names, open_writers(names, view), strict=True))
         opened = plan.model.open(plan.threads)
-        self._model = TiledModel(opened, len(plan.model.classes), plan.settings.tile_pixels)
+        self._model = TiledPredictor(opened, plan.model, plan.settings.tile_pixels)
         self._huge = threading.Lock()
         self._space = _Space(plan.out)
 
@@ -103,7 +103,7 @@ class UnitLabeller:
 
         Raises:
             ArtifactError: the disk does not take the outputs; ServerError and others: see
-            `OpenModel.label`. Nothing of the unit counts then.
+            `TiledPredictor.predict`. Nothing of the unit counts then.
         """
         out, name, refs = self._plan.out, unit_name(task.unit), self._list.unit(task.unit)
         first = self._list.first(task.unit)
@@ -208,7 +208,7 @@ class _Work:
     """The images of one unit."""
 
     plan: Plan
-    model: OpenModel
+    model: TiledPredictor
     writers: Mapping[str, Writer]
     sink: Sink
     clock: Clock
@@ -285,52 +285,50 @@ class _Work:
                     pixels[place] = read_pixels(ref, self.plan.settings.max_pixels)
             except BadImage as error:
                 done[place] = self._failure(place, ref, error.code, str(error))
-        for place, answer in self._answers(refs, pixels).items():
+        for place, found in self._predictions(refs, pixels).items():
             try:
-                if isinstance(answer, Exception):
-                    raise answer
-                done[place] = self._finish(place, refs[place], pixels[place], answer)
+                if isinstance(found, Exception):
+                    raise found
+                done[place] = self._finish(place, refs[place], pixels[place], found)
             except _OF_AN_IMAGE as error:
                 done[place] = self._failure(place, refs[place], *_reason(error))
         for place in refs:
             self.marks.end(place)
         return done
 
-    def _answers(
+    def _predictions(
         self, refs: Mapping[int, ImageRef], pixels: Mapping[int, Pixels]
-    ) -> dict[int, Answer | Exception]:
+    ) -> dict[int, Prediction | Exception]:
         places = list(pixels)
         if not places:
             return {}
         try:
             with self.clock.network():
                 labels = [refs[place].labels for place in places]
-                answers = self.model.label(list(pixels.values()), labels)
+                found = self.model.predict(list(pixels.values()), labels)
         except _OF_AN_IMAGE as error:
             if len(places) == 1:
                 return {places[0]: error}
-            found: dict[int, Answer | Exception] = {}
+            alone: dict[int, Prediction | Exception] = {}
             for place in places:  # which of them was it?
-                found |= self._answers(refs, {place: pixels[place]})
-            return found
-        return dict(zip(places, answers, strict=True))
+                alone |= self._predictions(refs, {place: pixels[place]})
+            return alone
+        return dict(zip(places, found, strict=True))
 
-    def _finish(self, place: int, ref: ImageRef, pixels: Pixels, answer: Answer) -> _Done:
+    def _finish(self, place: int, ref: ImageRef, pixels: Pixels, made: Prediction) -> _Done:
         """Write what was found, all of it or nothing.
 
         Raises:
             DataError, MemoryError: it cannot be written; ArtifactError: see `Sink.put`.
         """
-        if not _is_finite(answer):
+        if not _is_finite(made):
             raise DataError("the model gave NaN or infinity: its weights may be damaged")
-        label, instances, index = answer.label, answer.instances, self.first + place
-        if self.plan.settings.min_confidence is not None and answer.confidence is not None:
-            doubtful = answer.confidence < self.plan.settings.min_confidence
+        label, instances, index = made.label, made.instances, self.first + place
+        if self.plan.settings.min_confidence is not None and made.confidence is not None:
+            doubtful = made.confidence < self.plan.settings.min_confidence
             label = np.where(doubtful, np.uint8(IGNORE_INDEX), label)
             instances = None if instances is None else instances.without(doubtful)
-        image = LabelledImage(
-            ref, index, pixels, label, answer.confidence, answer.scores, instances
-        )
+        image = LabelledImage(ref, index, pixels, label, made.confidence, made.scores, instances)
         files: list[tuple[str, bytes]] = []
         entries = {}
         with self.clock.stage("encode"):
@@ -347,7 +345,7 @@ class _Work:
         for row in label:
             counts += np.bincount(row, minlength=256)
         found = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
-        confidence = answer.confidence
+        confidence = made.confidence
         record = ImageRecord(
             index,
             ref.name,
@@ -357,7 +355,7 @@ class _Work:
             size=(pixels.shape[0], pixels.shape[1]),
             pixels=found,
             confidence=None if confidence is None else round(float(confidence.mean()), 6),
-            change=None if answer.change is None else round(answer.change, 6),
+            change=None if made.change is None else round(made.change, 6),
             missing=tuple(index for index in ref.labels or () if index + 1 not in found),
             instances=None if instances is None else instances.counts(),
         )
@@ -374,9 +372,9 @@ def _reason(error: Exception) -> tuple[str, str]:
     return "timeout" if isinstance(error, DeadlineError) else "model-failed", str(error)
 
 
-def _is_finite(answer: Answer) -> bool:
+def _is_finite(made: Prediction) -> bool:
     """Records, and whoever reads scores, know no NaN; a mean tells of one anywhere."""
-    planes = (answer.confidence, answer.scores)
-    if answer.instances is not None and not np.isfinite(answer.instances.scores).all():
+    planes = (made.confidence, made.scores)
+    if made.instances is not None and not np.isfinite(made.instances.scores).all():
         return False
     return all(plane is None or np.isfinite(plane.mean()) for plane in planes)
