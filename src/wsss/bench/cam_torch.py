@@ -21,6 +21,7 @@ from ..training.backbones.build import BACKBONES, build_backbone
 from ..training.data.image_set import ImageSet, spread
 from ..training.data.readers import read_image_set
 from ..training.engine.networks import AnyNetwork, normalise
+from ..training.methods import METHODS
 from ..training.methods.shared.cam_stage import image_activation
 from ..training.methods.shared.classifier import CamClassifier
 from ..training.predict.run_predictor import RunPredictor
@@ -34,7 +35,7 @@ from .published_pipeline import as_published, published_activation
 from .stages import Form, StageClock, charged
 
 PUBLISHED, TORCH, BATCHED, BFLOAT16 = "published", "torch", "torch batched", "torch bfloat16"
-RANDOM_RECIPE, RANDOM_CLASSES = "affinitynet_resnet50_voc12", 20
+RANDOM_RECIPE, RANDOM_CLASSES = f"{METHODS[0]}_resnet50_voc12", 20
 """Scales and sizes of a network without a run: those of VOC."""
 MAP_STRIDE = 4
 """Pixels per cell of its maps, as IRNet stores them."""

@@ -55,7 +55,7 @@ def export(
     graphs: Annotated[
         str | None,
         typer.Option(
-            help="Only these, with commas: cam, affinity or irnet, refine, label, segmenter.",
+            help="Only these, with commas: cam, the affinity stage, refine, label, segmenter.",
             rich_help_panel=GRAPHS,
         ),
     ] = None,

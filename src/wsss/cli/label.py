@@ -131,9 +131,7 @@ def label(
     ] = None,
     instances: Annotated[
         bool,
-        typer.Option(
-            "--instances", help="Tell single objects apart as well; by bundles and runs of irnet."
-        ),
+        typer.Option("--instances", help="Tell single objects apart as well, where the model can."),
     ] = False,
     min_confidence: Annotated[
         float | None,

@@ -12,13 +12,14 @@ from ...runtime.backends.contract import TensorSpec
 from ...runtime.bundle.manifest import AffinityEntry
 from ...runtime.bundle.open import Bundle, GraphEntry
 from ...runtime.io.palette import voc_palette
+from ...training.methods import METHODS
 from ..graphs.graph_io import graph_tensors
 from .options import RepositoryOptions
 from .repository import render_configs, write_configs
 
 CLASSES = ("disc", "bar", "ring")
 GRAPHS = ("cam", "affinity", "refine", "segmenter", "label")
-"""Of a bundle of AffinityNet; one of IRNet has `irnet` in place of `affinity`."""
+"""Of a bundle whose affinities are made of features; the graph has the name of its stage."""
 NUM_PAIRS = 34
 """Neighbours within the walk radius of 5 that the recipes have, each pair once."""
 OPTIONS = RepositoryOptions(decode=True)
@@ -47,7 +48,7 @@ def demo_bundle() -> Bundle:
     return Bundle(
         folder=Path("bundle"),
         version="",
-        method="affinitynet",
+        method=METHODS[0],
         name="demo",
         classes=CLASSES,
         palette=tuple((int(r), int(g), int(b)) for r, g, b in voc_palette()[: count + 1]),

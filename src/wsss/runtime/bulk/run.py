@@ -223,8 +223,8 @@ def require_offers(model: PredictorSpec, settings: Settings) -> None:
         missing = sorted(wanted - model.offers)
         if "instances" in missing:
             raise ConfigError(
-                f"{option} needs instances, which bundles and runs of the method irnet tell: label "
-                "by one of these"
+                f"{option} needs instances, which this model does not tell: label by a model of a "
+                "method that does"
             )
         if missing:
             raise ConfigError(

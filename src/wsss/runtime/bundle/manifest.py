@@ -349,25 +349,39 @@ def _from_schema_1(content: Mapping[str, Any]) -> dict[str, Any]:
         ManifestError: it has other graphs.
     """
     graphs, settings = content.get("graphs"), content.get("settings")
-    expected = ("cam", "affinity", "irnet", "refine", "label", "segmenter")
-    if not isinstance(graphs, dict) or not graphs or not graphs.keys() <= set(expected):
+    if not _are_graphs(graphs) or not isinstance(settings, dict):
         raise ManifestError(
-            f"has {quoted(graphs)} as `graphs`, expected one or more of {', '.join(expected)}"
+            f"has {quoted(graphs)} as `graphs` and {quoted(settings)} as `settings`, expected "
+            "graphs with plain names and an object"
         )
     modes = {"segmenter": {"graph": "segmenter", "settings": "segmenter", "crf": False}}
-    if isinstance(settings, dict) and "walk" in settings:  # of methods with a walk, and of no other
+    if "walk" in settings:  # of methods with a walk, and of no other
         walk = {"graph": "label", "settings": "walk"}
         modes |= {"walk": {**walk, "crf": False}, "labels": {**walk, "crf": True}}
-    outputs = {"affinity": "affinity", "irnet": "boundary"}
-    found = next((name for name in outputs if name in graphs), None)
-    has_instances = isinstance(settings, dict) and "instances" in settings
+    affinity = next(
+        (
+            {"graph": name, "output": output}
+            for name, entry in graphs.items()
+            for output in ("affinity", "boundary")
+            if output in _output_names(entry)
+        ),
+        None,
+    )
+    has_instances = affinity is not None and "instances" in settings
     added = {
         "schema": SCHEMA,
         "modes": modes,
-        "affinity": None if found is None else {"graph": found, "output": outputs[found]},
-        "instances": ["cam", "irnet", "refine"] if has_instances else [],
+        "affinity": affinity,
+        "instances": ["cam", affinity["graph"], "refine"] if affinity and has_instances else [],
     }
     return {**content, **added}
+
+
+def _output_names(entry: Any) -> list[Any]:
+    """Names of a graph's outputs, in a manifest that was not checked yet."""
+    outputs = entry.get("outputs") if isinstance(entry, dict) else None
+    rows = outputs if isinstance(outputs, list) else []
+    return [row.get("name") for row in rows if isinstance(row, dict)]
 
 
 def _graph(value: Any, where: str) -> GraphEntry:
