@@ -349,7 +349,7 @@ def _from_schema_1(content: Mapping[str, Any]) -> dict[str, Any]:
         ManifestError: it has other graphs.
     """
     graphs, settings = content.get("graphs"), content.get("settings")
-    if not _are_graphs(graphs) or not isinstance(settings, dict):
+    if not isinstance(graphs, dict) or not _are_graphs(graphs) or not isinstance(settings, dict):
         raise ManifestError(
             f"has {quoted(graphs)} as `graphs` and {quoted(settings)} as `settings`, expected "
             "graphs with plain names and an object"
