@@ -13,6 +13,7 @@ from ..errors import WsssError
 from ..runtime.refine.boundary_affinity import affinity_from_boundary
 from ..runtime.refine.feature_affinity import affinity_from_features
 from ..runtime.refine.pairs import PairOffsets
+from ..runtime.refine.pseudo_labels import WalkSettings
 from ..runtime.refine.random_walk import Form, chebyshev_degree, propagate
 from . import published_operators as published
 from .machine import Machine, synchroniser
@@ -23,16 +24,6 @@ ROUNDING, LEAST_AGREEMENT = 2e-5, 0.9999
 """What float32 adds to the tolerance, and the least share of cells with the right argmax."""
 DENSE_CELLS = 4000
 """Dense squaring of larger grids is extrapolated on a CPU, where it would take minutes."""
-
-
-@dataclass(frozen=True)
-class WalkSettings:
-    """One walk, as published for AffinityNet by default."""
-
-    radius: int = 5
-    beta: float = 8.0
-    steps: int = 256
-    tolerance: float = 1e-4
 
 
 @dataclass(frozen=True)

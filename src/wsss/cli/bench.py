@@ -67,7 +67,8 @@ def walk(
 
     from ..bench.cases import walk_cases
     from ..bench.machine import measure_machine
-    from ..bench.walk import BATCHES, STRIDES, WalkSettings, bench_affinity, bench_walk
+    from ..bench.walk import BATCHES, STRIDES, bench_affinity, bench_walk
+    from ..runtime.refine.pseudo_labels import WalkSettings
     from ..training.engine.devices import choose_device
 
     if affinity is not None and (affinity == "model") != (model is not None):

@@ -1,7 +1,6 @@
 """What the graphs of a bundle say for instances, which torch groups outside of them."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +13,6 @@ from ..io.score_maps import ScoreMaps
 from ..refine.boundary_walk import STRIDE
 from ..refine.pseudo_labels import WalkSettings
 from .open import Bundle
-
-_WALK = ("beta", "steps", "radius", "borders", "tolerance", "background", "alpha", "threshold")
 
 
 def maps_of(
@@ -44,14 +41,11 @@ def maps_of(
 
 def _settings(bundle: Bundle) -> tuple[WalkSettings, InstanceSettings]:
     try:
-        walk: dict[str, Any] = {key: bundle.settings["walk"][key] for key in _WALK}
         instances = InstanceSettings(**bundle.settings["instances"])
-        damping = bundle.settings["walk"].get("damping", True)
-        stride = bundle.settings["cam"]["map_stride"]
-        on_grid = stride == STRIDE
-        settings = WalkSettings(**walk, align=bundle.align, damping=damping, maps_on_grid=on_grid)
-        return settings, instances
-    except (KeyError, TypeError, WsssError) as error:
+        on_grid = bundle.settings["cam"]["map_stride"] == STRIDE
+        walk = WalkSettings.of_section(bundle.settings["walk"], bundle.align, maps_on_grid=on_grid)
+        return walk, instances
+    except (AttributeError, KeyError, TypeError, WsssError) as error:
         raise ArtifactError(
             f"bundle '{bundle.folder}' has no usable settings of instances ({error}): export it "
             "again"

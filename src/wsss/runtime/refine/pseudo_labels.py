@@ -4,7 +4,9 @@ Source: AffinityNet (Ahn and Kwak, CVPR 2018) and IRNet (Ahn, Cho, Kwak, CVPR 20
 inference code.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +23,9 @@ from .seeds import BackgroundRule, background_score, full_size_scores
 
 @dataclass(frozen=True)
 class WalkSettings:
-    """Random walk and background rule; see the recipe section `walk` for meanings and ranges.
+    """Random walk and background rule, by default those published for AffinityNet.
+
+    See the recipe section `walk` for meanings and ranges.
 
     Attributes:
         maps_on_grid: CAMs lie on the grid of the walk already, and go into it as they are; only
@@ -29,17 +33,32 @@ class WalkSettings:
         damping: CAMs are damped on boundaries before the walk; of IRNet alone.
     """
 
-    beta: float
-    steps: int
-    radius: int
-    borders: Borders
-    tolerance: float
-    background: BackgroundRule
-    alpha: float
-    threshold: float
-    align: Align
+    beta: float = 8.0
+    steps: int = 256
+    radius: int = 5
+    borders: Borders = "reference"
+    tolerance: float = 1e-4
+    background: BackgroundRule = "power"
+    alpha: float = 16.0
+    threshold: float = 0.25
+    align: Align = "reference"
     maps_on_grid: bool = False
     damping: bool = True
+
+    @classmethod
+    def of_section(
+        cls, section: Mapping[str, Any], align: Align, *, maps_on_grid: bool = False
+    ) -> "WalkSettings":
+        """The settings in a recipe's section `walk`, which a bundle holds as well.
+
+        Raises:
+            KeyError: a setting is missing.
+        """
+        optional = {"align", "maps_on_grid", "damping"}
+        own = {field.name for field in fields(cls)} - optional
+        values = {name: section[name] for name in own}
+        damping = section.get("damping", True)
+        return cls(**values, align=align, maps_on_grid=maps_on_grid, damping=damping)
 
 
 def walk_scores(

@@ -1,7 +1,5 @@
 """Affinities of an image, as what IRNet's boundaries leave of the paths between cells."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,7 +8,6 @@ from torch import Tensor
 from ....runtime.refine.boundary_walk import STRIDE, boundary_affinities
 from ....runtime.refine.pseudo_labels import WalkSettings
 from ..contract import Affinities, AffinitySource
-from ..shared import walk_stage
 from .network import IRNet
 from .recipe import IRNetRecipe
 from .train import image_boundary, image_maps
@@ -18,11 +15,8 @@ from .train import image_boundary, image_maps
 
 def walk_settings(recipe: IRNetRecipe) -> WalkSettings:
     """The recipe's walk as the runtime takes it."""
-    return replace(
-        walk_stage.walk_settings(recipe),
-        maps_on_grid=recipe.cam.map_stride == STRIDE,
-        damping=recipe.walk.damping,
-    )
+    on_grid = recipe.cam.map_stride == STRIDE
+    return WalkSettings.of_section(recipe.walk.model_dump(), recipe.cam.align, maps_on_grid=on_grid)
 
 
 def affinities(

@@ -46,18 +46,7 @@ DEMO_WALK = DemoFigure("walk_miou", "CAM + walk", "labels", "walk_miou")
 
 def walk_settings(recipe: WalkRecipe) -> WalkSettings:
     """The recipe's walk as the runtime takes it, where CAMs are brought to the walk's grid."""
-    section = recipe.walk
-    return WalkSettings(
-        beta=section.beta,
-        steps=section.steps,
-        radius=section.radius,
-        borders=section.borders,
-        tolerance=section.tolerance,
-        background=section.background,
-        alpha=section.alpha,
-        threshold=section.threshold,
-        align=recipe.cam.align,
-    )
+    return WalkSettings.of_section(recipe.walk.model_dump(), recipe.cam.align)
 
 
 def make_labels(run: Run, folder: Path, digest: str, source: AffinitySource) -> None:
