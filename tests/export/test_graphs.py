@@ -327,7 +327,7 @@ def test_sizes_are_rounded_as_python_rounds_them(align: str, stride: int, scale:
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["mobilenetv2", "resnet50", "vgg16", "resnet38"])
 def test_every_backbone_is_traced(backbone: str) -> None:
-    from wsss.export.trace import network_graph
+    from wsss.export.graphs.trace import network_graph
     from wsss.training.engine.networks import NetworkSpec
     from wsss.training.methods.shared.classifier import CamClassifier
 

@@ -19,7 +19,8 @@ from small_bundles import array, cam_model, label_model, model, tensor_info
 from wsss.errors import ArtifactError
 from wsss.export.graphs.walk import walk_model
 from wsss.runtime.backends.contract import TensorSpec
-from wsss.runtime.bundle.graph_check import MAX_GRAPH_BYTES, check_graph
+from wsss.runtime.bundle.graph_check import check_graph
+from wsss.runtime.bundle.graph_tensors import MAX_GRAPH_BYTES
 from wsss.runtime.bundle.open import GraphEntry
 
 CAM = GraphEntry(

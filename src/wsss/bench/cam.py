@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from ..errors import WsssError
 from ..export.graphs.models import cam_model
 from ..export.graphs.subgraph import keep_outputs
+from ..export.graphs.trace import network_graph
 from ..export.precision import Precision, lower
 from ..export.source import graph_settings
-from ..export.trace import network_graph
 from ..runtime.backends.contract import OpenGraph
 from ..runtime.io.files import atomic_write_bytes
 from ..runtime.io.progress import SILENT, Progress

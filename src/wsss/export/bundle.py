@@ -14,7 +14,7 @@ from onnx import helper
 
 from ..errors import ArtifactError, ConfigError
 from ..runtime.backends.registry import open_graph
-from ..runtime.bundle.graph_check import MAX_GRAPH_BYTES
+from ..runtime.bundle.graph_tensors import MAX_GRAPH_BYTES
 from ..runtime.bundle.inputs import Layout
 from ..runtime.bundle.open import (
     MANIFEST,
@@ -34,6 +34,7 @@ from ..version import __version__
 from .graphs.builder import OPSET
 from .graphs.graph_io import AFFINITY_OUTPUTS
 from .graphs.models import MODELS
+from .graphs.trace import NetworkGraph
 from .parity.agreement import (
     Agreement,
     Photo,
@@ -45,7 +46,6 @@ from .parity.agreement import (
 from .parity.parity import TOLERANCE, GraphParity, check_parity, drawn_cases, photo_cases
 from .precision import Precision, lower
 from .source import ExportSource, open_source
-from .trace import NetworkGraph
 
 MAX_CALIBRATION = 12
 """Images that set the ranges of int8; labels are compared on the others."""

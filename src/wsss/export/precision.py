@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError
 from ..runtime.refine.geometry import Align, image_tensor, resize, scaled_size
-from .trace import PIXELS, NetworkGraph
+from .graphs.trace import PIXELS, NetworkGraph
 
 Precision = Literal["fp32", "fp16", "int8"]
 

@@ -14,7 +14,7 @@ from ..training.methods.contract import Method
 from ..training.predict.run_predictor import CLASS_THRESHOLD, RunPredictor
 from ..training.recipe.recipe import Recipe, WalkRecipe
 from .graphs.graph_context import GraphSettings, Walking
-from .trace import NetworkGraph, network_graph
+from .graphs.trace import NetworkGraph, network_graph
 
 
 def graphs_of(method: Method) -> dict[str, tuple[str, ...]]:

@@ -22,7 +22,7 @@ from ..runtime.backends.tensorrt_backend import (
     started,
     version_of,
 )
-from ..runtime.bundle.graph_check import MAX_GRAPH_BYTES
+from ..runtime.bundle.graph_tensors import MAX_GRAPH_BYTES
 from ..runtime.io.files import atomic_write_bytes, read_file
 from ..runtime.io.progress import SILENT, Progress
 

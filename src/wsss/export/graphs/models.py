@@ -12,7 +12,6 @@ import onnx
 from onnx import TensorProto, helper
 
 from ...runtime.refine.pairs import PairOffsets
-from ..trace import NetworkGraph
 from . import geometry
 from .builder import IR_VERSION, OPSET
 from .graph_context import Draft, GraphSettings
@@ -21,6 +20,7 @@ from .merge import merge_equal
 from .pairs import add_boundary_affinity
 from .refinement import add_refinement
 from .subgraph import add_network, needed_constants, needed_nodes
+from .trace import NetworkGraph
 from .walk import add_affinity
 
 FEATURES, AFFINITY, BOUNDARY = "affinity/features", "affinity/planes", "{stage}/boundary"

@@ -8,14 +8,16 @@ operators that it does not know. So the structure is walked here first, then onn
 import os
 from collections import ChainMap
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import ArtifactError, DataError, MissingDependencyError
 from ..backends.contract import TensorSpec
 from ..io.files import open_regular
 from .graph_tensors import (
     MAX_ELEMENTS,
+    MAX_GRAPH_BYTES,
     MAX_RANK,
+    OPSETS,
     TYPES,
     Constants,
     GraphFaultError,
@@ -27,13 +29,8 @@ from .graph_tensors import (
     quoted,
     told,
 )
+from .manifest import GraphEntry
 
-if TYPE_CHECKING:
-    from .manifest import GraphEntry
-
-MAX_GRAPH_BYTES = 2**31 - 1
-"""Of a file: no protobuf may be larger."""
-OPSETS = (18, 20)
 IR_VERSIONS = (8, 10)
 """First and last; the earliest ir version that knows opset 18, and the latest that we write."""
 MAX_NODES, MAX_DEPTH = 200_000, 8
@@ -53,7 +50,7 @@ _FOREIGN = (
 )
 
 
-def check_graph(path: str | os.PathLike[str], expected: "GraphEntry | None" = None) -> None:
+def check_graph(path: str | os.PathLike[str], expected: GraphEntry | None = None) -> None:
     """Refuse a file that should not be given to an engine; nothing in it is executed.
 
     The data of every tensor must lie inside the file: external data is refused wherever the
@@ -86,7 +83,7 @@ def check_graph(path: str | os.PathLike[str], expected: "GraphEntry | None" = No
     check_graph_bytes(data, name, expected)
 
 
-def check_graph_bytes(data: bytes, name: str, expected: "GraphEntry | None" = None) -> None:
+def check_graph_bytes(data: bytes, name: str, expected: GraphEntry | None = None) -> None:
     """`check_graph` for the content of a file that is already read; `name` is for messages."""
     try:
         model = _parse(data)
@@ -316,7 +313,7 @@ def _run_checker(data: bytes) -> None:
         raise GraphFaultError(f"is refused by onnx ({told(error)})") from None
 
 
-def _compare(graph: Any, expected: "GraphEntry") -> None:
+def _compare(graph: Any, expected: GraphEntry) -> None:
     defaults = {tensor.name for tensor in graph.initializer}
     _compare_side("input", [_spec(v, v.name in defaults) for v in graph.input], expected.inputs)
     _compare_side("output", [_spec(v, False) for v in graph.output], expected.outputs)

@@ -11,6 +11,9 @@ import numpy as np
 MAX_ELEMENTS = 2**31
 """Of a tensor whose size the file states: 8 GiB of float32, more than any of our graphs needs."""
 MAX_RANK = 64
+MAX_GRAPH_BYTES = 2**31 - 1
+"""Of a file: no protobuf may be larger."""
+OPSETS = (18, 20)
 
 TYPES = {
     1: ("float32", "float_data"),

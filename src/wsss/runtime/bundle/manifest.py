@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from ...errors import ArtifactError
 from ..backends.contract import TensorSpec
 from ..io.image_labels import BACKGROUND_NAMES
-from .graph_check import MAX_GRAPH_BYTES, OPSETS
-from .graph_tensors import DTYPES, MAX_ELEMENTS, quoted
+from .graph_tensors import DTYPES, MAX_ELEMENTS, MAX_GRAPH_BYTES, OPSETS, quoted
 from .inputs import Layout
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ Source: IRNet (Ahn, Cho, Kwak, CVPR 2019) and its published code, which moves ev
 steps. Deviation: a cell that has come to rest moves no further, which changes no bit of the result.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -13,17 +13,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ...errors import ConfigError, DataError, MissingDependencyError, ShapeError
+from .settings import ROUND_TRIP, Sizes
 
 Form = Literal["auto", "torch", "native"]
 """torch works everywhere; native is compiled by numba for a CPU. Both give the same bits."""
-Sizes = Sequence[tuple[int, int]]
-"""(height, width) in grid cells of each image of a padded batch."""
 Refinement = Callable[[Tensor, Sizes, int], Tensor]
 """((B, 2, h, w) field, sizes, steps) -> (B, 2, h, w) positions, not rounded."""
 
-ROUND_TRIP = 12
-"""Steps between two looks at what rests. In floating point a cell ends at a point or in a short
-cycle; one whose length divides 12 is at the same place after any number of whole round trips."""
 _NATIVE_CELLS = 4096
 """Cells from which the compiled form is worth the second that loading it takes once."""
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..refine.fast.compiled import compiled_exactly
-from .displacement import ROUND_TRIP, Sizes
+from .settings import ROUND_TRIP, Sizes
 
 Floats = NDArray[np.float32]
 

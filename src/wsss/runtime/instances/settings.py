@@ -1,11 +1,19 @@
 """How instances are made; no framework is needed to say it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ...errors import ConfigError
 
 Fragments = Literal["keep", "drop"]
+
+
+Sizes = Sequence[tuple[int, int]]
+"""(height, width) in grid cells of each image of a padded batch."""
+ROUND_TRIP = 12
+"""Steps between two looks at what rests. In floating point a cell ends at a point or in a short
+cycle; one whose length divides 12 is at the same place after any number of whole round trips."""
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from ..errors import MissingDependencyError
-from ..training.backbones.backbone import Normalisation
-from ..training.engine.networks import Network
-from .graphs.builder import OPSET
+from ...errors import MissingDependencyError
+from ...training.backbones.backbone import Normalisation
+from ...training.engine.networks import Network
+from .builder import OPSET
 
 PIXELS = "pixels"
 """The input of every network: (batch, 3, height, width), normalised."""
