@@ -43,6 +43,64 @@ def test_arrows_point_down_only(part):
         assert not beyond, f"{module} imports {sorted(beyond)}"
 
 
+def modules() -> dict[str, Path]:
+    """All modules of the package by their dotted names."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        if "stand_ins" not in path.parts:
+            parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+            found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+def imports_of(name: str, known: dict[str, Path]) -> set[str]:
+    """Modules of the package that a module imports, at its top or inside functions."""
+    parts, found = name.split("."), set()
+    package = parts if known[name].name == "__init__.py" else parts[:-1]
+    for node in ast.walk(ast.parse(known[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            target = ".".join([*base, *(node.module or "").split(".")]).rstrip(".")
+            inner = {f"{target}.{alias.name}" for alias in node.names}
+            found |= (inner & known.keys()) or {target} & known.keys()
+    return found - {name}
+
+
+def circle_in(graph: dict[str, set[str]]) -> list[str]:
+    """The places of a circle, in order; [] without one."""
+    done: set[str] = set()
+
+    def search(place: str, path: list[str]) -> list[str]:
+        if place in path:
+            return [*path[path.index(place) :], place]
+        if place not in done:
+            for target in sorted(graph.get(place, ())):
+                if found := search(target, [*path, place]):
+                    return found
+            done.add(place)
+        return []
+
+    return next((found for place in sorted(graph) if (found := search(place, []))), [])
+
+
+def test_there_is_no_circle_of_modules_or_rooms():
+    known = modules()
+    graph = {name: imports_of(name, known) for name in known}
+    assert sum(map(len, graph.values())) > 1000  # the search found imports at all
+    assert circle_in(graph) == []
+    for depth in (3, 4):  # rooms of a part; rooms within rooms, such as the folders of methods
+        rooms: dict[str, set[str]] = {}
+        for name, targets in graph.items():
+            own = ".".join(name.split(".")[:depth])
+            others = {".".join(target.split(".")[:depth]) for target in targets} - {own}
+            rooms.setdefault(own, set()).update(others)
+        assert circle_in(rooms) == []
+
+
+def test_the_search_finds_a_circle():
+    assert circle_in({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
 def test_only_the_command_line_prints_or_exits():
     for part in ("runtime", "training", "export", "bench"):
         for module in (PACKAGE / part).rglob("*.py"):
