@@ -299,7 +299,7 @@ def test_instances_need_displacements_and_the_walk(exported: Path, tmp_path: Pat
     assert [spec.name for spec in open_bundle(tmp_path / "bundle").graphs["irnet"].outputs] == [
         "boundary"
     ]
-    with pytest.raises(ConfigError, match="--instances needs a bundle or run of method irnet"):
+    with pytest.raises(ConfigError, match="`instances` needs a bundle or run of method irnet"):
         bundle_model(tmp_path / "bundle", kind="walk", instances=True)
     with pytest.raises(ConfigError, match=r"irnet\.displacement = true"):
         RunPredictor(flat, "cpu").require_instances()

@@ -139,7 +139,7 @@ def test_jobs_without_what_is_needed(tmp_path, settings, message):
 
 def test_what_is_missing_or_does_not_fit(tmp_path):
     out, images = _job(tmp_path)
-    with pytest.raises(ArtifactError, match="holds no job: --coverage needs a folder"):
+    with pytest.raises(ArtifactError, match="holds no job: coverage needs a folder"):
         measure_coverage(tmp_path, images)
     path = out / "confidence" / "deep" / "image1.png"
     path.write_bytes(encode_grey(np.zeros((4, 5), np.uint8)))

@@ -247,7 +247,7 @@ def test_labels_and_instances_share_their_maps(
 
 @pytest.mark.parametrize("ways", [{"crf": True}, {"kind": "labels"}, {"kind": "cam"}])
 def test_instances_go_with_the_plain_walk_alone(run: Path, ways: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="without the dense CRF: add --by walk, leave --crf out"):
+    with pytest.raises(ConfigError, match="requires `mode` walk without the dense CRF"):
         run_model(run, **{"kind": "walk", **ways}, device="cpu", instances=True)
 
 

@@ -246,10 +246,14 @@ def test_what_cannot_be_is_refused(
             tiny_recipe(override, method="selfguided")
     recipe = tiny_recipe(method="selfguided")
     cams = finished_self_guided_run / "cam" / "scores"
-    with pytest.raises(ConfigError, match="--cams leaves the classifier untrained: leave it out"):
+    with pytest.raises(
+        ConfigError, match="`cams_path` leaves the classifier untrained: leave it out"
+    ):
         train(recipe, tiny_images, tmp_path / "run", cams_path=cams)
     seeds = finished_self_guided_run / "labels"
-    with pytest.raises(ConfigError, match="selfguided has no seeds of its own: leave --seeds out"):
+    with pytest.raises(
+        ConfigError, match="selfguided has no seeds of its own: leave `seeds_path` out"
+    ):
         train(recipe, tiny_images, tmp_path / "run", seeds_path=seeds)
 
 

@@ -133,12 +133,12 @@ def export_run(
     """
     _require_free(out, overwrite)
     if settings.precision == "int8" and images is None:
-        raise ConfigError("int8 is calibrated on images: give an image set by --data")
+        raise ConfigError("int8 is calibrated on images: give an image set as `images`")
     measured = settings.names is None or not set(GRAPH_OF.values()).isdisjoint(settings.names)
     if settings.precision != "fp32" and not (measured or settings.force):
         raise ConfigError(
-            f"--precision {settings.precision} is judged by its labels: add label or segmenter to "
-            "--graphs, or --force it"
+            f"`precision` {settings.precision} is judged by its labels: add label or segmenter to "
+            "`graphs`, or `force` it"
         )
     with progress.task("export", 4) as task:
         source = open_source(run_folder, settings.names, settings.layout, images)
@@ -148,7 +148,7 @@ def export_run(
             if settings.precision == "int8" and len(photos) < 2:
                 raise ConfigError(
                     "int8 needs two images at least, one that sets its ranges and one to compare "
-                    "labels on: --data has one"
+                    "labels on: `images` has one"
                 )
         task.advance()
         make_folder(out.parent)
@@ -178,19 +178,19 @@ def export_run(
 def _require_free(out: Path, overwrite: bool) -> None:
     """Refuse to write over what is not ours, before any work."""
     if out.exists() and not out.is_dir():
-        raise ArtifactError(f"'{out}' is a file: give --out a folder")
+        raise ArtifactError(f"'{out}' is a file: choose a folder for `out`")
     if out.is_dir() and out.samefile("."):
-        raise ArtifactError(f"'{out}' is the folder of this command: give --out another one")
+        raise ArtifactError(f"'{out}' is the working directory: choose another `out`")
     if out.is_dir() and any(out.iterdir()):
         if not is_bundle(out):
-            raise ArtifactError(f"'{out}' is not empty and no bundle: choose another --out")
+            raise ArtifactError(f"'{out}' is not empty and no bundle: choose another `out`")
         if not overwrite:
-            raise ArtifactError(f"'{out}' is a bundle: choose another --out, or --overwrite it")
+            raise ArtifactError(f"'{out}' is a bundle: choose another `out`, or `overwrite` it")
         foreign = sorted({path.name for path in out.iterdir()} - named_files(out))
         if foreign:
             raise ArtifactError(
                 f"'{out}' holds '{foreign[0]}', which is no part of the bundle there: move it "
-                "away, or choose another --out"
+                "away, or choose another `out`"
             )
 
 
@@ -205,7 +205,7 @@ def write_graphs(
         if model.ByteSize() > MAX_GRAPH_BYTES:
             raise ArtifactError(
                 f"graph '{name}' takes {model.ByteSize()} bytes, a file holds {MAX_GRAPH_BYTES}: "
-                "export in fp16, or leave it out (--graphs)"
+                "export in fp16, or leave it out of `graphs`"
             )
         atomic_write_bytes(folder / f"{name}.onnx", model.SerializeToString(deterministic=True))
 

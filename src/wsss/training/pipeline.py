@@ -102,7 +102,7 @@ def train(
         kept = _kept_stages(METHODS[recipe.method], todo)
         if overwrite and kept:
             raise ConfigError(
-                f"--overwrite would remove '{kept[0].name}', which --stages needs: leave one out"
+                f"`overwrite` would remove '{kept[0].name}', which `stages` needs: leave one out"
             )
         check(run, [stage.name for stage in todo])
         for stage in kept:
@@ -161,31 +161,31 @@ def _check_start(run: Run, stages: Sequence[str]) -> None:
     backbone = recipe.backbone
     if backbone.from_scratch and run.weights_path is not None:
         raise ConfigError(
-            f"recipe '{recipe.name}' trains from scratch: leave --weights out, or set "
+            f"recipe '{recipe.name}' trains from scratch: leave `weights_path` out, or set "
             "backbone.from_scratch=false"
         )
     needs_weights = any(_starts_from_weights(run, stage) for stage in stages)
     if needs_weights and not backbone.from_scratch and run.weights_path is None:
         raise ConfigError(
             f"recipe '{recipe.name}' starts from ImageNet weights of {backbone.name}: give "
-            "them by --weights FILE"
+            "them as `weights_path`"
         )
     if run.weights_path is not None:
         check_weights_file(run.weights_path)
     if run.seeds_path is not None and "seeds" not in {s.name for s in METHODS[recipe.method]}:
-        raise ConfigError(f"method {recipe.method} has no seeds of its own: leave --seeds out")
+        raise ConfigError(f"method {recipe.method} has no seeds of its own: leave `seeds_path` out")
     for other in run.reuse:
         if not (other / "recipe.toml").is_file():
             raise ConfigError(
-                f"--reuse: '{other}' is no run: give a folder that `wsss train` wrote"
+                f"`reuse`: '{other}' is no run: give a folder that `wsss train` wrote"
             )
-    _check_given(run, run.cams_path, "--cams", ".npz")
-    _check_given(run, run.seeds_path, "--seeds", ".png")
+    _check_given(run, run.cams_path, "`cams_path`", ".npz")
+    _check_given(run, run.seeds_path, "`seeds_path`", ".png")
     for name in stages:
         if run.cams_path is not None and _start(recipe, name) == "classifier":
             raise ConfigError(
-                f"{name}.start is 'classifier', but --cams leaves the classifier untrained: leave "
-                f"it out, or set {name}.start=weights"
+                f"{name}.start is 'classifier', but `cams_path` leaves the classifier untrained: "
+                f"leave it out, or set {name}.start=weights"
             )
     with torch.device("meta"):
         for architecture in recipe_architectures(recipe, len(run.images.classes)).values():
@@ -267,7 +267,7 @@ def _require_finished(run: Run, stage: Stage) -> None:
     record = read_stage(run.folder / stage.name)
     if record.get("format") != STAGE_FORMAT:
         raise ConfigError(
-            f"--stages needs '{stage.name}', which has not finished in '{run.folder}' (or by "
+            f"`stages` needs '{stage.name}', which has not finished in '{run.folder}' (or by "
             "another version of wsss): add it"
         )
     made_by, wanted = record["settings"], stage_settings(run.recipe, stage)
@@ -275,13 +275,13 @@ def _require_finished(run: Run, stage: Stage) -> None:
         if made_by.get(key) != wanted.get(key):
             raise ConfigError(
                 f"stage '{stage.name}' of '{run.folder}' was made with {key} = "
-                f"{made_by.get(key)}, the recipe says {wanted.get(key)}: add it to --stages"
+                f"{made_by.get(key)}, the recipe says {wanted.get(key)}: add it to `stages`"
             )
     for name, digest in _files(run, stage).items():
         if record["inputs"].get(name) != digest:
             raise ConfigError(
                 f"stage '{stage.name}' of '{run.folder}' was made of other {name}: add it to "
-                "--stages"
+                "`stages`"
             )
 
 
@@ -296,6 +296,6 @@ def _kept_digest(run: Run, stage: Stage, digests: dict[str, str]) -> str:
         if record["inputs"][name] != digests[name]:
             raise ConfigError(
                 f"stage '{stage.name}' of '{run.folder}' was made from another '{name}': add it "
-                "to --stages"
+                "to `stages`"
             )
     return str(record["digest"])

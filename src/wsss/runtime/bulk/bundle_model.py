@@ -157,12 +157,14 @@ def bundle_model(
         crf = kind == "labels" if crf is None else crf
         chosen = _kind("walk" if kind == "labels" else kind, predictor, has_labels)
         if chosen == "segmenter" and has_labels:
-            raise ConfigError("--by segmenter takes no image-level labels: leave --labels out")
+            raise ConfigError(
+                "`mode` segmenter takes no image-level labels: leave `labels_path` out"
+            )
         graphs = predictor.bundle.graphs
         if kind is None and has_labels and "label" not in graphs and "segmenter" in graphs:
             raise ConfigError(
                 f"bundle '{folder}' has no walk, and its segmenter takes no image-level labels: "
-                "leave --labels out"
+                "leave `labels_path` out"
             )
         if instances:
             _require_instances(predictor, chosen, crf)
@@ -197,7 +199,7 @@ def _require_instances(predictor: BundlePredictor, kind: BundleKind, crf: bool) 
     require_plain_walk(kind == "walk" and not crf)
     if not predictor.tells_instances:
         raise ConfigError(
-            f"--instances needs a bundle or run of method irnet, '{predictor.bundle.folder}' is of "
+            f"`instances` needs a bundle or run of method irnet, '{predictor.bundle.folder}' is of "
             f"{predictor.bundle.method}: label by another one"
         )
 
@@ -209,7 +211,7 @@ def _kind(name: str | None, predictor: BundlePredictor, has_labels: bool) -> Bun
             return chosen
     if name is not None:
         raise ConfigError(
-            f"--by is '{name}', and a bundle labels by walk, labels or segmenter: choose one of "
-            "them, or give the run by --model"
+            f"`mode` is '{name}', and a bundle labels by walk, labels or segmenter: choose one of "
+            "them, or give the run as `model`"
         )
     return predictor.default_kind(has_labels)

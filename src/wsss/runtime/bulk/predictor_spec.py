@@ -118,5 +118,6 @@ def require_plain_walk(is_plain: bool) -> None:
     """
     if not is_plain:
         raise ConfigError(
-            "--instances come of the walk, without the dense CRF: add --by walk, leave --crf out"
+            "`instances` requires `mode` walk without the dense CRF: add `mode` walk and remove "
+            "`crf`"
         )

@@ -48,7 +48,7 @@ def crf_settings(bundle: Bundle, kind: BundleKind) -> CrfSettings:
         ) from None
     if not settings.iterations:
         raise ConfigError(
-            f"the recipe '{bundle.name}' has no dense CRF after '{kind}': leave --crf out, and "
-            f"label --by {kind}"
+            f"the recipe '{bundle.name}' has no dense CRF after '{kind}': leave `crf` out, and "
+            f"use `mode` {kind}"
         )
     return settings

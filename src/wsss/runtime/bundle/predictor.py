@@ -76,8 +76,8 @@ class BundlePredictor:
         """
         if (backend == "triton") != (server is not None):
             raise ConfigError(
-                "backend 'triton' needs a server, and no other backend takes one: give --backend "
-                "triton together with --url"
+                "backend 'triton' needs a server, and no other backend takes one: give `backend` "
+                "triton together with `server`"
             )
         self.bundle: Bundle = open_bundle(folder)
         self.classes = self.bundle.classes

@@ -313,7 +313,7 @@ class FolderPredictions:
         if not path.is_file():
             raise ArtifactError(
                 f"no prediction '{path}' for image '{sample.name}': make the missing ones, or "
-                "choose a list by --split that the predictions cover"
+                "choose a list by `split` that the predictions cover"
             )
         return read_label_map(path) if self.suffix == ".png" else load_score_maps(path)
 

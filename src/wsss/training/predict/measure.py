@@ -56,8 +56,8 @@ def measure(
         if kind == "labels" and kind not in predictor.recipe.ways() and (path / kind).is_dir():
             raise ConfigError(
                 f"method {predictor.recipe.method} makes labels in training alone: measure those "
-                f"that there are by `wsss eval {path / kind} --split "
-                f"{predictor.recipe.data.train_split}`"
+                f"that it has made, '{path / kind}', with `split` "
+                f"{predictor.recipe.data.train_split}"
             )
         predictor.stages_of(kind)  # refuses a walk where there is none, before any image is read
         predictions = RunPredictions(predictor, kind, use_image_labels=use_image_labels)
@@ -68,7 +68,7 @@ def measure(
     if predictions.are_labels and (sweep or threshold is not None):
         raise ConfigError(
             f"{predictions.description}: these are label maps, which no threshold changes: leave "
-            "--threshold and --sweep out, or measure score maps"
+            "`threshold` and `sweep` out, or measure score maps"
         )
     if threshold is None:
         threshold = _default_threshold(path, stage, recipe)

@@ -92,12 +92,12 @@ def _require_walk_if_needed(
     if has_labels and kind is None and not walks:
         raise ConfigError(
             f"run '{predictor.folder}' is of method {method}, whose segmenter takes no image-level "
-            "labels: leave --labels out, or label --by cam"
+            "labels: leave `labels_path` out, or use `mode` cam"
         )
     if crf and kind == "cam" and not walks:
         raise ConfigError(
-            f"run '{predictor.folder}' is of method {method}, which has no CRF for --by cam: leave "
-            "--crf out"
+            f"run '{predictor.folder}' is of method {method}, which has no CRF for `mode` cam: "
+            "leave `crf` out"
         )
 
 
@@ -128,7 +128,7 @@ def run_model(
         choices = ", ".join(get_args(PredictionKind))
         raise ConfigError(f"unknown way to label '{chosen}': choose of {choices}")
     if chosen == "segmenter" and has_labels:
-        raise ConfigError("--by segmenter takes no image-level labels: leave --labels out")
+        raise ConfigError("`mode` segmenter takes no image-level labels: leave `labels_path` out")
     predictor = RunPredictor(folder, device)
     _require_walk_if_needed(predictor, kind, crf, has_labels)
     if instances:

@@ -69,7 +69,7 @@ class TiledModel:
                 if answer.instances is not None:
                     raise DataError(
                         f"an image of {height} x {width} is labelled in tiles, across which this "
-                        f"model tells no instances: give --tile-pixels {height * width} or more, "
+                        f"model tells no instances: give `tile_pixels` {height * width} or more, "
                         "or label without instances"
                     )
                 tile = Tile(
