@@ -125,8 +125,8 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(
     [
         ({"overrides": ["walk.steps=2"]}, "`overrides` is for recipes"),
         ({"reuse": [Path("a")]}, "`reuse` is for recipes"),
-        ({"weights": ["a.pth"]}, "--weights: no recipe that is asked for starts from them"),
-        ({"weights": ["vgg16=a.pth"]}, "--weights of vgg16: no recipe"),
+        ({"weights": ["a.pth"]}, "`weights`: no recipe that is asked for starts from them"),
+        ({"weights": ["vgg16=a.pth"]}, "`weights` of vgg16: no recipe"),
     ],
 )
 def test_options_that_runs_make_no_use_of(

@@ -126,9 +126,12 @@ def test_a_job(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"formats": ["png"]}, "was written with --format png: label again"),
+        ({"formats": ["png"]}, "was written in the formats png: label again"),
         ({"formats": ["confidence", "png", "tar"]}, "label again into another folder"),
-        ({"min_confidence": 0.5}, "was written with --min-confidence 0.5, below which labels"),
+        (
+            {"min_confidence": 0.5},
+            "was written with a minimum confidence of 0.5, below which labels",
+        ),
     ],
 )
 def test_jobs_without_what_is_needed(tmp_path, settings, message):

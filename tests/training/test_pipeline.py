@@ -368,7 +368,7 @@ def test_the_folder_of_another_run_is_refused(
 ) -> None:
     before = results_of(copy)
     other = replace(tiny_images, classes=classes)
-    message = rf"holds another run \(different {what}\): choose another --out, or --overwrite it"
+    message = rf"holds another run \(different {what}\): choose another `out`, or `overwrite` it"
     with pytest.raises(ArtifactError, match=message):
         _train(other, copy, *overrides)
     assert results_of(copy) == before

@@ -20,7 +20,7 @@ from wsss.runtime.refine.pseudo_labels import walk_change
 from wsss.training.data.image_set import ImageSet
 from wsss.training.engine.run import read_stage
 from wsss.training.methods.shared.walk_stage import walk_settings
-from wsss.training.predict.measure import measure
+from wsss.training.predict.measure import evaluate
 from wsss.training.predict.run_model import run_model
 from wsss.training.predict.run_predictor import CLASS_THRESHOLD, RunPredictor
 from wsss.training.recipe.load import PredictionKind
@@ -122,7 +122,7 @@ def test_measuring_a_run_says_what_was_measured(
     used: bool,
     background: str,
 ) -> None:
-    report = measure(
+    report = evaluate(
         finished_run, tiny_images, stage=stage, use_image_labels=use_labels, device="cpu"
     )
     assert (report.list_name, report.images) == ("val", NUM_VAL)
@@ -140,7 +140,7 @@ def test_measuring_folders_of_a_run(finished_run: Path, tiny_images: ImageSet) -
         ("labels/scores", "walk_miou", "threshold 0.3"),
         ("labels", "miou", "in the predictions"),
     ):
-        report = measure(finished_run / folder, tiny_images, split="train")
+        report = evaluate(finished_run / folder, tiny_images, split="train")
         assert (report.list_name, report.images) == ("train", NUM_TRAIN)
         assert (report.image_labels_used, report.background) == (True, background)
         figures = read_stage(finished_run / folder.split("/")[0])["figures"]
@@ -151,13 +151,13 @@ def test_measuring_with_another_threshold_or_a_sweep(
     finished_run: Path, tiny_images: ImageSet
 ) -> None:
     folder = finished_run / "cam"
-    report = measure(folder, tiny_images, split="train", threshold=0.999)
+    report = evaluate(folder, tiny_images, split="train", threshold=0.999)
     assert report.background == "threshold 0.999"
-    swept = measure(folder, tiny_images, split="train", sweep=True)
+    swept = evaluate(folder, tiny_images, split="train", sweep=True)
     assert swept.background.endswith(", best of a sweep on this list")
     for place, stage in ((finished_run / "labels", "walk"), (finished_run, "segmenter")):
         with pytest.raises(ConfigError, match="label maps, which no threshold changes"):
-            measure(place, tiny_images, split="train", stage=stage, sweep=True)
+            evaluate(place, tiny_images, split="train", stage=stage, sweep=True)
     assert swept.miou == max(row["miou"] for row in swept.sweep) >= report.miou
 
 
@@ -165,13 +165,13 @@ def test_measuring_what_is_not_there(
     finished_run: Path, tiny_images: ImageSet, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="unknown stage 'seeds': choose of cam, walk"):
-        measure(finished_run, tiny_images, stage="seeds")
+        evaluate(finished_run, tiny_images, stage="seeds")
     with pytest.raises(ArtifactError, match="knows the classes disc, bar; the image set has a"):
-        measure(finished_run, replace(tiny_images, classes=("a", "b")))
+        evaluate(finished_run, replace(tiny_images, classes=("a", "b")))
     with pytest.raises(ArtifactError, match=r"no prediction .*make the missing ones"):
-        measure(finished_run / "labels", tiny_images)
+        evaluate(finished_run / "labels", tiny_images)
     with pytest.raises(ArtifactError, match="no such folder"):
-        measure(tmp_path / "none", tiny_images)
+        evaluate(tmp_path / "none", tiny_images)
 
 
 def test_labelling_keeps_what_is_done_and_lists_what_failed(

@@ -115,7 +115,7 @@ def evaluate_command(
     Instances are measured by average precision instead.
     """
     from ..training.data.readers import read_image_set
-    from ..training.predict.measure import measure
+    from ..training.predict.measure import evaluate
 
     if out is not None and not calibrate:
         raise ConfigError("--out is for what --calibrate chose: leave it out, or add --calibrate")
@@ -146,7 +146,7 @@ def evaluate_command(
         return
     images = read_image_set(data)
     with progress() as shown:
-        report = measure(
+        report = evaluate(
             predictions,
             images,
             split=split,

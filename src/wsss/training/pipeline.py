@@ -44,11 +44,14 @@ METHODS: dict[str, tuple[Stage, ...]] = {
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where a run lies and what its stages measured; None where no pixel was to be counted."""
+    """The folder of a run, and what its stages measured."""
 
     folder: Path
+    """Folder of the run, for `open_model`, `evaluate` and `export`."""
     figures: dict[str, dict[str, float | None]]
+    """Figures of each stage, such as `miou` in per cent; None if there was no pixel to count."""
     seconds: dict[str, float]
+    """Duration of each stage, in seconds."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON-compatible."""
@@ -69,20 +72,35 @@ def train(
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> TrainResult:
-    """Run a recipe on an image set.
+    """Train a method on an image set, from CAMs to a segmenter.
+
+    Finished stages are cached: calling the function again with the same arguments resumes an
+    interrupted run, and a changed recipe repeats only the stages that it affects.
 
     Args:
-        out: the run's folder; a killed or changed run continues there.
-        weights_path: backbone weights (.safetensors or torchvision-style .pth).
-        cams_path: folder of score maps (npz) that takes the place of the CAM stage.
-        seeds_path: folder of seed PNGs that takes the place of the seed stage.
-        reuse: folders of other runs, whose finished stages of the same settings, images and
-            weights are copied instead of done again.
-        stages: only these, in the method's order; what they need must be there already.
-        overwrite: remove another run from `out` first.
+        recipe: method and settings, from `load_recipe`.
+        images: image set with image-level labels, from `read_image_set`.
+        out: folder of the run; it is created.
+        weights_path: ImageNet weights of the backbone, a .safetensors or torchvision .pth file;
+            not needed if the recipe trains from scratch.
+        cams_path: folder of NAME.npz score maps that replace the CAM stage.
+        seeds_path: folder of NAME.png seeds (255 = undecided) that replace the seed stage.
+        reuse: folders of other runs; their finished stages are copied if settings, images and
+            weights are the same.
+        stages: names of the stages to run, in the order of the method; the stages they need must
+            be finished. Default: all.
+        device: auto, cpu or cuda; auto takes a GPU if there is one.
+        overwrite: delete another run in `out` first.
+        progress: receives the progress; the default shows nothing.
+
+    Returns:
+        TrainResult: the folder of the run, and figures and seconds of each stage.
 
     Raises:
-        WsssError: anything the user can mend; all checks that need no training come first.
+        ConfigError: the recipe does not fit the images, the weights or the other arguments.
+        DataError: an image, a label or a mask cannot be used.
+        ArtifactError: `out` holds something else, or a file of weights cannot be used.
+        MissingDependencyError: CUDA was requested and torch finds none.
     """
     out = Path(out)
     chosen_device = choose_device(device)

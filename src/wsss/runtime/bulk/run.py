@@ -79,11 +79,12 @@ class LabelSummary:
     """What a call did, and how far the job is.
 
     Attributes:
-        images: of the whole job, or of the shard.
-        labelled: by this call.
-        kept: were labelled before.
-        failed: without a label map after this call.
-        remaining: not tried yet.
+        out: folder of the job.
+        images: number of images in the job, or in the shard.
+        labelled: images that this call labelled.
+        kept: images that were labelled before.
+        failed: images without a label map after this call, listed in `failures.csv`.
+        remaining: images that were not tried yet.
     """
 
     out: str
