@@ -76,7 +76,8 @@ def test_runtime_needs_neither_torch_nor_typer_nor_onnx():
         + "from wsss import read_image, write_label_map\n"
         + "from wsss.runtime import bulk\n"
         + "from wsss.runtime.io import image_labels, score_maps, palette\n"
-        + "from wsss.runtime.bulk import job, pool, run\n"
+        + "from wsss.runtime.bulk import job, run\n"
+        + "from wsss.runtime.bulk.work import pool\n"
         + "from wsss.runtime import doctor\n"
         + "from wsss.runtime.instances import instance_map, segments, settings\n"
     )
