@@ -194,5 +194,7 @@ def test_a_seed_from_cams_alone():
     seed = wsss.make_seed(image, cams, [6], rule="constant", foreground=0.6, background=0.2)
     assert seed.tolist() == [[7, 255, 0, 0]] * 2
     assert not wsss.make_seed(image, np.zeros((0, 2, 4), np.float32), []).any()
+    with pytest.raises(ConfigError, match="unknown `rule` 'linear': choose one of power, constant"):
+        wsss.make_seed(image, cams, [6], rule="linear")
     with pytest.raises(ShapeError, match=r"`cams` are \(1, 2, 4\), expected \(2, h, w\)"):
         wsss.make_seed(image, cams, [6, 7])

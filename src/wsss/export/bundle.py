@@ -138,8 +138,8 @@ def export(
     Args:
         run: folder of a run that `train` made.
         out: folder of the bundle; it is created.
-        precision: of the networks: fp32, fp16, or int8; inputs, outputs and the random walk stay
-            in float32.
+        precision: precision of the networks: fp32, fp16 or int8; inputs, outputs and the random
+            walk do not change.
         layout: axes of an input image: nhwc for (B, H, W, 3), nchw for (B, 3, H, W).
         graphs: names of the graphs to export, such as label or segmenter; default: all whose
             networks are trained.

@@ -5,20 +5,21 @@ Cho, Kwak, CVPR 2019; two constants), each labelling passed through the dense CR
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...errors import ShapeError
+from ...errors import ConfigError, ShapeError
 from ..io.palette import IGNORE_INDEX
 from ..io.score_maps import ScoreMaps
 from .dense_crf import CrfSettings, DenseCrf, unary_from_labels, unary_from_scores
 from .geometry import Align, to_full_size
 
 BackgroundRule = Literal["power", "constant"]
+UnarySource = Literal["scores", "labels"]
 
 
 def background_score(scores: Tensor, rule: BackgroundRule, value: float) -> Tensor:
@@ -50,7 +51,7 @@ def make_seed(
     rule: BackgroundRule = "power",
     foreground: float = 4.0,
     background: float = 32.0,
-    unary: Literal["scores", "labels"] = "scores",
+    unary: UnarySource = "scores",
     certainty: float = 0.7,
     crf: CrfSettings | None = None,
     align: Align = "reference",
@@ -83,10 +84,16 @@ def make_seed(
 
     Raises:
         ShapeError: `cams` is not (n, h, w) with n the number of classes, or `image` not (H, W, 3).
-        ConfigError: `certainty` is out of its range.
+        ConfigError: `rule` or `unary` is unknown, or `certainty` is out of its range.
 
     Source: AffinityNet (Ahn and Kwak, CVPR 2018) and IRNet (Ahn, Cho and Kwak, CVPR 2019).
     """
+    for name, value, choices in (
+        ("rule", rule, get_args(BackgroundRule)),
+        ("unary", unary, get_args(UnarySource)),
+    ):
+        if value not in choices:
+            raise ConfigError(f"unknown `{name}` '{value}': choose one of {', '.join(choices)}")
     if cams.ndim != 3 or len(cams) != len(classes):
         raise ShapeError(
             f"`cams` are {cams.shape}, expected ({len(classes)}, h, w) for {len(classes)} classes"
@@ -96,7 +103,7 @@ def make_seed(
     size = (image.shape[0], image.shape[1])
     if not len(classes):
         return np.zeros(size, np.uint8)
-    scores = to_full_size(torch.from_numpy(cams), size, align)
+    scores = to_full_size(torch.from_numpy(np.asarray(cams, np.float32)), size, align)
     stacks = [
         torch.cat([background_score(scores, rule, value), scores])
         for value in (foreground, background)
