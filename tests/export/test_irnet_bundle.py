@@ -292,7 +292,7 @@ def test_maps_of_another_shape_are_refused(
 
 
 def test_instances_need_displacements_and_the_walk(exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="come of the walk"):
+    with pytest.raises(ConfigError, match="requires `mode` walk"):
         bundle_model(exported, kind="segmenter", instances=True)
     flat = write_untrained_run(tmp_path / "flat", recipe_of("irnet.displacement=false"))
     export_run(flat, tmp_path / "bundle", ExportSettings())

@@ -132,7 +132,7 @@ def evaluate_command(
                 if calibrate
                 else "--coverage reads a job's labels"
                 if coverage
-                else "--instances come of the walk"
+                else "--instances measures the walk"
             )
             raise ConfigError(
                 f"{source}, whatever the stage, and --stage is '{stage}': leave --stage out"
