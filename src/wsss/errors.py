@@ -6,7 +6,13 @@ is raised is our bug and keeps its traceback.
 
 
 class WsssError(Exception):
-    """Base of every error that the user's input or environment causes."""
+    """Base of every error that the user's input or environment causes.
+
+    The message is one line: what was found, what was expected, what would work. The subclasses are
+    in `wsss.errors`: `ConfigError` (arguments and recipes), `DataError` (images, masks, labels),
+    `ShapeError` (arrays), `ArtifactError` (runs, bundles and other files), `ServerError` with
+    `DeadlineError`, and `MissingDependencyError`.
+    """
 
 
 class ConfigError(WsssError):

@@ -270,7 +270,9 @@ def test_half_precision_is_measured_and_refused_below_its_bound(
     assert figures.labels_equal >= 0.995 and figures.bytes < figures.bytes_float32
     assert open_bundle(tmp_path / "fp16").precision == "fp16"
     monkeypatch.setitem(agreement.LEAST_AGREEMENT, "fp16", 1.1)
-    with pytest.raises(ArtifactError, match=r"in fp16 gives the labels of float32 in 9.*--force"):
+    with pytest.raises(
+        ArtifactError, match=r"in fp16 gives the labels of float32 in 9.*`force` it"
+    ):
         export_run(run, tmp_path / "refused", settings)
     assert not (tmp_path / "refused").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fp16"]
@@ -288,7 +290,7 @@ def test_nothing_of_others_is_overwritten(run: Path, exported: Path, tmp_path: P
     for name, message in (("file", "is a file"), ("folder", "not empty and no bundle")):
         with pytest.raises(ArtifactError, match=message):
             export_run(run, tmp_path / name, ExportSettings(), overwrite=True)
-    with pytest.raises(ArtifactError, match="is a bundle: choose another --out, or --overwrite"):
+    with pytest.raises(ArtifactError, match="is a bundle: choose another `out`, or `overwrite`"):
         export_run(run, exported, ExportSettings())
 
 

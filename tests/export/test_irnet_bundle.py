@@ -296,7 +296,7 @@ def test_maps_of_another_shape_are_refused(
 
 
 def test_instances_need_displacements_and_the_walk(exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="requires --mode walk"):
+    with pytest.raises(ConfigError, match="requires `mode` walk"):
         spec_of(exported, "segmenter", instances=True)
     flat = write_untrained_run(tmp_path / "flat", recipe_of("irnet.displacement=false"))
     export_run(flat, tmp_path / "bundle", ExportSettings())

@@ -203,7 +203,7 @@ def test_nothing_of_others_is_overwritten(bundle: Path, tmp_path: Path) -> None:
             write_repository(bundle, tmp_path / "folder", overwrite=overwrite)
     folder = tmp_path / "ours"
     write_repository(bundle, folder)
-    with pytest.raises(ArtifactError, match=r"--overwrite it, or add .* --triton-version 2"):
+    with pytest.raises(ArtifactError, match=r"`overwrite` it, or add .* `version` 2"):
         write_repository(bundle, folder)
     write_repository(bundle, folder, RepositoryOptions(decode=True), version=5, overwrite=True)
     assert (folder / "decode" / "5" / "model.py").exists() and list(
@@ -224,7 +224,7 @@ def test_a_version_is_added_and_ensembles_follow_it(bundle: Path, tmp_path: Path
     assert configs["cam"].version_policy.latest.num_versions == 2
     for name in configs:
         assert sorted(path.name for path in (folder / name).iterdir()) == ["1", "2", CONFIG]
-    with pytest.raises(ArtifactError, match=r"has version 2: .* --triton-version 3"):
+    with pytest.raises(ArtifactError, match=r"has version 2: .* `version` 3"):
         write_repository(second, folder, version=2)
     before = content(folder)
     with pytest.raises(ArtifactError, match=r"differ in models \(decode, label_encoded\)"):

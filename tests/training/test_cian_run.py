@@ -38,7 +38,7 @@ from wsss.training.methods.cian.train import cian_objective
 from wsss.training.methods.shared.crops import inside_cells, nearest_labels
 from wsss.training.methods.shared.segmenter_stage import segment_logits
 from wsss.training.pipeline import TrainResult, train
-from wsss.training.predict.measure import measure
+from wsss.training.predict.measure import evaluate
 from wsss.training.predict.run_predictor import RunPredictor
 from wsss.training.predict.run_report import write_run_report
 from wsss.training.recipe.recipe import Recipe
@@ -122,7 +122,7 @@ def test_labels_are_what_the_first_round_says(
         np.testing.assert_array_equal(stored, expected)
     assert absent > 0  # so the two ways differ
     for folder in (out / "labels", finished_cian_run / "seeds"):
-        told = measure(folder, tiny_images, split="train").image_labels_used
+        told = evaluate(folder, tiny_images, split="train").image_labels_used
         assert told == (present_only or folder.name == "seeds")
 
 

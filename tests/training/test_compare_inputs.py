@@ -123,10 +123,10 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({"overrides": ["walk.steps=2"]}, "--set is for recipes"),
-        ({"reuse": [Path("a")]}, "--reuse is for recipes"),
-        ({"weights": ["a.pth"]}, "--weights: no recipe that is asked for starts from them"),
-        ({"weights": ["vgg16=a.pth"]}, "--weights of vgg16: no recipe"),
+        ({"overrides": ["walk.steps=2"]}, "`overrides` is for recipes"),
+        ({"reuse": [Path("a")]}, "`reuse` is for recipes"),
+        ({"weights": ["a.pth"]}, "`weights`: no recipe that is asked for starts from them"),
+        ({"weights": ["vgg16=a.pth"]}, "`weights` of vgg16: no recipe"),
     ],
 )
 def test_options_that_runs_make_no_use_of(
@@ -159,7 +159,7 @@ def test_faults_of_a_later_recipe_are_found_first(tiny_images: ImageSet, tmp_pat
     unlabelled = [replace(sample, labels=None) for sample in tiny_images.samples]
     with pytest.raises(DataError, match="has no image-level labels"):
         compare_into(out, [long], replace(tiny_images, samples=tuple(unlabelled)))
-    with pytest.raises(ConfigError, match=f"--reuse: '{tmp_path}' is no run"):
+    with pytest.raises(ConfigError, match=f"`reuse`: '{tmp_path}' is no run"):
         compare_into(out, [long], tiny_images, reuse=[tmp_path])
     assert not out.exists()
 

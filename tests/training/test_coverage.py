@@ -126,9 +126,12 @@ def test_a_job(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"formats": ["png"]}, "was written with --format png: label again"),
+        ({"formats": ["png"]}, "was written in the formats png: label again"),
         ({"formats": ["confidence", "png", "tar"]}, "label again into another folder"),
-        ({"min_confidence": 0.5}, "was written with --min-confidence 0.5, below which labels"),
+        (
+            {"min_confidence": 0.5},
+            "was written with a minimum confidence of 0.5, below which labels",
+        ),
     ],
 )
 def test_jobs_without_what_is_needed(tmp_path, settings, message):
@@ -139,7 +142,7 @@ def test_jobs_without_what_is_needed(tmp_path, settings, message):
 
 def test_what_is_missing_or_does_not_fit(tmp_path):
     out, images = _job(tmp_path)
-    with pytest.raises(ArtifactError, match="holds no job: --coverage needs a folder"):
+    with pytest.raises(ArtifactError, match="holds no job: coverage needs a folder"):
         measure_coverage(tmp_path, images)
     path = out / "confidence" / "deep" / "image1.png"
     path.write_bytes(encode_grey(np.zeros((4, 5), np.uint8)))

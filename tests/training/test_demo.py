@@ -57,7 +57,7 @@ def test_irnet_prints_the_figures_of_its_run_and_spares_other_demos(
 
     image = tmp_path / "out" / "data" / "JPEGImages" / "train_0000.png"
     drawn = image.read_bytes()
-    with pytest.raises(ArtifactError, match="holds a demo of irnet: choose another --out, or --o"):
+    with pytest.raises(ArtifactError, match="holds a demo of irnet: choose another `out`, or `o"):
         run_demo(tmp_path / "out", method="affinitynet", device="cpu")
     assert image.read_bytes() == drawn
 

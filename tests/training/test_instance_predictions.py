@@ -120,7 +120,9 @@ def test_jobs_that_cannot_be_measured(
 ) -> None:
     out = tmp_path / "out"
     label_in_bulk([devkit / "JPEGImages"], ColourModel(), out, settings=Settings(formats))
-    with pytest.raises(ConfigError, match=r"was written with --format .*: label again .*--inst"):
+    with pytest.raises(
+        ConfigError, match=r"was written in the formats .*: label again .* instances"
+    ):
         measure_instances(out, images)
 
 

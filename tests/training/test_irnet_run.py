@@ -103,7 +103,7 @@ def test_cams_of_another_method_need_a_backbone_of_weights(
     cams.mkdir()
     for name in TRAIN_NAMES:
         np.savez(cams / f"{name}.npz", cam=np.ones((1, 3, 4), np.float32), keys=[0])
-    with pytest.raises(ConfigError, match=r"irnet\.start is 'classifier', but --cams leaves"):
+    with pytest.raises(ConfigError, match=r"irnet\.start is 'classifier', but `cams_path` leaves"):
         _train(tiny_images, tmp_path / "run", cams_path=cams)
 
 

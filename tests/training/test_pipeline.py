@@ -240,7 +240,7 @@ def test_a_new_image_list_redoes_everything(copy: Path, tiny_images: ImageSet) -
 
 
 def test_one_stage_needs_those_before_it(tiny_images: ImageSet, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--stages needs 'cam', which has not finished"):
+    with pytest.raises(ConfigError, match="`stages` needs 'cam', which has not finished"):
         _train(tiny_images, tmp_path / "run", stages=["labels"])
     with pytest.raises(ConfigError, match="unknown stage 'walk': choose of cam, seeds, affinity"):
         _train(tiny_images, tmp_path / "run", stages=["walk"])
@@ -282,7 +282,9 @@ def test_cams_of_another_method(
         maps[0, :, :6], maps[1, :, 6:] = 3, 0.5
         np.savez(cams / f"{name}.npz", **{scores: maps, classes: np.array([0, 1])})
     out = tmp_path / "run"
-    with pytest.raises(ConfigError, match=r"affinity\.start is 'classifier', but --cams leaves"):
+    with pytest.raises(
+        ConfigError, match=r"affinity\.start is 'classifier', but `cams_path` leaves"
+    ):
         _train(tiny_images, out, cams_path=cams)
     starts = ("affinity.start=weights", "segmenter.start=weights")
     result = _train(tiny_images, out, *starts, cams_path=cams)
@@ -295,7 +297,9 @@ def test_cams_of_another_method(
         for label, maps in zip(taken.classes, taken.scores, strict=True):
             assert maps.max() == (1.0, 0.5)[label]
     (cams / "train_4.npz").unlink()
-    with pytest.raises(DataError, match=r"--cams .* lacks files for 1 of 10 .* 'train_4\.npz'"):
+    with pytest.raises(
+        DataError, match=r"`cams_path` .* lacks files for 1 of 10 .* 'train_4\.npz'"
+    ):
         _train(tiny_images, out, *starts, cams_path=cams)
 
 
@@ -306,7 +310,7 @@ def test_cams_of_unknown_classes_are_refused(tiny_images: ImageSet, tmp_path: Pa
         np.savez(cams / f"{name}.npz", scores=np.ones((1, 3, 4), np.float32), classes=[7])
     with pytest.raises(DataError, match=r"'train_0' name class 7, the class list has 0\.\.1"):
         _train(tiny_images, tmp_path / "run", cams_path=cams, stages=["cam"])
-    with pytest.raises(DataError, match="--cams: no such folder"):
+    with pytest.raises(DataError, match="`cams_path`: no such folder"):
         _train(tiny_images, tmp_path / "run", cams_path=tmp_path / "none", stages=["cam"])
 
 
@@ -325,7 +329,9 @@ def test_seeds_of_another_method(copy: Path, tiny_images: ImageSet, tmp_path: Pa
         given, taken = (read_label_map(f / f"{name}.png") for f in (seeds, copy / "seeds"))
         assert np.array_equal(given, taken)
     (seeds / "train_7.png").unlink()
-    with pytest.raises(DataError, match=r"--seeds .* lacks files for 1 of 10 .* 'train_7\.png'"):
+    with pytest.raises(
+        DataError, match=r"`seeds_path` .* lacks files for 1 of 10 .* 'train_7\.png'"
+    ):
         _train(tiny_images, copy, seeds_path=seeds)
 
 
@@ -362,7 +368,7 @@ def test_the_folder_of_another_run_is_refused(
 ) -> None:
     before = results_of(copy)
     other = replace(tiny_images, classes=classes)
-    message = rf"holds another run \(different {what}\): choose another --out, or --overwrite it"
+    message = rf"holds another run \(different {what}\): choose another `out`, or `overwrite` it"
     with pytest.raises(ArtifactError, match=message):
         _train(other, copy, *overrides)
     assert results_of(copy) == before
@@ -382,7 +388,7 @@ def test_a_folder_of_something_else_is_never_touched(tiny_images: ImageSet, tmp_
     for overwrite in (False, True):
         with pytest.raises(ArtifactError, match="is not empty and holds no run: choose a new"):
             _train(tiny_images, tmp_path / "photos", overwrite=overwrite)
-        with pytest.raises(ArtifactError, match="is a file: give --out a folder"):
+        with pytest.raises(ArtifactError, match="is a file: choose a folder for `out`"):
             _train(tiny_images, tmp_path / "photos" / "a.jpg", overwrite=overwrite)
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.jpg"]
 
@@ -397,13 +403,13 @@ def test_unknown_image_labels_are_refused(tiny_images: ImageSet, tmp_path: Path)
 def test_overwriting_what_the_stages_need_is_refused(copy: Path, tiny_images: ImageSet) -> None:
     before = files_of(copy, "**/*.safetensors")
     assert before
-    with pytest.raises(ConfigError, match="--overwrite would remove 'cam'"):
+    with pytest.raises(ConfigError, match="`overwrite` would remove 'cam'"):
         _train(tiny_images, copy, overwrite=True, stages=["labels"])
     assert files_of(copy, "**/*.safetensors") == before
 
 
 def test_a_backbone_without_weights_is_refused(tiny_images: ImageSet, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="give them by --weights FILE"):
+    with pytest.raises(ConfigError, match="give them as `weights_path`"):
         _train(tiny_images, tmp_path / "run", "backbone.from_scratch=false")
 
 
@@ -412,7 +418,7 @@ def test_weights_are_asked_for_only_where_a_network_starts_from_them(
 ) -> None:
     """Nothing but the walk is new: no network starts."""
     _train(tiny_images, copy, "walk.beta=2", stages=["labels"])
-    with pytest.raises(ConfigError, match="trains from scratch: leave --weights out"):
+    with pytest.raises(ConfigError, match="trains from scratch: leave `weights_path` out"):
         _train(tiny_images, copy, weights_path=copy / "recipe.toml")
 
 
@@ -466,6 +472,6 @@ def test_a_stage_of_other_settings_is_not_taken_over(
 
 
 def test_reuse_of_what_is_no_run(tiny_images: ImageSet, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--reuse: '.*' is no run: give a folder"):
+    with pytest.raises(ConfigError, match=r"`reuse`: '.*' is no run: give a folder"):
         _train(tiny_images, tmp_path / "run", reuse=[tmp_path])
     assert not (tmp_path / "run").exists()

@@ -19,7 +19,7 @@ from wsss.runtime.io.score_maps import load_score_maps
 from wsss.runtime.refine.pseudo_labels import walk_change
 from wsss.training.data.image_set import ImageSet
 from wsss.training.engine.run import read_stage
-from wsss.training.predict.measure import measure
+from wsss.training.predict.measure import evaluate
 from wsss.training.predict.run_predictor import CLASS_THRESHOLD, RunPredictor
 
 
@@ -124,7 +124,7 @@ def test_measuring_a_run_says_what_was_measured(
     used: bool,
     background: str,
 ) -> None:
-    report = measure(
+    report = evaluate(
         finished_run, tiny_images, mode=stage, use_image_labels=use_labels, device="cpu"
     )
     assert (report.list_name, report.images) == ("val", NUM_VAL)
@@ -142,7 +142,7 @@ def test_measuring_folders_of_a_run(finished_run: Path, tiny_images: ImageSet) -
         ("labels/scores", "walk_miou", "threshold 0.3"),
         ("labels", "miou", "in the predictions"),
     ):
-        report = measure(finished_run / folder, tiny_images, split="train")
+        report = evaluate(finished_run / folder, tiny_images, split="train")
         assert (report.list_name, report.images) == ("train", NUM_TRAIN)
         assert (report.image_labels_used, report.background) == (True, background)
         figures = read_stage(finished_run / folder.split("/")[0])["figures"]
@@ -153,15 +153,15 @@ def test_measuring_with_another_threshold_or_a_sweep(
     finished_run: Path, tiny_images: ImageSet
 ) -> None:
     folder = finished_run / "cam"
-    report = measure(folder, tiny_images, split="train", threshold=0.999)
+    report = evaluate(folder, tiny_images, split="train", threshold=0.999)
     assert report.background == "threshold 0.999"
-    swept = measure(folder, tiny_images, split="train", sweep=True)
+    swept = evaluate(folder, tiny_images, split="train", sweep=True)
     assert swept.background.endswith(", best of a sweep on this list")
     for place, mode in ((finished_run / "labels", None), (finished_run, "segmenter")):
         with pytest.raises(ConfigError, match="label maps, which no threshold changes"):
-            measure(place, tiny_images, split="train", mode=mode, sweep=True)
+            evaluate(place, tiny_images, split="train", mode=mode, sweep=True)
     with pytest.raises(ConfigError, match="is no run, and a mode chooses what a run predicts"):
-        measure(finished_run / "labels", tiny_images, split="train", mode="walk")
+        evaluate(finished_run / "labels", tiny_images, split="train", mode="walk")
     assert swept.miou == max(row["miou"] for row in swept.sweep) >= report.miou
 
 
@@ -169,15 +169,15 @@ def test_measuring_what_is_not_there(
     finished_run: Path, tiny_images: ImageSet, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        ConfigError, match="unknown mode 'seeds': run .* has walk, labels, segmenter, cam"
+        ConfigError, match=r"unknown mode 'seeds': run .* has walk, labels, segmenter, cam"
     ):
-        measure(finished_run, tiny_images, mode="seeds")
+        evaluate(finished_run, tiny_images, mode="seeds")
     with pytest.raises(ArtifactError, match="knows the classes disc, bar; the image set has a"):
-        measure(finished_run, replace(tiny_images, classes=("a", "b")))
+        evaluate(finished_run, replace(tiny_images, classes=("a", "b")))
     with pytest.raises(ArtifactError, match=r"no prediction .*make the missing ones"):
-        measure(finished_run / "labels", tiny_images)
+        evaluate(finished_run / "labels", tiny_images)
     with pytest.raises(ArtifactError, match="no such folder"):
-        measure(tmp_path / "none", tiny_images)
+        evaluate(tmp_path / "none", tiny_images)
 
 
 def test_labelling_keeps_what_is_done_and_lists_what_failed(
@@ -238,6 +238,6 @@ def test_labelling_with_image_labels(finished_run: Path, tiny_data: Path, tmp_pa
     with pytest.raises(ConfigError, match="takes no image-level labels"):
         spec_of(finished_run, "segmenter", has_labels=True)
     with pytest.raises(
-        ConfigError, match="unknown mode 'magic': run .* has walk, labels, segmenter, cam"
+        ConfigError, match=r"unknown mode 'magic': run .* has walk, labels, segmenter, cam"
     ):
         spec_of(finished_run, "magic")

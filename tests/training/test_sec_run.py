@@ -17,7 +17,7 @@ from wsss.training.engine.run import read_stage
 from wsss.training.methods.sec.train import TERMS
 from wsss.training.pipeline import METHODS as STAGES_OF
 from wsss.training.pipeline import train
-from wsss.training.predict.measure import measure
+from wsss.training.predict.measure import evaluate
 from wsss.training.predict.run_predictor import RunPredictor
 from wsss.training.recipes import load_recipe
 
@@ -150,7 +150,7 @@ def test_what_cannot_be_is_refused(
 
 
 def test_a_run_labels_and_is_measured(finished_sec_run: Path, tiny_images: ImageSet) -> None:
-    report = measure(finished_sec_run, tiny_images, device="cpu")
+    report = evaluate(finished_sec_run, tiny_images, device="cpu")
     assert report.miou == read_stage(finished_sec_run / "segmenter")["figures"]["miou"]
     predictor = RunPredictor(finished_sec_run, "cpu")
     image = read_image(tiny_images.select("val").samples[0].image_path)

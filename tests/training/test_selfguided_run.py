@@ -35,7 +35,7 @@ from wsss.training.methods.selfguided.method import STAGES
 from wsss.training.methods.selfguided.network import SelfGuidedNet
 from wsss.training.methods.selfguided.train import STEPS, refined_maps, self_guided_objective
 from wsss.training.pipeline import train
-from wsss.training.predict.measure import measure
+from wsss.training.predict.measure import evaluate
 from wsss.training.predict.run_predictor import RunPredictor
 
 CPU = torch.device("cpu")
@@ -86,10 +86,10 @@ def test_figures_are_those_of_the_stored_maps(
     for step in STEPS:
         assert figures[f"{step}_best_miou"] >= figures[f"{step}_miou"]
         place = finished_self_guided_run / "labels" / step
-        report = measure(place, tiny_images, split="train")
+        report = evaluate(place, tiny_images, split="train")
         assert report.miou == figures[f"{step}_miou"] and report.image_labels_used
         assert report.background == "threshold 0.4"
-    labels = measure(finished_self_guided_run / "labels", tiny_images, split="train")
+    labels = evaluate(finished_self_guided_run / "labels", tiny_images, split="train")
     assert labels.miou == figures["miou"] == pytest.approx(figures["step3_miou"], abs=0.5)
 
 
@@ -246,10 +246,14 @@ def test_what_cannot_be_is_refused(
             tiny_recipe(override, method="selfguided")
     recipe = tiny_recipe(method="selfguided")
     cams = finished_self_guided_run / "cam" / "scores"
-    with pytest.raises(ConfigError, match="--cams leaves the classifier untrained: leave it out"):
+    with pytest.raises(
+        ConfigError, match="`cams_path` leaves the classifier untrained: leave it out"
+    ):
         train(recipe, tiny_images, tmp_path / "run", cams_path=cams)
     seeds = finished_self_guided_run / "labels"
-    with pytest.raises(ConfigError, match="selfguided has no seeds of its own: leave --seeds out"):
+    with pytest.raises(
+        ConfigError, match="selfguided has no seeds of its own: leave `seeds_path` out"
+    ):
         train(recipe, tiny_images, tmp_path / "run", seeds_path=seeds)
 
 

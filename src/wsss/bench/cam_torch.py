@@ -138,7 +138,7 @@ def same_size_photos(
         ConfigError: a side that is too short; DataError: no image set.
     """
     if size is not None and min(size) < LEAST_SIDE:
-        raise ConfigError(f"--size is {size[0]} {size[1]}, must be at least {LEAST_SIDE} each")
+        raise ConfigError(f"`size` is {size[0]} {size[1]}, must be at least {LEAST_SIDE} each")
     if data is None:
         images = [draw_photo(seed, size or SIZE)[0] for seed in range(count)]
         return np.stack(images), "drawn photographs"

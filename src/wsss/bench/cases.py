@@ -57,7 +57,7 @@ def _open(model: Path | None, data: Path | None) -> tuple[RunPredictor, ImageSet
     if model is None and data is None:
         return None
     if model is None or data is None:
-        raise ConfigError("--model and --data belong together: give both, or none of them")
+        raise ConfigError("`model` and `data` belong together: give both, or none of them")
     predictor, images = RunPredictor(model, "cpu"), read_image_set(data)
     images.require_classes(predictor.classes, f"run '{model}'")
     return predictor, images
@@ -66,7 +66,7 @@ def _open(model: Path | None, data: Path | None) -> tuple[RunPredictor, ImageSet
 def _labelled(images: ImageSet) -> list[Sample]:
     labelled = [sample for sample in images.samples if sample.labels]
     if not labelled:
-        raise DataError(f"image set '{images.root}' has no image with a class: take another --data")
+        raise DataError(f"image set '{images.root}' has no image with a class: take another `data`")
     return labelled
 
 

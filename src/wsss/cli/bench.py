@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import ConfigError
-from .exit_codes import exit_codes
+from .exit_codes import Command
 from .options import Device
 from .output import print_json, progress, stdout
 from .signals import termination_as_interrupt
@@ -44,8 +44,11 @@ Size = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
-@app.command()
-@exit_codes("interrupted, nothing was measured to the end")
+class _Bench(Command):
+    interrupted = "interrupted, nothing was measured to the end"
+
+
+@app.command(cls=_Bench)
 def walk(
     model: Model = None,
     data: Data = None,
@@ -91,8 +94,7 @@ def walk(
     _show(machine, _source(model), {"rows": walks, "affinity": affinities}, as_json)
 
 
-@app.command()
-@exit_codes("interrupted, nothing was measured to the end")
+@app.command(cls=_Bench)
 def crf(
     model: Model = None,
     data: Data = None,
@@ -123,8 +125,7 @@ def crf(
     _show(machine, _source(model), {"rows": rows}, as_json)
 
 
-@app.command()
-@exit_codes("interrupted, nothing was measured to the end")
+@app.command(cls=_Bench)
 def cam(
     model: Annotated[
         Path | None,
@@ -179,8 +180,7 @@ def cam(
     _show(machine, case.source, tables, as_json, result.notes)
 
 
-@app.command()
-@exit_codes("interrupted, nothing was measured to the end")
+@app.command(cls=_Bench)
 def label(
     model: Annotated[Path, typer.Option(help="Run, or bundle, whose ways to label are measured.")],
     data: Annotated[Path, typer.Option(help="Image set that it was trained on, or one like it.")],
@@ -226,8 +226,7 @@ def label(
     _show(machine, f"model {model}, photographs of {data}", tables, as_json, result.notes)
 
 
-@app.command()
-@exit_codes("interrupted, nothing was measured to the end")
+@app.command(cls=_Bench)
 def serve(
     model: Annotated[Path, typer.Option(help="Bundle, which the server serves.")],
     url: Annotated[

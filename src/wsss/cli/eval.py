@@ -116,7 +116,7 @@ def evaluate_command(
     Instances are measured by average precision instead.
     """
     from ..training.data.readers import read_image_set
-    from ..training.predict.measure import measure
+    from ..training.predict.measure import evaluate
 
     mode = one_mode(mode, stage, "--stage")
     if out is not None and not calibrate:
@@ -134,7 +134,7 @@ def evaluate_command(
                 if calibrate
                 else "--coverage reads a job's labels"
                 if coverage
-                else "--instances come of the walk"
+                else "--instances measures the walk"
             )
             raise ConfigError(
                 f"{source}, whatever the mode, and --mode is '{mode}': leave --mode out"
@@ -148,7 +148,7 @@ def evaluate_command(
         return
     images = read_image_set(data)
     with progress() as shown:
-        report = measure(
+        report = evaluate(
             predictions,
             images,
             split=split,

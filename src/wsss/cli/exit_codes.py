@@ -2,15 +2,20 @@
 
 0 done, 1 the user's input or environment, 2 wrong usage (typer's), 3 finished but some images
 failed, 130 interrupted with all finished work kept.
+
+The library names parameters in backticks (`overwrite`), because Python users set those. This
+module is the only place that turns them into options of the command that runs (--overwrite).
 """
 
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from typer import BadParameter, TyperException
+from typer.core import TyperCommand
 
 from ..errors import WsssError
 from ..runtime.faults import fault_text
@@ -20,15 +25,45 @@ EXTRAS = {"torch": "train", "onnxscript": "export", "onnxruntime": "cpu", "tenso
 """Optional packages, and the extra that installs them."""
 
 
-CONTINUES = "interrupted; what was finished is kept, the same command continues"
+_RENAMED = {
+    "cams_path": "cams",
+    "images": "data",
+    "labels_path": "labels",
+    "mode": "by",
+    "overrides": "set_",
+    "seeds_path": "seeds",
+    "server": "url",
+    "server.model": "server_model",
+    "version": "triton_version",
+    "weights_path": "weights",
+}
+"""Parameters of the library that have another name in commands, without their dashes."""
+
+_PARAMETER = re.compile(r"`([a-z][a-z_.]*)`")
+
+
+class Command(TyperCommand):
+    """A command that ends with our exit codes, and whose errors name its own options.
+
+    Attributes:
+        interrupted: what Ctrl-C prints.
+    """
+
+    interrupted = "interrupted; what was finished is kept, the same command continues"
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; typer calls this after it has parsed the arguments."""
+        with exit_codes(self.interrupted, self.params):
+            return super().invoke(ctx)
 
 
 @contextmanager
-def exit_codes(interrupted: str = CONTINUES) -> Iterator[None]:
+def exit_codes(interrupted: str, params: Sequence[Any] = ()) -> Iterator[None]:
     """Around a command; must be inside of typer, which has ways of its own with some of these.
 
     Args:
         interrupted: what Ctrl-C prints.
+        params: typer's parameters of the command.
     """
     try:
         try:
@@ -36,7 +71,7 @@ def exit_codes(interrupted: str = CONTINUES) -> Iterator[None]:
         finally:
             sys.stdout.flush()  # a full disk shows here rather than when the interpreter ends
     except WsssError as error:
-        _leave(1, str(error))
+        _leave(1, in_options(str(error), params))
     except KeyboardInterrupt:
         _leave(130, interrupted)
     except ModuleNotFoundError as error:
@@ -53,6 +88,29 @@ def exit_codes(interrupted: str = CONTINUES) -> Iterator[None]:
         place = f"'{error.filename}'" if error.filename else "output"
         reason = error.strerror or str(error)
         _leave(1, f"{place}: {reason}: check the disk, and who may read and write there")
+
+
+def in_options(text: str, params: Sequence[Any]) -> str:
+    """A message of the library with options of a command in place of parameters.
+
+    Args:
+        text: names parameters in backticks; those that the command does not have stay as they are.
+        params: typer's parameters of the command.
+    """
+    written = {param.name: _as_written(param) for param in params}
+
+    def option(found: re.Match[str]) -> str:
+        name = found[1]
+        return written.get(name) or written.get(_RENAMED.get(name, "")) or found[0]
+
+    return _PARAMETER.sub(option, text)
+
+
+def _as_written(param: Any) -> str:
+    """The first long option of a parameter, or the word that `--help` has for an argument."""
+    if param.param_type_name == "argument":
+        return str(param.metavar or param.name.upper())
+    return str(next((name for name in param.opts if name.startswith("--")), param.opts[0]))
 
 
 def end_of_wrong_usage(error: TyperException) -> NoReturn:

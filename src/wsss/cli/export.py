@@ -200,23 +200,25 @@ def export(
             import_tensorrt()
             import_cuda_torch("engines are built for its device")
         folder = out
-        from ..export.bundle import ExportSettings, export_run
+        from ..export.bundle import export as export_run
         from ..training.data.readers import read_image_set
 
-        settings = ExportSettings(
-            precision=precision,
-            layout=layout,
-            names=names,
-            tolerance=tolerance,
-            symmetric=tensorrt,
-            max_batch=max_batch,
-            max_side=max_side,
-            force=force,
-        )
         images = read_image_set(data) if data else None
         with progress() as bars:
             result = export_run(
-                source, out, settings, images=images, overwrite=overwrite, progress=bars
+                source,
+                out,
+                precision=precision,
+                layout=layout,
+                graphs=names,
+                images=images,
+                tolerance=tolerance,
+                symmetric=tensorrt,
+                max_batch=max_batch,
+                max_side=max_side,
+                force=force,
+                overwrite=overwrite,
+                progress=bars,
             )
         shown = result.to_json()
         if not as_json:

@@ -13,11 +13,16 @@ from .data import data
 from .demo import demo
 from .doctor import doctor
 from .eval import evaluate_command
-from .exit_codes import end_of_wrong_usage, exit_codes
+from .exit_codes import Command, end_of_wrong_usage
 from .export import export
 from .label import label
 from .serve import serve
 from .train import train
+
+
+class _Serve(Command):
+    interrupted = "ended by Ctrl-C"
+
 
 app = typer.Typer(
     name="wsss",
@@ -27,15 +32,15 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
 )
-app.command(name="train")(exit_codes()(train))
-app.command(name="eval")(exit_codes()(evaluate_command))
-app.command(name="compare")(exit_codes()(compare))
-app.command(name="export")(exit_codes()(export))
-app.command(name="label")(exit_codes()(label))
-app.command(name="serve")(exit_codes("ended by Ctrl-C")(serve))
-app.command(name="data")(exit_codes()(data))
-app.command(name="demo")(exit_codes()(demo))
-app.command(name="doctor")(exit_codes()(doctor))
+app.command(name="train", cls=Command)(train)
+app.command(name="eval", cls=Command)(evaluate_command)
+app.command(name="compare", cls=Command)(compare)
+app.command(name="export", cls=Command)(export)
+app.command(name="label", cls=Command)(label)
+app.command(name="serve", cls=_Serve)(serve)
+app.command(name="data", cls=Command)(data)
+app.command(name="demo", cls=Command)(demo)
+app.command(name="doctor", cls=Command)(doctor)
 app.add_typer(bench_app, name="bench")
 
 

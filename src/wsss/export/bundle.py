@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,11 +92,14 @@ class ExportSettings:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What an export wrote and measured; see `Bundle.parity` for the same figures on disk."""
+    """What an export wrote and measured; `bundle.json` holds the same figures."""
 
     bundle: Bundle
+    """The bundle; its `folder` is what `open_model` and `label_images` take."""
     parity: dict[str, GraphParity]
+    """Difference of each float32 graph from torch."""
     agreement: dict[str, Agreement]
+    """For a lower precision: how the labels of each graph differ from those of float32."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON-compatible."""
@@ -113,6 +116,69 @@ class ExportResult:
         }
 
 
+def export(
+    run: str | Path,
+    out: str | Path,
+    *,
+    precision: Precision = "fp32",
+    layout: Layout = "nhwc",
+    graphs: Sequence[str] | None = None,
+    images: ImageSet | None = None,
+    tolerance: float = TOLERANCE,
+    symmetric: bool = False,
+    max_batch: int = 8,
+    max_side: int = 1024,
+    force: bool = False,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+) -> ExportResult:
+    """Export a run to a bundle of ONNX graphs that need neither torch nor training code.
+
+    Every float32 graph is compared with torch, and a lower precision with float32. Nothing is
+    written if they do not agree.
+
+    Args:
+        run: folder of a run that `train` made.
+        out: folder of the bundle; it is created.
+        precision: precision of the networks: fp32, fp16 or int8; inputs, outputs and the random
+            walk do not change.
+        layout: axes of an input image: nhwc for (B, H, W, 3), nchw for (B, 3, H, W).
+        graphs: names of the graphs to export, such as label or segmenter; default: all whose
+            networks are trained.
+        images: image set that calibrates int8 and on which lower precisions are measured; required
+            for int8. Default: drawn scenes.
+        tolerance: largest difference allowed between a float32 graph and torch.
+        symmetric: quantise int8 with zero points of 0, as TensorRT requires.
+        max_batch: largest batch that TensorRT engines of the bundle take.
+        max_side: longest side of an image that they take, in pixels.
+        force: write a lower precision even if it changes more labels than allowed.
+        overwrite: replace an existing bundle in `out`; anything else there is refused.
+        progress: receives the progress; the default shows nothing.
+
+    Returns:
+        ExportResult: the bundle, and the differences that were measured.
+
+    Raises:
+        ArtifactError: `run` is not a trained run, a graph differs from torch, a precision changes
+            too many labels, or `out` is in use.
+        ConfigError: the arguments do not fit each other or the run.
+        MissingDependencyError: onnxscript or onnxruntime is not installed.
+    """
+    settings = ExportSettings(
+        precision=precision,
+        layout=layout,
+        names=None if graphs is None else tuple(graphs),
+        tolerance=tolerance,
+        symmetric=symmetric,
+        max_batch=max_batch,
+        max_side=max_side,
+        force=force,
+    )
+    return export_run(
+        Path(run), Path(out), settings, images=images, overwrite=overwrite, progress=progress
+    )
+
+
 def export_run(
     run_folder: Path,
     out: Path,
@@ -122,7 +188,7 @@ def export_run(
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> ExportResult:
-    """Write a bundle, or nothing.
+    """Write a bundle, or nothing; see `export`.
 
     Args:
         images: photographs of the user: they calibrate int8, and lower precisions are measured on
@@ -135,12 +201,12 @@ def export_run(
     """
     _require_free(out, overwrite)
     if settings.precision == "int8" and images is None:
-        raise ConfigError("int8 is calibrated on images: give an image set by --data")
+        raise ConfigError("int8 is calibrated on images: give an image set as `images`")
     measured = settings.names is None or not _LABELLING.isdisjoint(settings.names)
     if settings.precision != "fp32" and not (measured or settings.force):
         raise ConfigError(
-            f"--precision {settings.precision} is judged by its labels: add label or segmenter to "
-            "--graphs, or --force it"
+            f"`precision` {settings.precision} is judged by its labels: add label or segmenter to "
+            "`graphs`, or `force` it"
         )
     with progress.task("export", 4) as task:
         source = open_source(run_folder, settings.names, settings.layout, images)
@@ -150,7 +216,7 @@ def export_run(
             if settings.precision == "int8" and len(photos) < 2:
                 raise ConfigError(
                     "int8 needs two images at least, one that sets its ranges and one to compare "
-                    "labels on: --data has one"
+                    "labels on: `images` has one"
                 )
         task.advance()
         make_folder(out.parent)
@@ -180,19 +246,19 @@ def export_run(
 def _require_free(out: Path, overwrite: bool) -> None:
     """Refuse to write over what is not ours, before any work."""
     if out.exists() and not out.is_dir():
-        raise ArtifactError(f"'{out}' is a file: give --out a folder")
+        raise ArtifactError(f"'{out}' is a file: choose a folder for `out`")
     if out.is_dir() and out.samefile("."):
-        raise ArtifactError(f"'{out}' is the folder of this command: give --out another one")
+        raise ArtifactError(f"'{out}' is the working directory: choose another `out`")
     if out.is_dir() and any(out.iterdir()):
         if not is_bundle(out):
-            raise ArtifactError(f"'{out}' is not empty and no bundle: choose another --out")
+            raise ArtifactError(f"'{out}' is not empty and no bundle: choose another `out`")
         if not overwrite:
-            raise ArtifactError(f"'{out}' is a bundle: choose another --out, or --overwrite it")
+            raise ArtifactError(f"'{out}' is a bundle: choose another `out`, or `overwrite` it")
         foreign = sorted({path.name for path in out.iterdir()} - named_files(out))
         if foreign:
             raise ArtifactError(
                 f"'{out}' holds '{foreign[0]}', which is no part of the bundle there: move it "
-                "away, or choose another --out"
+                "away, or choose another `out`"
             )
 
 
@@ -207,7 +273,7 @@ def write_graphs(
         if model.ByteSize() > MAX_GRAPH_BYTES:
             raise ArtifactError(
                 f"graph '{name}' takes {model.ByteSize()} bytes, a file holds {MAX_GRAPH_BYTES}: "
-                "export in fp16, or leave it out (--graphs)"
+                "export in fp16, or leave it out of `graphs`"
             )
         atomic_write_bytes(folder / f"{name}.onnx", model.SerializeToString(deterministic=True))
 

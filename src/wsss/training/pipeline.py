@@ -30,11 +30,14 @@ from .recipe.recipe import Recipe
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where a run lies and what its stages measured; None where no pixel was to be counted."""
+    """The folder of a run, and what its stages measured."""
 
     folder: Path
+    """Folder of the run, for `open_model`, `evaluate` and `export`."""
     figures: dict[str, dict[str, float | None]]
+    """Figures of each stage, such as `miou` in per cent; None if there was no pixel to count."""
     seconds: dict[str, float]
+    """Duration of each stage, in seconds."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON-compatible."""
@@ -55,20 +58,35 @@ def train(
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> TrainResult:
-    """Run a recipe on an image set.
+    """Train a method on an image set, from CAMs to a segmenter.
+
+    Finished stages are cached: calling the function again with the same arguments resumes an
+    interrupted run, and a changed recipe repeats only the stages that it affects.
 
     Args:
-        out: the run's folder; a killed or changed run continues there.
-        weights_path: backbone weights (.safetensors or torchvision-style .pth).
-        cams_path: folder of score maps (npz) that takes the place of the CAM stage.
-        seeds_path: folder of seed PNGs that takes the place of the seed stage.
-        reuse: folders of other runs, whose finished stages of the same settings, images and
-            weights are copied instead of done again.
-        stages: only these, in the method's order; what they need must be there already.
-        overwrite: remove another run from `out` first.
+        recipe: method and settings, from `load_recipe`.
+        images: image set with image-level labels, from `read_image_set`.
+        out: folder of the run; it is created.
+        weights_path: ImageNet weights of the backbone, a .safetensors or torchvision .pth file;
+            not needed if the recipe trains from scratch.
+        cams_path: folder of NAME.npz score maps that replace the CAM stage.
+        seeds_path: folder of NAME.png seeds (255 = undecided) that replace the seed stage.
+        reuse: folders of other runs; their finished stages are copied if settings, images and
+            weights are the same.
+        stages: names of the stages to run, in the order of the method; the stages they need must
+            be finished. Default: all.
+        device: auto, cpu or cuda; auto takes a GPU if there is one.
+        overwrite: delete another run in `out` first.
+        progress: receives the progress; the default shows nothing.
+
+    Returns:
+        TrainResult: the folder of the run, and figures and seconds of each stage.
 
     Raises:
-        WsssError: anything the user can mend; all checks that need no training come first.
+        ConfigError: the recipe does not fit the images, the weights or the other arguments.
+        DataError: an image, a label or a mask cannot be used.
+        ArtifactError: `out` holds something else, or a file of weights cannot be used.
+        MissingDependencyError: CUDA was requested and torch finds none.
     """
     out = Path(out)
     chosen_device = choose_device(device)
@@ -89,7 +107,7 @@ def train(
         kept = _kept_stages(method_stages, todo)
         if overwrite and kept:
             raise ConfigError(
-                f"--overwrite would remove '{kept[0].name}', which --stages needs: leave one out"
+                f"`overwrite` would remove '{kept[0].name}', which `stages` needs: leave one out"
             )
         check(run, [stage.name for stage in todo])
         for stage in kept:
@@ -148,33 +166,33 @@ def _check_start(run: Run, stages: Sequence[str]) -> None:
     backbone = recipe.backbone
     if backbone.from_scratch and run.weights_path is not None:
         raise ConfigError(
-            f"recipe '{recipe.name}' trains from scratch: leave --weights out, or set "
+            f"recipe '{recipe.name}' trains from scratch: leave `weights_path` out, or set "
             "backbone.from_scratch=false"
         )
     needs_weights = any(_starts_from_weights(run, stage) for stage in stages)
     if needs_weights and not backbone.from_scratch and run.weights_path is None:
         raise ConfigError(
             f"recipe '{recipe.name}' starts from ImageNet weights of {backbone.name}: give "
-            "them by --weights FILE"
+            "them as `weights_path`"
         )
     if run.weights_path is not None:
         check_weights_file(run.weights_path)
     if run.seeds_path is not None and "seeds" not in {
         s.name for s in open_method(recipe.method).stages
     }:
-        raise ConfigError(f"method {recipe.method} has no seeds of its own: leave --seeds out")
+        raise ConfigError(f"method {recipe.method} has no seeds of its own: leave `seeds_path` out")
     for other in run.reuse:
         if not (other / "recipe.toml").is_file():
             raise ConfigError(
-                f"--reuse: '{other}' is no run: give a folder that `wsss train` wrote"
+                f"`reuse`: '{other}' is no run: give a folder that `wsss train` wrote"
             )
-    _check_given(run, run.cams_path, "--cams", ".npz")
-    _check_given(run, run.seeds_path, "--seeds", ".png")
+    _check_given(run, run.cams_path, "`cams_path`", ".npz")
+    _check_given(run, run.seeds_path, "`seeds_path`", ".png")
     for name in stages:
         if run.cams_path is not None and _start(recipe, name) == "classifier":
             raise ConfigError(
-                f"{name}.start is 'classifier', but --cams leaves the classifier untrained: leave "
-                f"it out, or set {name}.start=weights"
+                f"{name}.start is 'classifier', but `cams_path` leaves the classifier untrained: "
+                f"leave it out, or set {name}.start=weights"
             )
     with torch.device("meta"):
         networks = open_method(recipe.method).networks(recipe, len(run.images.classes))
@@ -257,7 +275,7 @@ def _require_finished(run: Run, stage: Stage) -> None:
     record = read_stage(run.folder / stage.name)
     if record.get("format") != STAGE_FORMAT:
         raise ConfigError(
-            f"--stages needs '{stage.name}', which has not finished in '{run.folder}' (or by "
+            f"`stages` needs '{stage.name}', which has not finished in '{run.folder}' (or by "
             "another version of wsss): add it"
         )
     made_by, wanted = record["settings"], stage_settings(run.recipe, stage)
@@ -265,13 +283,13 @@ def _require_finished(run: Run, stage: Stage) -> None:
         if made_by.get(key) != wanted.get(key):
             raise ConfigError(
                 f"stage '{stage.name}' of '{run.folder}' was made with {key} = "
-                f"{made_by.get(key)}, the recipe says {wanted.get(key)}: add it to --stages"
+                f"{made_by.get(key)}, the recipe says {wanted.get(key)}: add it to `stages`"
             )
     for name, digest in _files(run, stage).items():
         if record["inputs"].get(name) != digest:
             raise ConfigError(
                 f"stage '{stage.name}' of '{run.folder}' was made of other {name}: add it to "
-                "--stages"
+                "`stages`"
             )
 
 
@@ -286,6 +304,6 @@ def _kept_digest(run: Run, stage: Stage, digests: dict[str, str]) -> str:
         if record["inputs"][name] != digests[name]:
             raise ConfigError(
                 f"stage '{stage.name}' of '{run.folder}' was made from another '{name}': add it "
-                "to --stages"
+                "to `stages`"
             )
     return str(record["digest"])

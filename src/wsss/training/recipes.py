@@ -26,14 +26,20 @@ def shipped_recipes() -> list[str]:
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe, apply overrides and check it as a whole.
+    """Read a recipe, apply overrides and check the result.
 
     Args:
-        name_or_path: name of a shipped recipe, or path of a TOML file.
-        overrides: `stage.key=value` strings; the value is read as TOML, else as a bare string.
+        name_or_path: name of a shipped recipe such as `affinitynet_mobilenetv2`, or path of a TOML
+            file; `docs/recipes.md` lists both the recipes and their keys.
+        overrides: strings such as `cam.train.epochs=5`; a value that is not valid TOML is taken as
+            a string.
+
+    Returns:
+        Recipe: all settings of a method, checked; it cannot be modified.
 
     Raises:
-        ConfigError: no such recipe, broken TOML, or any fault; all faults are in one message.
+        ConfigError: there is no such recipe, it is not valid TOML, or it has faults; the message
+            lists all of them.
     """
     label, text = _read_recipe_text(str(name_or_path))
     try:

@@ -100,7 +100,7 @@ def test_what_a_job_refuses(images: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such image or folder"):
         looked(tmp_path / "absent", out)
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(ArtifactError, match="is a file: give --out a folder"):
+    with pytest.raises(ArtifactError, match="is a file: choose a folder for `out`"):
         looked(images, tmp_path / "file")
     with pytest.raises(ArtifactError, match="is not empty"):
         looked(images, images)

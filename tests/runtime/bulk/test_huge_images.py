@@ -25,8 +25,8 @@ def test_a_process_that_cannot_decode_them_says_what_is_needed(tmp_path):
     with pytest.raises(ConfigError) as caught:
         label_in_bulk([image], LocalModel(), tmp_path / "out", settings=HUGE, workers=0)
     assert str(caught.value) == (
-        "--max-pixels is 200000000, and this process decodes up to 178956970 pixels: give "
-        "--workers 1, or set OPENCV_IO_MAX_IMAGE_PIXELS=200000000 in its environment"
+        "`max_pixels` is 200000000, and this process decodes up to 178956970 pixels: give "
+        "`workers` 1, or set OPENCV_IO_MAX_IMAGE_PIXELS=200000000 in its environment"
     )
     assert not (tmp_path / "out").exists()
     with pytest.raises(ConfigError, match="expected 1 to 536870912"):

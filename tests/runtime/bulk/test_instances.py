@@ -206,7 +206,7 @@ def test_a_tiled_image_fails(tmp_path: Path) -> None:
     label_in_bulk([tmp_path / "images"], ColourModel(), tmp_path / "out", settings=settings)
     (line,) = (tmp_path / "out" / "failures.csv").read_text().splitlines()[1:]
     assert "an image of 300 x 300 is labelled in tiles" in line
-    assert "give --tile-pixels 90000 or more" in line
+    assert "give `tile_pixels` 90000 or more" in line
 
 
 @dataclass(frozen=True)
@@ -269,6 +269,6 @@ def test_images_of_any_size_have_instances(size: tuple[int, int], tmp_path: Path
 
 @pytest.mark.parametrize("name", ["instances", "coco-instances"])
 def test_models_without_instances_are_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"--format {name} needs instances, which .*irnet"):
+    with pytest.raises(ConfigError, match=f"`formats` {name} needs instances, which .*irnet"):
         label_in_bulk([tmp_path], LocalModel(), tmp_path / "o", settings=Settings((name,)))
     assert not (tmp_path / "o").exists()

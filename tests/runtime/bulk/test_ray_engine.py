@@ -53,9 +53,9 @@ def test_without_ray_the_error_names_the_package(tmp_path, monkeypatch):
 
 def test_options_that_do_not_fit(tmp_path):
     images = write_images(tmp_path / "images", 1)
-    with pytest.raises(ConfigError, match="--workers is 0, expected 1 or more"):
+    with pytest.raises(ConfigError, match="`workers` is 0, expected 1 or more"):
         label_in_bulk([images], LocalModel(), tmp_path / "out", engine="ray", workers=0)
-    with pytest.raises(ConfigError, match="give --engine ray as well"):
+    with pytest.raises(ConfigError, match="give `engine` ray as well"):
         label_in_bulk([images], LocalModel(), tmp_path / "out", ray_address="auto")
 
 

@@ -446,7 +446,7 @@ def test_the_same_images_however_they_are_named(
     for source in (f"{images}/", images.name, f"./{images.name}/"):
         assert label_in_bulk([source], LocalModel(), finished, workers=0).kept == COUNT - 2
     monkeypatch.chdir(images)
-    given = rf"give the same IMAGES as at first, \['{images}'\], --append new ones, choose"
+    given = rf"give the same `images` as at first, \['{images}'\], `append` new ones, choose"
     with pytest.raises(ConfigError, match=given):
         label_in_bulk([images.name], LocalModel(), finished, workers=0)
 

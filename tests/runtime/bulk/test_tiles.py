@@ -235,7 +235,7 @@ def test_tiles_have_one_size_and_no_more_than_the_pixels_allowed():
 
 
 def test_settings_of_tiles():
-    with pytest.raises(ConfigError, match="--tile-pixels is 1000, expected at least 65536"):
+    with pytest.raises(ConfigError, match="`tile_pixels` is 1000, expected at least 65536"):
         Settings(tile_pixels=1000)
     assert not Settings().takes_huge
     assert Settings(max_pixels=400_000_000).takes_huge

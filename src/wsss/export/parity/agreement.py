@@ -153,5 +153,5 @@ def require_agreement(name: str, precision: Precision, agreement: Agreement) -> 
             f"graph '{name}' in {precision} gives the labels of float32 in "
             f"{agreement.labels_equal:.2%} of the pixels of {agreement.images} images{miou}; "
             f"expected at least {least:.1%}: take another precision, leave the graph out "
-            "(--graphs), calibrate on more images of yours, or --force it"
+            "of `graphs`, calibrate on more images of yours, or `force` it"
         )

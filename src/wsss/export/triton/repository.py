@@ -154,7 +154,7 @@ def require_free(
     if version is not None and version <= newest and not overwrite:
         raise ArtifactError(
             f"'{repository}' has version {newest}: the new one must be greater, such as "
-            f"--triton-version {newest + 1}"
+            f"`version` {newest + 1}"
         )
     return found
 
@@ -202,8 +202,8 @@ def _require_new(contents: Contents, bundle: Bundle, repository: Path) -> None:
     newest = max(contents.versions)
     if contents.versions[newest] == bundle.digest:
         raise ArtifactError(
-            f"'{repository}' has this bundle with these settings as version {newest}: --overwrite "
-            f"it, or add it once more by --triton-version {newest + 1}"
+            f"'{repository}' has this bundle with these settings as version {newest}: `overwrite` "
+            f"it, or add it once more as `version` {newest + 1}"
         )
 
 

@@ -47,15 +47,15 @@ def require_classifier(is_asked: bool) -> None:
     """
     if not is_asked:
         raise ConfigError(
-            "--threshold is of the classifier, which neither --mode segmenter nor --labels asks: "
-            "leave it out, or label with --mode walk"
+            "`threshold` is for the classifier, which neither `mode` segmenter nor `labels_path` "
+            "uses: leave it out, or use `mode` walk"
         )
 
 
 def _from_file(path: str, classes: Sequence[str]) -> list[Any]:
     if not Path(path).is_file():
         raise ConfigError(
-            f"--threshold is '{path}', expected a number between 0 and 1, or a JSON file with one "
+            f"`threshold` is '{path}', expected a number between 0 and 1, or a JSON file with one "
             "for each class"
         )
     try:

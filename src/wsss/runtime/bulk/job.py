@@ -102,12 +102,12 @@ def require_place(out: Path) -> None:
     if not out.exists():
         return
     if not out.is_dir():
-        raise ArtifactError(f"'{out}' is a file: give --out a folder")
+        raise ArtifactError(f"'{out}' is a file: choose a folder for `out`")
     strangers = [path.name for path in out.iterdir() if path.name not in (WORK, INPUTS)]
     if strangers and not (out / JOB).is_file():
         raise ArtifactError(
             f"'{out}' is not empty ('{min(strangers)}') and holds no job of `wsss label`: choose "
-            "another --out"
+            "another `out`"
         )
 
 
@@ -205,10 +205,10 @@ def _require_same(plan: Plan, sources: Sources, append: bool) -> dict[str, Any]:
     if found["sources_digest"] != _digest(sources) and not append:
         differing.append("images")
     if differing:
-        remedy = "choose another --out, or --overwrite them"
+        remedy = "choose another `out`, or `overwrite` them"
         if differing == ["images"]:
             first = str(found.get("sources"))[:_SHOWN_LENGTH]
-            remedy = f"give the same IMAGES as at first, {first}, --append new ones, {remedy}"
+            remedy = f"give the same `images` as at first, {first}, `append` new ones, {remedy}"
         raise ConfigError(
             f"'{out}' holds labels made otherwise (different {', '.join(differing)}): {remedy}"
         )

@@ -41,18 +41,18 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not self.formats or set(self.formats) == {TAR}:
-            raise ConfigError("no output format: give --format png, or several")
+            raise ConfigError("no output format: give `formats` png, or several")
         if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
-            raise ConfigError(f"--min-confidence is {self.min_confidence}, expected 0 to 1")
+            raise ConfigError(f"`min_confidence` is {self.min_confidence}, expected 0 to 1")
         if self.batch < 1:
-            raise ConfigError(f"--batch is {self.batch}, expected at least 1")
+            raise ConfigError(f"`batch` is {self.batch}, expected at least 1")
         if not 1 <= self.max_pixels <= LARGEST_MAX_PIXELS:
             raise ConfigError(
-                f"--max-pixels is {self.max_pixels}, expected 1 to {LARGEST_MAX_PIXELS}"
+                f"`max_pixels` is {self.max_pixels}, expected 1 to {LARGEST_MAX_PIXELS}"
             )
         if self.tile_pixels < _LEAST_TILE_PIXELS:
             raise ConfigError(
-                f"--tile-pixels is {self.tile_pixels}, expected at least {_LEAST_TILE_PIXELS}"
+                f"`tile_pixels` is {self.tile_pixels}, expected at least {_LEAST_TILE_PIXELS}"
             )
 
     @property

@@ -25,12 +25,12 @@ def job_spec(
         MissingDependencyError, ServerError: the model lacks what the mode needs.
     """
     if mode is not None and has_labels and not predictor.mode_of(mode).takes_classes:
-        raise ConfigError(f"--mode {mode} takes no image-level labels: leave --labels out")
+        raise ConfigError(f"`mode` {mode} takes no image-level labels: leave `labels_path` out")
     mode, crf = predictor.choose(mode, crf, has_labels)
     if predictor.with_instances and (mode != "walk" or crf):
         raise ConfigError(
-            "--instances requires --mode walk without the dense CRF: add --mode walk and remove "
-            "--crf"
+            "`instances` requires `mode` walk without the dense CRF: add `mode` walk and remove "
+            "`crf`"
         )
     if threshold is not None:
         require_classifier(predictor.mode_of(mode).takes_classes and not has_labels)

@@ -66,7 +66,7 @@ class Shard:
         """
         found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
         if found is None or not int(found[1]) < int(found[2]):
-            raise ConfigError(f"--shard is '{text}', expected i/n with i from 0 to n - 1")
+            raise ConfigError(f"`shard` is '{text}', expected i/n with i from 0 to n - 1")
         return cls(int(found[1]), int(found[2]))
 
     def units(self, num_units: int) -> range:
@@ -79,11 +79,12 @@ class LabelSummary:
     """What a call did, and how far the job is.
 
     Attributes:
-        images: of the whole job, or of the shard.
-        labelled: by this call.
-        kept: were labelled before.
-        failed: without a label map after this call.
-        remaining: not tried yet.
+        out: folder of the job.
+        images: number of images in the job, or in the shard.
+        labelled: images that this call labelled.
+        kept: images that were labelled before.
+        failed: images without a label map after this call, listed in `failures.csv`.
+        remaining: images that were not tried yet.
     """
 
     out: str
@@ -137,7 +138,7 @@ def label_in_bulk(
         ServerError: the server was away or overloaded for too long; what was finished is kept.
     """
     if shard is not None and (overwrite or append):
-        raise ConfigError("--shard is a part of a job: neither --overwrite nor --append fits")
+        raise ConfigError("`shard` is a part of a job: leave `overwrite` and `append` out")
     settings = settings or Settings()
     require_offers(model, settings)
     _require_engine(settings, model, workers, engine, ray_address)
@@ -215,10 +216,10 @@ def _write_results(
 def require_offers(model: PredictorSpec, settings: Settings) -> None:
     """Refuse formats that do not exist, or need what the model does not tell."""
     writers = open_writers(settings.writers, JobView(model.classes, voc_palette(), {}))
-    options = [f"--format {name}" for name in settings.writers]
+    options = [f"`formats` {name}" for name in settings.writers]
     needs = {option: each.needs for option, each in zip(options, writers, strict=True)}
     if settings.min_confidence is not None:
-        needs["--min-confidence"] = frozenset({"confidence"})
+        needs["`min_confidence`"] = frozenset({"confidence"})
     for option, wanted in needs.items():
         missing = sorted(wanted - model.offers)
         if "instances" in missing:
@@ -229,7 +230,7 @@ def require_offers(model: PredictorSpec, settings: Settings) -> None:
         if missing:
             raise ConfigError(
                 f"{option} needs the {' and '.join(missing)} of each pixel, which runs and the "
-                "dense CRF do not give: label by a bundle of `wsss export`, without --crf"
+                "dense CRF do not give: label by a bundle of `wsss export`, without `crf`"
             )
 
 
@@ -254,16 +255,16 @@ def _require_engine(
     """Refuse workers that there cannot be, and huge images in a process not started for them."""
     least = 1 if engine == "ray" else 0
     if workers is not None and workers < least:
-        raise ConfigError(f"--workers is {workers}, expected {least} or more")
+        raise ConfigError(f"`workers` is {workers}, expected {least} or more")
     if engine == "ray":
         return
     if ray_address is not None:
-        raise ConfigError("--ray-address is of a Ray cluster: give --engine ray as well")
+        raise ConfigError("`ray_address` is of a Ray cluster: give `engine` ray as well")
     workers = model.workers if workers is None else workers
     if workers == 0 and settings.takes_huge and settings.max_pixels > PIXEL_LIMIT:
         raise ConfigError(
-            f"--max-pixels is {settings.max_pixels}, and this process decodes up to {PIXEL_LIMIT} "
-            f"pixels: give --workers 1, or set {PIXEL_LIMIT_VARIABLE}={settings.max_pixels} in its "
+            f"`max_pixels` is {settings.max_pixels}, and this process decodes up to {PIXEL_LIMIT} "
+            f"pixels: give `workers` 1, or set {PIXEL_LIMIT_VARIABLE}={settings.max_pixels} in its "
             "environment"
         )
 

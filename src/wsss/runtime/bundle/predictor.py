@@ -55,8 +55,8 @@ class BundlePredictor(Predictor):
         """
         if (backend == "triton") != (server is not None):
             raise ConfigError(
-                "backend 'triton' needs a server, and no other backend takes one: give --backend "
-                "triton together with --url"
+                "backend 'triton' needs a server, and no other backend takes one: give `backend` "
+                "triton together with `server`"
             )
         self.bundle: Bundle = open_bundle(folder, partial=True)
         self.classes = self.bundle.classes

@@ -67,6 +67,6 @@ def _version_of(bundle: Bundle, graph: str, opened: TritonGraph, url: str) -> st
     if names != wanted:
         raise ConfigError(
             f"{place} takes {', '.join(names)}, expected {', '.join(wanted)} as in graph "
-            f"'{graph}': choose another --server-model"
+            f"'{graph}': choose another `server.model`"
         )
     return None if served.steps else max(fitting, key=int)

@@ -70,7 +70,19 @@ class _Header:
 def read_image(
     path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> NDArray[np.uint8]:
-    """An image file as RGB pixels; see `decode_image`."""
+    """Read an image file as RGB pixels, as a viewer shows them.
+
+    Args:
+        path: JPEG, PNG, WebP, TIFF, BMP, GIF or PPM file with 1, 8 or 16 bits per channel. 16 bits
+            are scaled to 8, transparency is dropped, and of an animation the first frame is read.
+        max_pixels: images with more pixels are refused before they are decoded.
+
+    Returns:
+        (H, W, 3) uint8, RGB in 0..255, with the EXIF orientation applied.
+
+    Raises:
+        DataError: the file is missing, empty, truncated, damaged, not an image, or too large.
+    """
     name = os.fspath(path)
     return decode_image(
         read_file(name, max_bytes=byte_limit(max_pixels)), name, max_pixels=max_pixels
@@ -229,15 +241,17 @@ def label_indices(stored: StoredPng, name: str) -> NDArray[np.uint8]:
 
 
 def write_label_map(path: str | os.PathLike[str], labels: NDArray[np.uint8]) -> None:
-    """Writes indices as a PNG with the VOC palette; same labels, same bytes; atomic.
+    """Write a label map as a PNG file with the colour palette of VOC.
+
+    The file is replaced atomically, and equal labels give equal bytes.
 
     Args:
-        path: missing folders are made.
-        labels: (H, W) uint8.
+        path: file to write; missing folders are created.
+        labels: (H, W) uint8: 0 background, class index + 1, 255 ignore.
 
     Raises:
-        ShapeError: not a non-empty (H, W) uint8 array.
-        ArtifactError: the file cannot be written; an older one is left as it was.
+        ShapeError: `labels` is not a non-empty (H, W) uint8 array.
+        ArtifactError: the file cannot be written; an existing one is left unchanged.
     """
     atomic_write_bytes(path, encode_label_map(labels))
 

@@ -34,20 +34,27 @@ class PathPart(NamedTuple):
 def affinity_from_boundary(
     boundary: Tensor, *, radius: int = 5, beta: float = 1.0, borders: Borders = "full"
 ) -> Tensor:
-    """Affinity of every pair, for inference: (1 - greatest boundary on the path) ** beta.
+    """Compute the affinity of neighbouring grid cells from a boundary map, for `propagate`.
+
+    The affinity of two cells is (1 - greatest boundary on the straight path between them) ** beta.
+    No gradient flows through it. Source: IRNet (Ahn, Cho and Kwak, CVPR 2019).
 
     Args:
-        boundary: (B, 1, h, w) floating, in [0, 1].
-        radius: pairs lie strictly nearer than this, in grid cells.
-        beta: exponent > 0 of the transition matrix, already applied here.
-        borders: `full` joins every pair inside the image, `reference` obeys the published rule.
+        boundary: (B, 1, h, w) floating, probability in [0, 1] that a cell is on a class boundary.
+        radius: two cells form a pair if they are less than this many grid cells apart, >= 2.
+        beta: exponent > 0; a larger one keeps the random walk closer to its start.
+        borders: `full` takes every pair inside the image, `reference` follows the published code,
+            which has no pairs along the margin.
 
     Returns:
-        (B, K, h, w) float32 (float64 for float64 boundaries) in [0, 1], exactly 0 where there is no
-        pair. Each image is computed by itself, so that the batch has no influence.
+        (B, K, h, w) float32 (float64 for float64 boundaries) in [0, 1], one plane for each of the K
+        offsets of a pair, exactly 0 where there is no pair; K is 34 for radius 5. The images of a
+        batch do not influence each other.
 
     Raises:
-        ShapeError, DataError, ConfigError: boundary or settings as above do not hold.
+        ShapeError: `boundary` is not (B, 1, h, w) with h, w >= 1.
+        DataError: `boundary` is not floating point, or has values outside [0, 1].
+        ConfigError: `radius`, `beta` or `borders` is out of its range.
     """
     pairs = PairOffsets(radius)
     _require_boundary(boundary)

@@ -27,7 +27,11 @@ _VECTOR = 16
 
 @dataclass(frozen=True)
 class CrfSettings:
-    """Kernels and iterations of the dense CRF."""
+    """Kernels and iterations of the dense CRF.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
 
     iterations: int = 10
     """Mean-field updates; 0 returns the softmax of the negative unary."""
@@ -54,16 +58,19 @@ class CrfSettings:
 
 
 class DenseCrf:
-    """The CRF of one image; its lattices are built once and serve any number of unaries.
+    """Refine scores or labels of one image along its edges with a dense CRF.
+
+    The filters of the image are built once and serve any number of unaries. A unary is the negative
+    log likelihood of each label at each pixel, such as `-scores.clamp(1e-5, 1).log()`.
 
     Args:
-        image: (H, W, 3) uint8 RGB, H and W >= 1.
-        settings: kernels and iterations.
-        device: where it is computed and where results lie.
+        image: (H, W, 3) uint8 RGB with H, W >= 1.
+        settings: kernels and iterations; default: `CrfSettings()`.
+        device: torch device that computes and holds the results.
 
     Raises:
-        ShapeError: image is not (H, W, 3).
-        DataError: image is not uint8.
+        ShapeError: `image` is not (H, W, 3).
+        DataError: `image` is not uint8.
         ConfigError: a kernel is too narrow for an image of this size.
     """
 
@@ -71,7 +78,7 @@ class DenseCrf:
     def __init__(
         self,
         image: NDArray[np.uint8],
-        settings: CrfSettings,
+        settings: CrfSettings | None = None,
         *,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -79,6 +86,7 @@ class DenseCrf:
             raise ShapeError(f"`image` is {image.shape}, expected (H, W, 3) with H, W >= 1")
         if image.dtype != np.uint8:
             raise DataError(f"`image` is {image.dtype}, expected uint8 in 0..255")
+        settings = settings or CrfSettings()
         self._size = (image.shape[0], image.shape[1])
         self._device = torch.device(device)
         self._iterations = settings.iterations
@@ -92,17 +100,33 @@ class DenseCrf:
             self._kernels.append((lattice, settings.bilateral_compat))
 
     def refine(self, unary: Tensor) -> Tensor:
-        """(L, H, W) negative log likelihoods -> (L, H, W) float32 probabilities, sum over L is 1.
+        """Refine one unary.
+
+        Args:
+            unary: (L, H, W) floating, negative log likelihoods of L labels, finite.
+
+        Returns:
+            (L, H, W) float32 probabilities, which sum to 1 over the labels.
 
         Raises:
-            ShapeError: unary is not (L, H, W) of the image's size.
-            DataError: unary holds NaN or infinity.
+            ShapeError: `unary` is not (L, H, W) with the size of the image.
+            DataError: `unary` holds NaN or infinity.
         """
         return self.refine_many([unary])[0]
 
     @torch.no_grad()
     def refine_many(self, unaries: Sequence[Tensor]) -> list[Tensor]:
-        """`refine` of every unary, filtered together; their numbers of labels may differ."""
+        """Refine several unaries together, which is faster than one at a time.
+
+        Args:
+            unaries: (L, H, W) each, as `refine` takes them; L may differ.
+
+        Returns:
+            The probabilities of each, as `refine` returns them.
+
+        Raises:
+            ShapeError, DataError: as for `refine`.
+        """
         for unary in unaries:
             self._require_unary(unary)
         results: list[Tensor] = []

@@ -42,20 +42,27 @@ def affinity_from_features(
     beta: float = 1.0,
     borders: Borders = "full",
 ) -> Tensor:
-    """Affinity of every pair, for inference: exp(-beta * mean over channels of |f_i - f_j|).
+    """Compute the affinity of neighbouring grid cells from features, for `propagate`.
+
+    The affinity of cells i and j is exp(-beta * mean over channels of |f_i - f_j|). No gradient
+    flows through it. Source: AffinityNet (Ahn and Kwak, CVPR 2018).
 
     Args:
         features: (B, C, h, w) floating, finite.
-        radius: pairs lie strictly nearer than this, in grid cells.
-        beta: exponent > 0 of the transition matrix, already applied here.
-        borders: `full` joins every pair inside the image, `reference` obeys the published rule.
+        radius: two cells form a pair if they are less than this many grid cells apart, >= 2.
+        beta: exponent > 0; a larger one keeps the random walk closer to its start.
+        borders: `full` takes every pair inside the image, `reference` follows the published code,
+            which has no pairs along the margin.
 
     Returns:
-        (B, K, h, w) float32 (float64 for float64 features) in [0, 1], exactly 0 where there is no
-        pair. Each image is computed by itself, so that the batch has no influence.
+        (B, K, h, w) float32 (float64 for float64 features) in [0, 1], one plane for each of the K
+        offsets of a pair, exactly 0 where there is no pair; K is 34 for radius 5. The images of a
+        batch do not influence each other.
 
     Raises:
-        ShapeError, DataError, ConfigError: features or settings as above do not hold.
+        ShapeError: `features` is not (B, C, h, w) with C, h, w >= 1.
+        DataError: `features` is not floating point, or holds NaN or infinity.
+        ConfigError: `radius`, `beta` or `borders` is out of its range.
     """
     _require_grid(features)
     if not (math.isfinite(beta) and beta > 0):

@@ -63,32 +63,33 @@ def propagate(
     method: Method = "chebyshev",
     form: Form = "auto",
 ) -> Tensor:
-    """Scores after `steps` steps of the random walk; no gradient flows through it.
+    """Propagate score maps with a random walk along affinities.
 
-    A constant map stays constant. Cells without any affinity keep their score, so images of
-    different size may share a batch when padded with zero affinity.
+    One step replaces each cell by a mean of itself (weight 1) and its partners (weight: their
+    affinity). A constant map stays constant. Cells without any affinity keep their score, so
+    images of different size can share a batch if they are padded with zero affinity. No N x N
+    matrix is formed, and no gradient flows through it.
 
     Args:
-        scores: (B, n, h, w) floating and finite, n maps an image; half precision walks in float32.
-        affinity: (B, K, h, w) in [0, 1], the transition exponent already applied; plane k at cell p
-            is the pair (p, p + `PairOffsets(radius).offsets[k]`). Values whose partner lies outside
-            the grid have no pair and no effect, but must lie in [0, 1] too.
-        radius: of the pairs, in grid cells; sets K.
-        steps: >= 0; the published walk takes 256.
-        tolerance: error allowed to the polynomial at any cell for scores in [0, 1]; for others it
-            scales with their range. float32 rounding adds about 1e-5. See `chebyshev_degree`.
-        method: `chebyshev`, or `power` for one step after the other.
-        form: what computes it; `auto` takes the fastest that is installed for device, type and
-            size. They differ by float32 rounding.
+        scores: (B, n, h, w) floating and finite, n maps per image; half precision is computed in
+            float32.
+        affinity: (B, K, h, w) in [0, 1], from `affinity_from_features` or `affinity_from_boundary`.
+        radius: the radius that the affinities were computed with, in grid cells.
+        steps: number of steps, >= 0; the published walk takes 256.
+        tolerance: error that replacing the steps by a polynomial may cause at any cell, for scores
+            in [0, 1]; for other scores it scales with their range. float32 adds about 1e-5.
+        method: `chebyshev` for that polynomial, or `power` to compute one step after the other.
+        form: implementation: `torch`, `native` (numba, CPU), `fused` (Triton, CUDA), or `auto` for
+            the fastest that is installed. They differ by float32 rounding.
 
     Returns:
-        (B, n, h, w), float32 (float64 for float64 scores).
+        (B, n, h, w) float32 (float64 for float64 scores).
 
     Raises:
-        ShapeError: shapes do not fit each other or the radius.
-        DataError: NaN, infinity, or an affinity outside [0, 1].
-        ConfigError: steps, tolerance, method or form as above do not hold.
-        MissingDependencyError: the form's package is not installed.
+        ShapeError: the shapes do not fit each other or the radius.
+        DataError: `scores` holds NaN or infinity, or `affinity` has values outside [0, 1].
+        ConfigError: `steps`, `tolerance`, `method` or `form` is invalid.
+        MissingDependencyError: the package of the form is not installed.
     """
     pairs = PairOffsets(radius)
     _require_inputs(scores, affinity, pairs)

@@ -119,7 +119,7 @@ def find_installation(environment: Path | None = None) -> Installation:
         named = os.environ.get(ENVIRONMENT_VARIABLE)
         if not named:
             raise MissingDependencyError(
-                f"no {_PROGRAM} on PATH: run NVIDIA's container, or give --environment (or "
+                f"no {_PROGRAM} on PATH: run NVIDIA's container, or give `environment` (or "
                 f"{ENVIRONMENT_VARIABLE}) a virtual environment in which you did pip install "
                 "nvidia-pytriton==0.7.0 onnxruntime 'numpy<2'"
             )

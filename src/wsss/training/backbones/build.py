@@ -22,15 +22,18 @@ BACKBONES: dict[str, Callable[[int | None], Backbone]] = {
 
 
 def build_backbone(name: str, output_stride: int | None = None) -> Backbone:
-    """A backbone with random weights, all layers trainable and marked as new.
+    """Build a backbone with random weights; all of its layers can be trained.
 
     Args:
-        name: key of `BACKBONES`.
-        output_stride: pixels per cell of the last feature map; None is the architecture's own
-            default (8 for ResNet38, VGG16 and the small network, 16 for the others).
+        name: resnet38, vgg16, resnet50, resnet101, mobilenetv2 or small.
+        output_stride: pixels per cell of the last feature map; None is the default of the
+            architecture (8 for ResNet38, VGG16 and the small network, 16 for the others).
+
+    Returns:
+        Backbone: a module from images to named feature maps.
 
     Raises:
-        ConfigError: unknown name, or a stride that the architecture cannot have.
+        ConfigError: the name is unknown, or the architecture cannot have this stride.
     """
     if name not in BACKBONES:
         raise ConfigError(f"unknown backbone '{name}': choose one of {', '.join(BACKBONES)}")

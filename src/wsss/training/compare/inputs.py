@@ -49,7 +49,7 @@ def read_weights(given: Sequence[str]) -> dict[str, Path]:
             backbone, separator, file = "", "", text
         if backbone in weights:
             what = f"of {backbone}" if separator else "of no named backbone"
-            raise ConfigError(f"--weights {what} is given twice: give one file for each backbone")
+            raise ConfigError(f"`weights` {what} is given twice: give one file for each backbone")
         weights[backbone] = Path(file)
     return weights
 
@@ -83,10 +83,10 @@ def read_entries(
             entries.append(Entry(name, folder, entry, weights[key]))
     for key in weights.keys() - used:
         raise ConfigError(
-            f"--weights{f' of {key}' if key else ''}: no recipe that is asked for starts from "
+            f"`weights`{f' of {key}' if key else ''}: no recipe that is asked for starts from "
             "them: leave them out"
         )
-    for option, values in (("--set", overrides), ("--reuse", reuse)):
+    for option, values in (("`overrides`", overrides), ("`reuse`", reuse)):
         if values and not any(entry.recipe for entry in entries):
             raise ConfigError(
                 f"{option} is for recipes, but runs alone are given, which are taken as they are: "
@@ -179,7 +179,7 @@ def _weights_key(recipe: Recipe, weights: Mapping[str, Path]) -> str:
     if key is None:
         raise ConfigError(
             f"recipe '{recipe.name}' starts from ImageNet weights of {backbone}: give them by "
-            f"--weights FILE, or --weights {backbone}=FILE beside those of other backbones"
+            f"`weights` FILE, or `weights` {backbone}=FILE beside those of other backbones"
         )
     return key
 

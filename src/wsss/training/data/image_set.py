@@ -144,10 +144,11 @@ class ImageSet:
     """Images that share a class list.
 
     Attributes:
-        root: the folder that was given.
-        layout: how the folder was understood, in words.
-        classes: names; the index in this tuple is the class index.
-        findings: what a reader that was not strict found wrong.
+        root: folder of the image set.
+        layout: the layout that was detected, in words.
+        classes: class names, background not counted; the index in this tuple is the class index.
+        samples: the images, each with `name`, `image_path`, `labels` (class indices) and `mask`.
+        findings: faults that were found with `strict=False`.
     """
 
     root: Path

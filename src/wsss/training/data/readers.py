@@ -16,22 +16,28 @@ from .voc import find_devkit, read_voc
 def read_image_set(
     root: str | Path, *, classes: Sequence[str] | None = None, strict: bool = True
 ) -> ImageSet:
-    """Recognise the layout of a folder and read what it says; no image is opened.
+    """Read an image set: images, image-level labels, lists, and masks if there are any.
 
-    Tried in this order: a VOC devkit (the folder itself, `VOC2012` or `VOCdevkit/VOC2012` in it);
-    COCO JSON; images with one CSV or JSON of labels; a folder of images per class. `classes.txt`
-    (one name a line) fixes the class list and its order, which masks refer to; without it the
-    order is that of VOC's masks for a devkit, of the category ids for COCO, else the alphabet.
-    A set without lists has a single one, `train`.
+    The layout is detected, in this order: a VOC devkit (the folder itself, `VOC2012` or
+    `VOCdevkit/VOC2012` in it); COCO JSON; images with one CSV or JSON file of labels; one folder of
+    images per class. `classes.txt` (one name per line) sets the class list and the order in which
+    masks number it. Without that file the order is that of VOC's masks for a devkit, of the
+    category ids for COCO, and alphabetical otherwise. A set without lists has a single one,
+    `train`. No image is opened.
 
     Args:
-        classes: takes the place of `classes.txt`.
-        strict: raise at the first fault; else faults stand in `findings` of the set.
+        root: folder of the image set.
+        classes: names of the classes, in place of `classes.txt`.
+        strict: raise an error at the first fault; if False, faults are collected in `findings` of
+            the result.
+
+    Returns:
+        ImageSet: the class names, and for each image its path, labels, lists and mask.
 
     Raises:
-        DataError: no such folder, no images, no known layout, or the first fault: an image without
-            labels (one of background alone needs an empty entry), a label outside the class list
-            or of an image that is not there, a name that leaves the folder.
+        DataError: the folder does not exist, has no images or no known layout; or, if `strict`, an
+            image has no labels (one with background only needs an empty entry), or a label is not
+            in the class list or belongs to no image.
     """
     root = Path(os.path.abspath(root))
     if not root.is_dir():

@@ -103,12 +103,12 @@ def _figures(
 def _require_demo(out: Path, run: Path, method: str, overwrite: bool) -> None:
     """The place is free, or holds a demo of the method; scenes of another one would be lost."""
     if out.exists() and not out.is_dir():
-        raise ArtifactError(f"'{out}' is a file: give --out a folder")
+        raise ArtifactError(f"'{out}' is a file: choose a folder for `out`")
     if out.is_dir() and any(item.name not in ("data", "run") for item in out.iterdir()):
-        raise ArtifactError(f"'{out}' is not empty and holds no demo: choose another --out")
+        raise ArtifactError(f"'{out}' is not empty and holds no demo: choose another `out`")
     if (run / "recipe.toml").is_file() and not overwrite:
         found = load_recipe(run / "recipe.toml").method
         if found != method:
             raise ArtifactError(
-                f"'{out}' holds a demo of {found}: choose another --out, or --overwrite it"
+                f"'{out}' holds a demo of {found}: choose another `out`, or `overwrite` it"
             )

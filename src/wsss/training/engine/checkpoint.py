@@ -46,7 +46,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         header = dict(json.loads(metadata["wsss"]))
     except (KeyError, TypeError, ValueError, RecursionError):
         raise ArtifactError(
-            f"checkpoint '{path}' was not written by wsss: give foreign weights by --weights"
+            f"checkpoint '{path}' was not written by wsss: give foreign weights as `weights_path`"
         ) from None
     if header.get("format_version") not in _READ:
         raise ArtifactError(

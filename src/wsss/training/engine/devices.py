@@ -20,8 +20,8 @@ def choose_device(name: str) -> torch.device:
         raise ConfigError(f"unknown device '{name}': choose auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise MissingDependencyError(
-            "--device cuda: this torch finds no CUDA device: install a CUDA build of torch, or "
-            "use --device cpu"
+            "`device` cuda: this torch finds no CUDA device: install a CUDA build of torch, or "
+            "use `device` cpu"
         )
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")

@@ -134,7 +134,7 @@ def claim_folder(run: Run, overwrite: bool) -> None:
         shutil.rmtree(folder)
     distributed.barrier()  # nobody looks at a folder that is half removed
     if folder.exists() and not folder.is_dir():
-        raise ArtifactError(f"'{folder}' is a file: give --out a folder")
+        raise ArtifactError(f"'{folder}' is a file: choose a folder for `out`")
     if identity_path.is_file():
         try:
             found = json.loads(identity_path.read_text(encoding="utf-8"))
@@ -144,11 +144,11 @@ def claim_folder(run: Run, overwrite: bool) -> None:
             what = [k for k, v in identity.items() if not found or found.get(k) != v]
             raise ArtifactError(
                 f"'{folder}' holds another run (different {', '.join(what)}): "
-                "choose another --out, or --overwrite it"
+                "choose another `out`, or `overwrite` it"
             )
     elif folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
         raise ArtifactError(
-            f"'{folder}' is not empty and holds no run: choose a new or empty folder for --out"
+            f"'{folder}' is not empty and holds no run: choose a new or empty folder for `out`"
         )
     distributed.barrier()
     if distributed.is_main():

@@ -144,20 +144,19 @@ def curve(matrices: list[ConfusionMatrix]) -> tuple[CoverageRow, ...]:
 def _require_maps(out: Path) -> None:
     if not (out / JOB).is_file():
         raise ArtifactError(
-            f"'{out}' holds no job: --coverage needs a folder of `wsss label --format "
-            "png,confidence`"
+            f"'{out}' holds no job: coverage needs a folder of `wsss label --format png,confidence`"
         )
     settings = read_job(out)["settings"]
     formats = settings.get("formats", [])
     if TAR in formats or not {"png", CONFIDENCE} <= set(formats):
         raise ConfigError(
-            f"'{out}' was written with --format {','.join(formats)}: label again into another "
-            "folder with --format png,confidence"
+            f"'{out}' was written in the formats {','.join(formats)}: label again into another "
+            "folder in the formats png,confidence"
         )
     if settings.get("min_confidence") is not None:
         raise ConfigError(
-            f"'{out}' was written with --min-confidence {settings['min_confidence']}, below which "
-            "labels are lost: label again into another folder without it"
+            f"'{out}' was written with a minimum confidence of {settings['min_confidence']}, "
+            "below which labels are lost: label again into another folder without it"
         )
 
 

@@ -181,13 +181,13 @@ def _numbers(images: ImageSet) -> tuple[dict[Any, str], dict[Any, str]]:
 def _missing(what: str, sample: Sample) -> ArtifactError:
     return ArtifactError(
         f"no prediction {what} for image '{sample.name}': make the missing ones, or choose a list "
-        "by --split that the predictions cover"
+        "by `split` that the predictions cover"
     )
 
 
 def _require_formats(out: Path, formats: list[str]) -> None:
     if TAR in formats or not {"instances", "coco-instances"} & set(formats):
         raise ConfigError(
-            f"'{out}' was written with --format {','.join(formats)}: label again into another "
-            "folder with --instances"
+            f"'{out}' was written in the formats {','.join(formats)}: label again into another "
+            "folder with instances"
         )

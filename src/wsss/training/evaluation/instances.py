@@ -219,7 +219,7 @@ def _require_instances(image_set: ImageSet, list_name: str) -> None:
         return
     splits = image_set.splits
     fit = [name for name in splits if all(s.instances for s in samples if name in s.splits)]
-    advice = f"choose by --split of the lists {', '.join(fit)}" if fit else "add them"
+    advice = f"choose by `split` of the lists {', '.join(fit)}" if fit else "add them"
     raise DataError(
         f"list '{list_name}' of '{image_set.root}' has {len(samples)} images, {len(without)} of "
         f"them without instance masks, such as '{without[0]}': {advice}"

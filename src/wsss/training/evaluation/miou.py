@@ -97,21 +97,28 @@ class Predictions(Protocol):
 
 @dataclass(frozen=True)
 class EvalReport:
-    """Result of an evaluation with everything that it depends on; percentages are 0..100."""
+    """Result of an evaluation, with everything that it depends on."""
 
     predictions: str
+    """What was measured, in words."""
     data: str
+    """Folder of the image set."""
     list_name: str
+    """List that was measured on."""
     images: int
+    """Number of images in the list."""
     image_labels_used: bool | None
+    """Whether the predictions were given image-level labels; None if that is not known."""
     background: str
     """Rule that made background: a threshold, or `in the predictions`."""
     miou: float
+    """Mean IoU in per cent over background and the classes that occur."""
     iou: dict[str, float]
+    """IoU of each class in per cent; NaN for classes that do not occur."""
     sources: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Where the data names sources: images and mIoU of each, at the same threshold."""
+    """Images and mIoU of each source, at the same threshold, if the data names sources."""
     sweep: list[dict[str, float]] = field(default_factory=list)
-    """Rows of threshold, miou and, per source, `miou/SOURCE`."""
+    """One row per threshold: threshold, miou and, for each source, `miou/SOURCE`."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON-compatible; classes that do not occur are null."""
@@ -313,7 +320,7 @@ class FolderPredictions:
         if not path.is_file():
             raise ArtifactError(
                 f"no prediction '{path}' for image '{sample.name}': make the missing ones, or "
-                "choose a list by --split that the predictions cover"
+                "choose a list by `split` that the predictions cover"
             )
         return read_label_map(path) if self.suffix == ".png" else load_score_maps(path)
 

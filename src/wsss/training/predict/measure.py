@@ -12,14 +12,15 @@ from ..data.image_set import ImageSet
 from ..engine.run import read_stage
 from ..evaluation.instance_predictions import open_instance_predictions
 from ..evaluation.instances import InstancePredictions, InstanceReport, evaluate_instances
-from ..evaluation.miou import EvalReport, FolderPredictions, Predictions, evaluate
+from ..evaluation.miou import EvalReport, FolderPredictions, Predictions
+from ..evaluation.miou import evaluate as evaluate_predictions
 from ..methods import open_method
 from ..recipe.recipe import Recipe
 from ..recipes import load_recipe
 from .run_predictor import RunInstances, RunPredictions, RunPredictor
 
 
-def measure(
+def evaluate(
     path: str | Path,
     images: ImageSet,
     *,
@@ -32,17 +33,33 @@ def measure(
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> EvalReport:
-    """Measure a run (its networks on a list) or a folder of stored predictions.
+    """Measure the networks of a run, or stored predictions, by mean IoU.
 
     Args:
-        split: list of the image set; default: the recipe's validation list for a run, all
-            images for a folder.
-        mode: of a run: cam, walk, labels or segmenter, which is the default; see
-            `RunPredictor.recipe_label`.
-        threshold, align: defaults come from the run's recipe, also for folders inside a run.
+        path: a run; or a folder of predictions: a job of `label_images`, NAME.png label maps or
+            NAME.npz score maps.
+        images: image set with masks, from `read_image_set`.
+        split: list of the image set to measure on; default: the validation list of the recipe for
+            a run, all images for a folder.
+        mode: output of a run to measure: segmenter (the default; uses no image-level labels), cam,
+            walk, or labels (walk and dense CRF).
+        use_image_labels: give the image-level labels to cam, walk and labels; if False, the
+            classifier finds the classes.
+        threshold: background score in [0, 1] that competes with score maps; default: that of the
+            recipe, 0.2 without one.
+        sweep: measure thresholds 0.05 to 0.95 and report the best.
+        align: how the grid of score maps lies on the pixels, `reference` or `corners`; default:
+            that of the recipe.
+        device: auto, cpu or cuda; auto takes a GPU if there is one.
+        progress: receives the progress; the default shows nothing.
+
+    Returns:
+        EvalReport: `miou` and `iou` of each class in per cent, with all settings they depend on.
 
     Raises:
-        ArtifactError, ConfigError, DataError: see `evaluate`.
+        ArtifactError: `path` holds neither a run nor predictions, or some are missing.
+        ConfigError: an argument does not fit the run, or the classes of run and images differ.
+        DataError: an image has no mask, or the mask cannot be used.
     """
     path = Path(path)
     if (path / JOB).is_file():  # of `wsss label`
@@ -55,8 +72,8 @@ def measure(
         if mode == "labels" and mode not in predictor.method.modes and (path / mode).is_dir():
             raise ConfigError(
                 f"method {predictor.recipe.method} makes labels in training alone: measure those "
-                f"that there are by `wsss eval {path / mode} --split "
-                f"{predictor.recipe.data.train_split}`"
+                f"that it has made, '{path / mode}', with `split` "
+                f"{predictor.recipe.data.train_split}"
             )
         predictor.stages_of(mode)  # refuses a mode that there is not, before any image is read
         predictions = RunPredictions(predictor, mode, use_image_labels=use_image_labels)
@@ -71,11 +88,11 @@ def measure(
     if predictions.are_labels and (sweep or threshold is not None):
         raise ConfigError(
             f"{predictions.description}: these are label maps, which no threshold changes: leave "
-            "--threshold and --sweep out, or measure score maps"
+            "`threshold` and `sweep` out, or measure score maps"
         )
     if threshold is None:
         threshold = _default_threshold(path, mode, recipe)
-    return evaluate(
+    return evaluate_predictions(
         predictions,
         images.select(split),
         split or "all",

@@ -24,7 +24,7 @@ class BackboneSection(Section):
         if self.from_scratch and self.name != "small":
             raise ValueError(
                 f"`from_scratch` is true, but `{self.name}` keeps layers of its ImageNet weights "
-                "frozen: give --weights, or take the backbone `small`"
+                "frozen: give `weights_path`, or take the backbone `small`"
             )
         return self
 

@@ -177,7 +177,7 @@ def test_without_masks_the_photographs_are_shown(tmp_path: Path) -> None:
     assert page.texts.count("the mask has another size than the image") == 2
     write_job(tmp_path / "coco", refs, CLASSES, 2, formats=["coco"])
     write_units(tmp_path / "coco", images, [_record(ref, i) for i, ref in enumerate(refs)])
-    assert _page(tmp_path / "coco").texts.count("the job writes no masks (--format png)") == 4
+    assert _page(tmp_path / "coco").texts.count("the job writes no masks (format png)") == 4
 
 
 def _instance_job(out: Path, **files: NDArray[np.uint8]) -> Page:

@@ -253,7 +253,7 @@ def _part_path(folder: Path, number: int) -> Path:
 
 def _index_path(folder: Path, digest: str) -> Path:
     if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
-        raise ArtifactError(f"{digest!r} is no digest of a list of images: label into a new --out")
+        raise ArtifactError(f"{digest!r} is no digest of a list of images: label into a new `out`")
     return folder / f"index.{digest}.json"
 
 
@@ -323,5 +323,5 @@ def _is_count(value: object, least: int = 0, most: int = (1 << 63) - 1) -> bool:
 
 def _damaged(path: Path) -> ArtifactError:
     return ArtifactError(
-        f"list of images {str(path)!r} is damaged or was exchanged: label into a new --out"
+        f"list of images {str(path)!r} is damaged or was exchanged: label into a new `out`"
     )

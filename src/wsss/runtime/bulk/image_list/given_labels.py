@@ -87,7 +87,7 @@ def require_all(labels: GivenLabels, names: Iterable[str], classes: Sequence[str
     many = f"labels of {count} images do not fit: " if count > 1 else ""
     remedy = (
         f"give every image labels out of {', '.join(classes)} (an empty entry means background "
-        "only), or leave --labels out"
+        "only), or leave `labels_path` out"
     )
     raise type(faults[0])(f"{many}{shown}: {remedy}")
 

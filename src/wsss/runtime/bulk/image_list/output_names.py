@@ -181,7 +181,7 @@ class _Survey:
         second = others[0].source if others else "an output that exists"
         raise DataError(
             f"{first.source!r} and {second!r} would both be written as "
-            f"{_output(first.name, _STEM)!r}: label them apart, with an --out for each, or give "
+            f"{_output(first.name, _STEM)!r}: label them apart, with an `out` for each, or give "
             "the folder above them"
         )
 
@@ -201,7 +201,7 @@ class _Survey:
             if any(name_hash(part) in self._old for part in (name, *_dotted(name))):
                 raise DataError(
                     f"the outputs of {image.source!r} need the folder {name!r}, whose name could "
-                    "be that of an output that exists: label them apart, with an --out for each"
+                    "be that of an output that exists: label them apart, with an `out` for each"
                 )
 
 

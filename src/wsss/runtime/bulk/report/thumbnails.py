@@ -121,7 +121,7 @@ class _Masks:
             DataError: there are none, or they cannot be read.
         """
         if "png" not in self._formats:
-            raise DataError("the job writes no masks (--format png)")
+            raise DataError("the job writes no masks (format png)")
         return decode_label_map(self._file(MASKS, shown, ref), "mask"), None
 
     def instances(self, shown: Shown, ref: ImageRef) -> tuple[Labels, Ids]:

@@ -76,7 +76,7 @@ class TiledPredictor:
                 if found.instances is not None:
                     raise DataError(
                         f"an image of {height} x {width} is labelled in tiles, across which this "
-                        f"model tells no instances: give --tile-pixels {height * width} or more, "
+                        f"model tells no instances: give `tile_pixels` {height * width} or more, "
                         "or label without instances"
                     )
                 tile = Tile(rows.tile(y), columns.tile(x), rows.window(y), columns.window(x), found)

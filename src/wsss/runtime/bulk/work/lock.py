@@ -143,5 +143,5 @@ def _taken(out: Path, name: str) -> ConfigError:
     part = f" ({name.removesuffix(_LOCK)})" if name.startswith("shard-") else ""
     return ConfigError(
         f"'{out}' is being written by {holder}{part}: wait for it or end it, or choose another "
-        "--out"
+        "`out`"
     )

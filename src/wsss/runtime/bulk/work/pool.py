@@ -234,7 +234,7 @@ class Pool(ABC, Generic[AnyWorker]):
         if self._deaths_at_start >= _DEATHS_AT_START:
             raise WsssError(
                 f"{self._deaths_at_start} workers in a row ended before their first image "
-                f"({death.cause}): have fewer --workers"
+                f"({death.cause}): use fewer `workers`"
             )
 
     def _ended(self) -> int:

@@ -151,7 +151,7 @@ def _connected(address: str | None, num_workers: int | None) -> Iterator[Any]:
             import ray
         except ImportError as error:
             raise MissingDependencyError(
-                "Ray is not installed: pip install 'wsss[ray]', or use --engine local"
+                "Ray is not installed: pip install 'wsss[ray]', or use `engine` local"
             ) from error
         options: dict[str, Any] = {"address": address or "local"}
         if address is None:
@@ -166,7 +166,7 @@ def _connected(address: str | None, num_workers: int | None) -> Iterator[Any]:
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"no Ray cluster at '{address}' ({str(error).splitlines()[0]}): start one by "
-                "`ray start --head`, or leave --ray-address out"
+                "`ray start --head`, or leave `ray_address` out"
             ) from error
     try:
         yield ray

@@ -17,13 +17,16 @@ FIELD_OF_VIEW = 4
 
 
 class AffinityNet(AffinityNetwork):
-    """1x1 heads on three taps, joined on the grid of the finest, and mixed by one more 1x1.
+    """Compute features whose distance tells whether two grid cells show the same class.
+
+    1x1 heads on three taps of a backbone, joined on the grid of the finest and mixed by a 1x1.
 
     Taps coarser than the finest are resized bilinearly behind their head (the published networks
     have all three at stride 8, so nothing is resized there). Where the backbone is VGG16 the
     heads have group normalisation, because its activations are not normalised.
 
     Args:
+        backbone: from `build_backbone`; the network uses it, and does not copy it.
         align_corners: how taps of unlike stride are brought to one grid: corner cells on corner
             cells (`corners` alignment), or stretched over the same area (`reference`).
 

@@ -137,17 +137,18 @@ def _turned(part: Tensor, group_size: int, shift: int) -> Tensor:
 
 
 class CianSegmenter(Segmenter):
-    """A segmenter with a cross-image affinity module between backbone and classifier.
+    """Segment images with a cross-image affinity module between backbone and classifier.
 
     The self branch, which is what a segmenter computes, adds what each cell gathers from its own
     image; the cross branch, for training, what it gathers from the images of its group. Both have
     one module and one classifier: 3x3 with dilation 12 (at stride 8), without bias.
 
     Args:
+        backbone: from `build_backbone`; the network uses it, and does not copy it.
         num_classes: C, background not counted.
-        channels: of the module.
-        self_affinity: without it the self branch is the plain segmenter, and the cross branch
-            gathers from partners alone.
+        channels: number of channels of the module.
+        self_affinity: if False, the self branch is the plain segmenter, and the cross branch
+            gathers from partners only.
     """
 
     old_kind = "cian"

@@ -20,16 +20,19 @@ FINE, MIDDLE = 1, 2
 
 
 class IRNet(AffinityNetwork):
-    """Two branches of 1x1 layers on five taps of a frozen backbone.
+    """Find class boundaries, and the way from each grid cell to the centre of its object.
+
+    Two branches of 1x1 layers on five taps of a frozen backbone.
 
     A tap goes through its own layer and group normalisation, is brought to the grid of the branch,
     and then passes a ReLU. Neither branch trains the backbone, nor the other branch; the backbone
     computes as in use while they train, without dropout.
 
     Args:
+        backbone: from `build_backbone`; the network uses it, and does not copy it.
         align_corners: how taps of unlike stride are brought to one grid: corner cells on corner
             cells (`corners` alignment), or enlarged by the ratio of strides and cut (`reference`).
-        displacement: with the branch of displacements, which semantic labels do not need.
+        displacement: whether to have the branch of displacements, which only instances need.
 
     Attributes:
         feature_stride: pixels per cell of both results.

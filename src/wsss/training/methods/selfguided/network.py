@@ -31,15 +31,18 @@ class SelfGuidedMaps(NamedTuple):
 
 
 class SelfGuidedNet(Segmenter):
-    """A segmenter with a classification head beside its own, both on the last feature map.
+    """Segment images with a segmentation and a classification head on the last feature map.
 
     To others it is a segmenter: `forward` gives the logits of labels and nothing more. Activation
-    maps and the two intermediate taps are for the making of labels. Source: ours, after an
-    abstract; see `training.selfguided`.
+    maps and the two intermediate taps are for the making of labels. Source: our design,
+    after the abstract of the paper.
 
     Args:
-        align_corners: how maps of unlike stride are brought to one grid, see `AffinityNet`.
-        dropout: probability of a channel of the last feature map in front of the classifier.
+        backbone: from `build_backbone`; the network uses it, and does not copy it.
+        num_classes: C, background not counted.
+        head: head of the segmenter, as for `Segmenter`.
+        align_corners: how taps of unlike stride are brought to one grid, as for `AffinityNet`.
+        dropout: probability that a channel of the last feature map is dropped for the classifier.
 
     Attributes:
         feature_stride: pixels per cell of activation maps and features.

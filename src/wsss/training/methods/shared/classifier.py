@@ -14,12 +14,15 @@ from ...engine.networks import Network
 
 
 class CamClassifier(Network):
-    """Backbone, channel dropout, global average and a bias-free 1x1 classifier.
+    """Classify images so that the weights read as class activation maps (CAMs).
+
+    The network is a backbone, channel dropout, global average and a bias-free 1x1 classifier.
 
     ResNet38 pools first and VGG16 classifies first; dropout of whole channels, average and
     classifier are linear, so both orders give the same logits and the cheaper one is computed.
 
     Args:
+        backbone: from `build_backbone`; the network uses it, and does not copy it.
         num_classes: C, background not counted.
         dropout: probability of a channel of the last feature map.
 

@@ -43,7 +43,8 @@ def image_seed(
     section = recipe.seeds
     return make_seed(
         image,
-        maps,
+        maps.scores,
+        maps.classes,
         rule=section.rule,
         foreground=section.foreground,
         background=section.background,

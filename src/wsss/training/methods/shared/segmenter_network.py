@@ -22,7 +22,7 @@ HEADS = ("largefov", "resnet38", "linear", "dilated")
 
 
 class Segmenter(Network):
-    """Backbone and a head with a large field of view.
+    """Segment images with a backbone and a head with a large field of view.
 
     - `largefov` on VGG16: its own fc6 (3x3, dilation 12) and fc7, dropout 0.5, 1x1 to C + 1, as
       published. On other backbones, which have no fc6 and fc7: 3x3 with dilation 12 to 512
@@ -38,8 +38,9 @@ class Segmenter(Network):
     between the layers of the heads, because frozen statistics of new layers would mean nothing.
 
     Args:
+        backbone: from `build_backbone`; the network uses it, and does not copy it.
         num_classes: C, background not counted.
-        head: one of `HEADS`.
+        head: largefov, resnet38, linear or dilated, as above.
 
     Raises:
         ConfigError: unknown head.
