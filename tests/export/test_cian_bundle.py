@@ -113,7 +113,7 @@ def test_there_is_no_walk_to_label_by(run: Path, exported: Path, photos: Path) -
     image = read_image(next(photos.iterdir()))
     with pytest.raises(ConfigError, match="which has no walk: choose of cam, segmenter"):
         RunPredictor(run, "cpu").predict_one(image, mode="labels")
-    with pytest.raises(ConfigError, match="unknown mode 'walk': bundle '.*' has segmenter"):
+    with pytest.raises(ConfigError, match=r"unknown mode 'walk': bundle '.*' has segmenter"):
         BundlePredictor(exported).predict_one(image, mode="walk")
 
 

@@ -95,5 +95,5 @@ def test_what_needs_a_walk_is_refused(run: Path, exported: Path, photos: Path) -
     for kind in ("walk", "labels"):
         with pytest.raises(ConfigError, match="which has no walk: choose of cam, segmenter"):
             RunPredictor(run, "cpu").predict_one(read_image(next(photos.iterdir())), (0,), kind)
-    with pytest.raises(ConfigError, match="unknown mode 'walk': bundle '.*' has segmenter"):
+    with pytest.raises(ConfigError, match=r"unknown mode 'walk': bundle '.*' has segmenter"):
         spec_of(exported, "walk")

@@ -237,7 +237,7 @@ def test_labels_and_instances_share_their_maps(
 
 @pytest.mark.parametrize("ways", [{"crf": True}, {"mode": "labels"}, {"mode": "cam"}])
 def test_instances_go_with_the_plain_walk_alone(run: Path, ways: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="no dense CRF|without the dense CRF: add --mode walk"):
+    with pytest.raises(ConfigError, match=r"no dense CRF|without the dense CRF: add --mode walk"):
         spec_of(run, **{"mode": "walk", **ways}, instances=True)
 
 

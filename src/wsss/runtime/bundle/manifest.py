@@ -141,7 +141,13 @@ class Bundle:
         return self.folder / self.graphs[name].file
 
     def engines_of(self, name: str) -> tuple[EngineEntry, ...]:
-        """The engines of a graph, none if it was not compiled."""
+        """The engines of a graph, none if it was not compiled.
+
+        Raises:
+            ArtifactError: the bundle has no graph of this name.
+        """
+        if name not in self.graphs:
+            self.graph_path(name)  # which says so
         engines = (engine for engine in self.engines if engine.graph == name)
         return tuple(engine for engine in engines if engine.file not in self.absent)
 
@@ -350,9 +356,10 @@ def _from_schema_1(content: Mapping[str, Any]) -> dict[str, Any]:
     """
     graphs, settings = content.get("graphs"), content.get("settings")
     expected = ("cam", "affinity", "irnet", "refine", "label", "segmenter")
-    if not isinstance(graphs, dict) or not graphs or not graphs.keys() <= set(expected):
+    graphs = graphs if isinstance(graphs, dict) else {}
+    if not graphs.keys() <= set(expected):
         raise ManifestError(
-            f"has {quoted(graphs)} as `graphs`, expected one or more of {', '.join(expected)}"
+            f"has the graphs {quoted(list(graphs))} as `graphs`, expected one or more of {', '.join(expected)}"
         )
     modes = {"segmenter": {"graph": "segmenter", "settings": "segmenter", "crf": False}}
     if isinstance(settings, dict) and "walk" in settings:  # of methods with a walk, and of no other
