@@ -159,7 +159,7 @@ def run_in_cluster(case: str, images: Path, model: Path, out: Path) -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
-    from wsss.open_model import open_model
+    from wsss.opening import open_model
     from wsss.runtime.bulk.predictor_spec import job_spec
     from wsss.runtime.bulk.run import label_in_bulk
 

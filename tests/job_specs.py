@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from wsss.open_model import open_model
+from wsss.opening import open_model
 from wsss.runtime.bulk.predictor_spec import job_spec
 from wsss.runtime.predictor import PredictorSpec
 

@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .opening import open_model
     from .runtime.io.image_io import read_image, write_label_map
+    from .runtime.predictor import Prediction, Predictor
     from .training.data.readers import read_image_set
     from .training.pipeline import train
     from .training.predict.measure import measure
-    from .training.predict.run_predictor import RunPredictor
     from .training.recipe.load import load_recipe
 
 __all__ = [
-    "RunPredictor",
+    "Prediction",
+    "Predictor",
     "__version__",
     "load_recipe",
     "measure",
+    "open_model",
     "read_image",
     "read_image_set",
     "train",
@@ -29,9 +32,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "RunPredictor": ".training.predict.run_predictor",
+    "Prediction": ".runtime.predictor",
+    "Predictor": ".runtime.predictor",
     "load_recipe": ".training.recipe.load",
     "measure": ".training.predict.measure",
+    "open_model": ".opening",
     "read_image": ".runtime.io.image_io",
     "read_image_set": ".training.data.readers",
     "train": ".training.pipeline",

@@ -339,7 +339,7 @@ def _spec(
     **options: Any,
 ) -> "PredictorSpec":
     """The model of a job; it is opened once, so that what is wrong shows before any work."""
-    from ..open_model import open_model
+    from ..opening import open_model
     from ..runtime.bulk.predictor_spec import job_spec
 
     with open_model(model, **options) as predictor:

@@ -359,7 +359,8 @@ def _from_schema_1(content: Mapping[str, Any]) -> dict[str, Any]:
     graphs = graphs if isinstance(graphs, dict) else {}
     if not graphs.keys() <= set(expected):
         raise ManifestError(
-            f"has the graphs {quoted(list(graphs))} as `graphs`, expected one or more of {', '.join(expected)}"
+            f"has the graphs {quoted(list(graphs))} as `graphs`, expected one or more of "
+            f"{', '.join(expected)}"
         )
     modes = {"segmenter": {"graph": "segmenter", "settings": "segmenter", "crf": False}}
     if isinstance(settings, dict) and "walk" in settings:  # of methods with a walk, and of no other
