@@ -158,8 +158,9 @@ def run_in_cluster(case: str, images: Path, model: Path, out: Path) -> None:
     """Label on a cluster of two nodes, with what is to happen meanwhile."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
-    from wsss.runtime.bulk.bundle_model import bundle_model
 
+    from wsss.opening import open_model
+    from wsss.runtime.bulk.predictor_spec import job_spec
     from wsss.runtime.bulk.run import label_in_bulk
 
     node = {"num_cpus": 1, "object_store_memory": OBJECT_STORE_BYTES}
@@ -177,7 +178,7 @@ def run_in_cluster(case: str, images: Path, model: Path, out: Path) -> None:
         started = time.perf_counter()
         summary = label_in_bulk(
             [images],
-            bundle_model(model, kind="segmenter"),
+            job_spec(open_model(model), mode="segmenter"),
             out,
             engine="ray",
             ray_address=cluster.address,

@@ -8,7 +8,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 import wsss
 from wsss import errors, models
@@ -115,7 +115,7 @@ def public_object(name: str) -> Any:
 def results_of(item: Any) -> Iterator[type]:
     """Data classes of ours that a function returns."""
     if inspect.isfunction(item):
-        kind = get_type_hints(item).get("return")
+        kind = item.__annotations__.get("return")
         if dataclasses.is_dataclass(kind) and kind.__name__ not in wsss.__all__:
             yield kind
 
@@ -127,7 +127,8 @@ def entry(
     doc = parse(inspect.getdoc(item) or "")
     is_data = dataclasses.is_dataclass(item)
     lines = [f"\n### `{name}`\n"]
-    if with_signature and not is_data and not getattr(item, "_is_protocol", False):
+    is_made = not inspect.isclass(item) or inspect.isfunction(item.__init__)  # else: by `open_model`
+    if with_signature and not is_data and is_made:
         lines.append(f"\n```python\n{signature(name, item)}\n```\n")
     if is_data:
         doc.sections.pop("Attributes", None)  # they are told below, with their types

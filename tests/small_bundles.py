@@ -82,7 +82,7 @@ def content(folder: Path) -> dict[str, Any]:
     """What `bundle.json` says of the files in the folder."""
     cam_inputs = [spec("x", "float32", "n", 3), spec("threshold", "float32", is_optional=True)]
     return {
-        "schema": 1,
+        "schema": 2,
         "wsss": "0.1.0",
         "method": "affinitynet",
         "name": "tiny",
@@ -111,6 +111,9 @@ def content(folder: Path) -> dict[str, Any]:
                 "outputs": [spec("labels", "uint8", "batch", "height", "width")],
             },
         },
+        "modes": {"walk": {"graph": "label", "settings": "walk", "crf": False}},
+        "affinity": {"graph": "affinity", "output": "affinity"},
+        "instances": [],
         "engines": [
             {
                 "file": ENGINE,

@@ -44,10 +44,11 @@ def open_model(
         ArtifactError: neither a run nor a bundle, or a damaged one; ConfigError: options that do
         not fit the model; MissingDependencyError: a package is absent.
 
-    Example:
-        >>> with wsss.open_model("bundle") as model:  # or "runs/photos"
-        ...     prediction = model.predict_one(wsss.read_image("new.jpg"), classes=["dog"])
-        >>> prediction.label  # (H, W) uint8: 0 background, class index + 1
+    Example::
+
+        with wsss.open_model("bundle") as model:  # or "runs/photos"
+            prediction = model.predict_one(wsss.read_image("new.jpg"), classes=["dog"])
+        wsss.write_label_map("new.png", prediction.label)
     """
     if url is not None:
         from .runtime.backends.triton.options import TritonOptions

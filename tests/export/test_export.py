@@ -26,6 +26,7 @@ from wsss.export.engines import engine_commands, write_engine_graph
 from wsss.export.graphs.subgraph import keep_outputs
 from wsss.export.parity import agreement
 from wsss.export.tensorrt import EngineSettings
+from wsss.opening import open_model
 from wsss.runtime.bulk.run import label_in_bulk
 from wsss.runtime.bulk.work.records import ImageRecord
 from wsss.runtime.bundle.open import MANIFEST, file_entry, open_bundle, seal
@@ -188,6 +189,28 @@ def test_a_bundle_has_the_dense_crf_of_its_run(photos: Path, tmp_path: Path) -> 
     walked = by_bundle.predict_one(images[0], (0, 2), "walk", crf=True)
     assert np.array_equal(found.label, walked.label)
     assert found.change == by_bundle.predict_one(images[0], (0, 2)).change is not None
+
+
+@pytest.mark.parametrize("classes", [None, ["disc", "ring"]])
+def test_run_and_bundle_have_one_default(
+    classes: list[str] | None, photos: Path, tmp_path: Path
+) -> None:
+    """With a dense CRF in the recipe too, through the same lines, within the parity measured."""
+    settings = ("walk.crf.iterations=5", "segmenter.crf.iterations=5")
+    run = write_untrained_run(tmp_path / "run", untrained_recipe(*settings))
+    bundle = export_run(run, tmp_path / "bundle", ExportSettings()).bundle
+    images = [read_image(path) for path in sorted(photos.iterdir())]
+    found = {}
+    for path in (run, bundle.folder):
+        with open_model(path, device="cpu") as model:
+            found[path] = [model.predict_one(image, classes) for image in images]
+            assert model.modes[:3] == ("walk", "labels", "segmenter")
+    graph = "segmenter" if classes is None else "label"
+    least = min(bundle.parity["graphs"][graph]["labels_equal"], 0.9999)
+    for by_run, by_bundle in zip(*found.values(), strict=True):
+        assert (by_run.label == by_bundle.label).mean() >= least
+        assert by_run.classes == by_bundle.classes == ((0, 1, 2) if classes is None else (0, 2))
+        assert (by_run.change is None) == (by_bundle.change is None) == (classes is None)
 
 
 @pytest.mark.parametrize("kind", ["walk", "segmenter"])

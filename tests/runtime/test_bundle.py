@@ -24,6 +24,7 @@ from small_bundles import (
 
 from wsss.errors import ArtifactError
 from wsss.runtime.backends.contract import TensorSpec
+from wsss.runtime.bundle.manifest import AffinityEntry, ModeEntry
 from wsss.runtime.bundle.open import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
@@ -61,6 +62,8 @@ def test_everything_is_there(folder: Path) -> None:
     assert bundle.sizes == {"batch": (1, 1, 8), "height": (16, 512, 1024), "width": (16, 512, 1024)}
     for name in ("method", "name", "layout", "precision", "opset", "align", "padding", "strides"):
         assert getattr(bundle, name) == written[name]
+    assert bundle.modes == {"walk": ModeEntry("label", "walk", False)}
+    assert bundle.affinity == AffinityEntry("affinity", "affinity") and bundle.instances == ()
     for name in ("normalisation", "settings", "parity"):
         assert getattr(bundle, name) == written[name]
     assert bundle.digest == read_manifest(folder)["digest"]
@@ -302,6 +305,13 @@ WRONG: dict[str, list[Any]] = {
     "graphs.cam.inputs.0.dtype": ["float", "O", "<f4", "bfloat16", None],
     "graphs.cam.inputs.0.shape": [[0], [-1], [True], [None], [2.0], "n", [2**40], [""]],
     "graphs.cam.inputs.0.is_optional": [0, None],
+    "modes": [[], None, {"a b": {}}, {"walk": {"graph": "label"}}, {"walk": None}],
+    "modes.walk.graph": ["", "../label", 1, None],
+    "modes.walk.settings": ["", None],
+    "modes.walk.crf": [0, None, "yes"],
+    "modes.walk.extra": [1],
+    "affinity": [[], "affinity", 1, {"graph": "affinity"}, {"graph": "", "output": "a"}],
+    "instances": [None, {}, [1], ["../cam"]],
     "engines": [{}, None, [1]],
     "engines.0.graph": ["cam2", "segmenter", None],
     "engines.0.tensorrt": ["", "11.x", 11, "11.4.0\n"],
@@ -342,7 +352,7 @@ def test_each_field_missing(folder: Path) -> None:
         del changed[key]
         write_manifest(folder, changed)
         message = refusal(folder)
-        assert f"lacks `{key}`, expected" in message or "schema None, expected 1" in message
+        assert f"lacks `{key}`, expected" in message or "schema None, expected 1 to 2" in message
 
 
 def test_unknown_keys_are_quoted(folder: Path) -> None:
@@ -384,13 +394,13 @@ def test_one_file_for_two_graphs(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("schema", "reason"),
     [
-        (2, "has schema 2, expected 1: made by a newer wsss, update this one"),
+        (3, "has schema 3, expected 1 to 2: made by a newer wsss, update this one"),
         (10**40, "made by a newer wsss"),
-        (0, "has schema 0, expected 1: export"),
-        (True, "has schema True, expected 1: export"),
-        (1.0, "has schema 1.0, expected 1: export"),
-        ("1", "has schema '1', expected 1: export"),
-        (None, "has schema None, expected 1: export"),
+        (0, "has schema 0, expected 1 to 2: export"),
+        (True, "has schema True, expected 1 to 2: export"),
+        (1.0, "has schema 1.0, expected 1 to 2: export"),
+        ("1", "has schema '1', expected 1 to 2: export"),
+        (None, "has schema None, expected 1 to 2: export"),
     ],
 )
 def test_schema(schema: Any, reason: str, folder: Path) -> None:

@@ -47,6 +47,8 @@ def bundle_of(folder: Path, graph: onnx.ModelProto) -> Path:
         for value in graph.graph.output
     ]
     manifest["graphs"]["segmenter"] = entry
+    segmenter = {"graph": "segmenter", "settings": "segmenter", "crf": False}
+    manifest["modes"] = {"segmenter": segmenter}
     manifest["engines"] = []
     del manifest["files"]["label.sm90.trt11.4.0.plan"]
     write_manifest(folder, manifest)

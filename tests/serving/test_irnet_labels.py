@@ -86,7 +86,7 @@ def ways(
             name: BundlePredictor(bundle, backend="triton", server=TritonOptions(url, name))
             for name in ("label", "label_ensemble")
         }
-        here = BundlePredictor(bundle, backend="onnxruntime", threads=1)
+        here = BundlePredictor(bundle, backend="onnxruntime", threads=1, instances=True)
         with closing(here), closing(served["label"]), closing(served["label_ensemble"]):
             yield Ways(RunPredictor(run, "cpu"), here, served)
 
@@ -106,11 +106,11 @@ def batches() -> list[tuple[np.ndarray, tuple[Labels, ...]]]:
 def compare(ways: Ways, images: np.ndarray, labels: Sequence[Labels]) -> list[np.ndarray]:
     """The labels by torch, after those of the other ways were found to equal them."""
     by_torch = [
-        ways.run.label(image, classes, "walk")
+        ways.run.predict_one(image, classes, "walk").label
         for image, classes in zip(images, labels, strict=True)
     ]
     for name, predictor in {"in process": ways.bundle, **ways.served}.items():
-        found = predictor.predict_batch(images, labels)
+        found = predictor.predict(list(images), labels, "walk")
         for number, (one, expected) in enumerate(zip(found, by_torch, strict=True)):
             equal = (one.label == expected).mean()
             assert equal >= LEAST_EQUAL, (name, images.shape, number, equal)
@@ -152,9 +152,11 @@ def test_instances_are_equal_by_run_and_bundle(ways: Ways) -> None:
     for images, labels in batches():
         for image, classes in zip(images, labels, strict=True):
             expected = ways.run.instances(image, classes)
-            labelled, found = ways.bundle.predict_instances(image, classes)
-            assert matched(found, expected) >= LEAST_EQUAL
-            assert (labelled.label == ways.run.label(image, classes, "walk")).mean() >= LEAST_EQUAL
+            by_run = ways.run.predict_one(image, classes, "walk").label
+            found = ways.bundle.predict_one(image, classes, "walk")
+            assert found.instances is not None
+            assert matched(found.instances, expected) >= LEAST_EQUAL
+            assert (found.label == by_run).mean() >= LEAST_EQUAL
             counts.append(len(expected))
     assert max(counts) > 2 and sum(counts) > 5
 

@@ -140,7 +140,13 @@ class Bundle:
         return self.folder / self.graphs[name].file
 
     def engines_of(self, name: str) -> tuple[EngineEntry, ...]:
-        """The engines of a graph, none if it was not compiled."""
+        """The engines of a graph, none if it was not compiled.
+
+        Raises:
+            ArtifactError: the bundle has no graph of this name.
+        """
+        if name not in self.graphs:
+            self.graph_path(name)  # which says so
         engines = (engine for engine in self.engines if engine.graph == name)
         return tuple(engine for engine in engines if engine.file not in self.absent)
 
@@ -350,8 +356,8 @@ def _from_schema_1(content: Mapping[str, Any]) -> dict[str, Any]:
     graphs, settings = content.get("graphs"), content.get("settings")
     if not isinstance(graphs, dict) or not _are_graphs(graphs) or not isinstance(settings, dict):
         raise ManifestError(
-            f"has {quoted(graphs)} as `graphs` and {quoted(settings)} as `settings`, expected "
-            "graphs with plain names and an object"
+            f"has the graphs {quoted(graphs)} and the settings {quoted(settings)}, expected graphs "
+            "with plain names and an object"
         )
     modes = {"segmenter": {"graph": "segmenter", "settings": "segmenter", "crf": False}}
     if "walk" in settings:  # of methods with a walk, and of no other
