@@ -127,7 +127,9 @@ def entry(
     doc = parse(inspect.getdoc(item) or "")
     is_data = dataclasses.is_dataclass(item)
     lines = [f"\n### `{name}`\n"]
-    is_made = not inspect.isclass(item) or inspect.isfunction(item.__init__)  # else: by `open_model`
+    is_made = not inspect.isclass(item) or inspect.isfunction(
+        item.__init__
+    )  # else: by `open_model`
     if with_signature and not is_data and is_made:
         lines.append(f"\n```python\n{signature(name, item)}\n```\n")
     if is_data:

@@ -20,7 +20,8 @@ def relative_error(found, expected):
 
 
 def random_image(size, batch=1):
-    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(5))
+    """(batch, 3, H, W) RGB in 0..255."""
+    return 255 * torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(5))
 
 
 class BackboneContract:

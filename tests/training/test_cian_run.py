@@ -36,7 +36,7 @@ from wsss.training.methods.cian.network import CianSegmenter
 from wsss.training.methods.cian.recipe import CianRecipe
 from wsss.training.methods.cian.train import cian_objective
 from wsss.training.methods.shared.crops import inside_cells, nearest_labels
-from wsss.training.methods.shared.segmenter_stage import segment_logits
+from wsss.training.methods.shared.segmenter_network import segment_logits
 from wsss.training.pipeline import TrainResult, train
 from wsss.training.predict.measure import evaluate
 from wsss.training.predict.run_predictor import RunPredictor

@@ -48,14 +48,14 @@ def test_nearest_labels_take_the_pixel_of_their_cell():
 def test_padding_of_a_crop_is_zero_behind_the_normalisation():
     from wsss.training.backbones.build import build_backbone
     from wsss.training.methods.shared.classifier import CamClassifier
-    from wsss.training.methods.shared.crops import network_input
+    from wsss.training.methods.shared.crops import inside_pixels
 
     network = CamClassifier(build_backbone("mobilenetv2"), 2)
     batch = {
         "image": torch.full((2, 3, 6, 6), 200, dtype=torch.uint8),
         "inside": torch.tensor([[1, 2, 5, 6], [0, 0, 6, 6]]),
     }
-    pixels = network_input(network, batch)
+    pixels = network.backbone.normaliser(batch["image"], inside_pixels(batch))
     inside = torch.zeros(6, 6, dtype=torch.bool)
     inside[1:5, 2:6] = True
     assert (pixels[0][:, ~inside] == 0).all()

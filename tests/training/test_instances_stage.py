@@ -33,8 +33,7 @@ from wsss.training.engine.run import Run, read_stage
 from wsss.training.evaluation.instance_predictions import PairPredictions
 from wsss.training.methods.irnet.instances import measure_instances as measure_stage
 from wsss.training.methods.irnet.instances import write_pair
-from wsss.training.methods.irnet.network import IRNet
-from wsss.training.methods.irnet.train import image_maps
+from wsss.training.methods.irnet.network import IRNet, image_maps
 from wsss.training.methods.shared.walk_stage import walk_settings
 from wsss.training.pipeline import train
 from wsss.training.predict import run_predictor as predictor_module

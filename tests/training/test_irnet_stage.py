@@ -17,13 +17,10 @@ from wsss.runtime.io.progress import SILENT
 from wsss.runtime.refine.geometry import Align
 from wsss.training.backbones.build import build_backbone
 from wsss.training.data.image_set import ImageSet
-from wsss.training.engine.networks import normalise
 from wsss.training.engine.run import Run
 from wsss.training.methods.irnet.affinity import affinities
-from wsss.training.methods.irnet.network import IRNet
+from wsss.training.methods.irnet.network import IRNet, image_boundary, image_maps
 from wsss.training.methods.irnet.train import (
-    image_boundary,
-    image_maps,
     irnet_network,
     irnet_objective,
     take_mean_displacement,
@@ -64,7 +61,11 @@ def network_of(recipe: Recipe) -> IRNet:
 def pixels_of(network: IRNet, image: NDArray[np.uint8]) -> Tensor:
     """(1, 3, H, W) normalised."""
     tensor = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
-    return normalise(network, tensor)
+    return network.backbone.normaliser(tensor)
+
+
+def maps_of(network: IRNet, normalised: Tensor) -> dict[str, Tensor]:
+    return network.read(network.backbone.forward_normalised(normalised))
 
 
 # Maps of an image
@@ -75,8 +76,8 @@ def test_boundaries_are_mirrored_logits_averaged() -> None:
     """Padded to multiples of 16 below and right, mirrored with the padding, cut to ceil(. / 4)."""
     network, image = network_for("reference"), photo(45, 70)
     padded = F.pad(pixels_of(network, image), (0, 80 - 70, 0, 48 - 45))
-    upright = network(padded)
-    mirrored = network(padded.flip(3))["boundary"].flip(3)
+    upright = maps_of(network, padded)
+    mirrored = maps_of(network, padded.flip(3))["boundary"].flip(3)
     logits = (upright["boundary"].double() / 2 + mirrored.double() / 2)[..., :12, :18]
     expected = 1 / (1 + torch.exp(-logits))
     assert float(expected.max() - expected.min()) > 0.1
@@ -95,8 +96,8 @@ def test_images_are_resized_to_whole_cells_under_corners() -> None:
     boundary, displacement = image_maps(network, image, align="corners", device=CPU)
     pixels = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
     resized = F.interpolate(pixels, (49, 65), mode="bilinear", align_corners=True)
-    upright = network(normalise(network, resized))
-    mirrored = network(normalise(network, resized.flip(3)))
+    upright = network(resized)
+    mirrored = network(resized.flip(3))
     expected = ((upright["boundary"] + mirrored["boundary"].flip(3)) / 2).sigmoid()
     assert displacement is not None and boundary.shape == (1, 1, 13, 17)
     torch.testing.assert_close(boundary, expected, rtol=0, atol=1e-6)
@@ -197,7 +198,9 @@ def test_the_mean_displacement_needs_no_boundaries(tiny_images: ImageSet, tmp_pa
         pixels = pixels_of(network, read_image(sample.image_path))
         height, width = pixels.shape[-2:]
         with torch.no_grad():
-            found = network(F.pad(pixels, (0, -width % 16, 0, -height % 16)))["displacement"]
+            found = maps_of(network, F.pad(pixels, (0, -width % 16, 0, -height % 16)))[
+                "displacement"
+            ]
         found = found.double()
         total += found.sum((0, 2, 3))
         cells += found.shape[2] * found.shape[3]
@@ -257,13 +260,13 @@ def test_the_loss_of_a_batch_is_the_published_one(
     sums, counts = objective.terms(network, batch)
     assert len(objective.names) == len(sums) == (5 if with_displacement else 3)
     inside = torch.stack([torch.as_tensor(s["inside"]) for s in samples])
-    images = normalise(network, batch["image"].float())
+    images = network.backbone.normaliser(batch["image"])
     for image, (top, left, bottom, right) in zip(images, inside.tolist(), strict=True):
         shown = image[:, top:bottom, left:right].clone()
         image.zero_()
         image[:, top:bottom, left:right] = shown
     with torch.no_grad():
-        found = network(images)
+        found = maps_of(network, images)
     expected = reference.irnet_loss(
         found["boundary"].double().sigmoid(),
         found["displacement"].double() if with_displacement else None,

@@ -29,7 +29,7 @@ from wsss.training.data.image_set import ImageSet
 from wsss.training.demo.scenes import draw_scene
 from wsss.training.engine.checkpoint import load_checkpoint
 from wsss.training.engine.metrics import read_metrics
-from wsss.training.engine.networks import normalise, open_network
+from wsss.training.engine.networks import open_network
 from wsss.training.engine.run import Run, read_stage
 from wsss.training.methods.selfguided.method import STAGES
 from wsss.training.methods.selfguided.network import SelfGuidedNet
@@ -176,7 +176,7 @@ def test_maps_walk_by_features_of_the_image_itself(
     image = draw_scene(np.random.default_rng(0), (65, 97), 1).image
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     with torch.no_grad():
-        expected = network.maps(normalise(network, pixels)).features
+        expected = network.maps(pixels).features
     walked: list[torch.Tensor] = []
 
     def recorded(maps: torch.Tensor, features: torch.Tensor, settings: object) -> torch.Tensor:

@@ -20,10 +20,9 @@ from ..runtime.refine.geometry import grid_size, image_tensor, resize, scaled_si
 from ..training.backbones.build import BACKBONES, build_backbone
 from ..training.data.image_set import ImageSet, spread
 from ..training.data.readers import read_image_set
-from ..training.engine.networks import AnyNetwork, normalise
+from ..training.engine.networks import AnyNetwork
 from ..training.methods import METHODS
-from ..training.methods.shared.cam_stage import image_activation
-from ..training.methods.shared.classifier import CamClassifier
+from ..training.methods.shared.classifier import CamClassifier, image_activation
 from ..training.predict.run_predictor import RunPredictor
 from ..training.recipe.cam import CamSection
 from ..training.recipe.recipe import Recipe
@@ -118,7 +117,7 @@ def cam_case(
 def _bring_to_one(network: CamClassifier, photo: NDArray[np.uint8]) -> None:
     """Scale the classifier: behind many random layers nothing but rounding might be left of maps,
     and errors could not be told."""
-    maps = network.classifier(network.features(normalise(network, image_tensor(photo))))
+    maps = network.classifier(network.features(image_tensor(photo)))
     network.classifier.weight /= maps.abs().amax().clamp(min=1e-30)
 
 
@@ -253,7 +252,6 @@ def _batch(network: CamClassifier, case: CamCase, clock: StageClock, device: tor
             size = scaled_size(case.size, scale, section.align, network.backbone.output_stride)
             scaled = resize(pixels, size, section.align)
             batch = torch.cat([scaled, scaled.flip(-1)]) if section.flip else scaled
-            batch = normalise(network, batch)
         with clock.stage(stages.CAM_NETWORK):
             maps = network.cam(batch)
         with clock.stage(stages.MERGE):
@@ -287,7 +285,7 @@ def published_network_error(case: CamCase, device: torch.device) -> float:
     activation.
     """
     network = case.on(device)
-    pixels = normalise(network, image_tensor(case.photos[0], device))
+    pixels = image_tensor(case.photos[0], device)
     expected = network.cam(pixels)
     difference = as_published(network).cam(pixels) - expected
     return float(difference.abs().amax() / expected.amax().clamp(min=1e-5))

@@ -21,10 +21,12 @@ from ..training.data.image_set import spread
 from ..training.data.readers import read_image_set
 from ..training.methods.contract import AffinitySource
 from ..training.methods.shared.affinity_network import AffinityNetwork
-from ..training.methods.shared.cam_stage import class_probabilities, image_activation
-from ..training.methods.shared.classifier import CamClassifier
-from ..training.methods.shared.segmenter_network import Segmenter
-from ..training.methods.shared.segmenter_stage import segment_logits
+from ..training.methods.shared.classifier import (
+    CamClassifier,
+    class_probabilities,
+    image_activation,
+)
+from ..training.methods.shared.segmenter_network import Segmenter, segment_logits
 from ..training.predict.run_predictor import CLASS_THRESHOLD, RunPredictor
 from ..training.recipe.recipe import Recipe, WalkRecipe
 from . import stages

@@ -82,7 +82,8 @@ def published_activation(
     outputs = []
     for batch in batches:
         with clock.stage(stages.CAM_NETWORK):
-            maps = network.cam(batch.to(device))
+            taps = network.backbone.forward_normalised(batch.to(device))
+            maps, _ = network.read_both(taps)
             outputs.append(maps[0] + maps[1].flip(-1) if section.flip else maps[0])
     with clock.stage(stages.MERGE):
         target = grid_size(size, section.map_stride, section.align)

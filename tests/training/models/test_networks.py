@@ -9,18 +9,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from wsss.errors import ArtifactError, ConfigError
-from wsss.training.backbones.backbone import SYMMETRIC
+from wsss.training.backbones.backbone import CAFFE_BGR, IMAGENET, SYMMETRIC
 from wsss.training.backbones.build import BACKBONES, build_backbone
 from wsss.training.backbones.parameters import parameter_groups
 from wsss.training.engine.checkpoint import load_checkpoint, save_checkpoint
 from wsss.training.engine.networks import (
-    Architecture,
-    normalise,
+    NetworkSpec,
     open_network,
     save_network,
     start_network,
 )
 from wsss.training.methods.affinitynet.network import AffinityNet
+from wsss.training.methods.cian.network import CianSegmenter
+from wsss.training.methods.irnet.network import IRNet
+from wsss.training.methods.selfguided.network import SelfGuidedNet
 from wsss.training.methods.shared.classifier import CamClassifier
 from wsss.training.methods.shared.segmenter_network import Segmenter
 
@@ -28,9 +30,9 @@ CPU = torch.device("cpu")
 CLASSES = ("cat", "dog", "bird")
 
 
-def architecture(kind, backbone="small", output_stride=8, head="largefov", align="reference"):
-    num_classes = 0 if kind == "affinitynet" else len(CLASSES)
-    return Architecture(kind, backbone, output_stride, num_classes, head, align)
+def spec(kind, backbone="small", output_stride=8, **arguments):
+    counted = {} if kind is AffinityNet else {"num_classes": len(CLASSES)}
+    return NetworkSpec(kind, backbone, output_stride, counted | arguments)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -38,12 +40,12 @@ def test_networks_build_without_memory_and_have_their_grids(backbone):
     height, width = 33, 50
     with torch.device("meta"):
         networks = [
-            architecture(kind, backbone, 16, head).build()
+            spec(kind, backbone, 16, **head).build()
             for kind, head in (
-                ("classifier", ""),
-                ("affinitynet", ""),
-                ("segmenter", "largefov"),
-                ("segmenter", "resnet38"),
+                (CamClassifier, {}),
+                (AffinityNet, {}),
+                (Segmenter, {"head": "largefov"}),
+                (Segmenter, {"head": "resnet38"}),
             )
         ]
     assert all(tensor.is_meta for network in networks for tensor in network.state_dict().values())
@@ -58,11 +60,9 @@ def test_networks_build_without_memory_and_have_their_grids(backbone):
         assert segmenter(image).shape == (2, 4, 3, 4)
 
 
-def test_unknown_kinds_and_heads_are_refused():
-    with pytest.raises(ArtifactError, match="unknown kind of network 'other'"):
-        architecture("other").build()
+def test_unknown_heads_are_refused():
     with pytest.raises(ConfigError, match="unknown segmenter head 'aspp': choose one of largefov"):
-        architecture("segmenter", head="aspp").build()
+        spec(Segmenter, head="aspp").build()
 
 
 @pytest.mark.parametrize("backbone", ["small", "vgg16"])
@@ -136,17 +136,18 @@ def test_segmenter_dilation_shrinks_with_the_grid():
     assert [type(layer).__name__ for layer in vgg.head] == ["BatchKeyedDropout2d", "Conv2d"]
 
 
-@pytest.mark.parametrize("kind", ["classifier", "affinitynet", "segmenter"])
+@pytest.mark.parametrize("kind", [CamClassifier, AffinityNet, Segmenter])
 def test_networks_start_alike_from_a_seed_and_survive_a_checkpoint(tmp_path, kind):
-    chosen = architecture(kind)
+    chosen = spec(kind)
     network = start_network(chosen, seed=4, weights_path=None).eval()
     again = start_network(chosen, seed=4, weights_path=None).eval()
     other = start_network(chosen, seed=5, weights_path=None).eval()
     network.backbone.normalisation = SYMMETRIC
     path = tmp_path / "weights.safetensors"
     save_network(path, network, chosen, CLASSES, "affinitynet")
-    opened, architecture_found, classes = open_network(path, CPU)
-    assert (architecture_found, classes) == (chosen, CLASSES)
+    assert load_checkpoint(path)[1]["network"] == chosen.to_header()
+    opened, classes = open_network(kind, path, CPU)
+    assert type(opened) is kind and classes == CLASSES
     assert opened.backbone.normalisation == SYMMETRIC
     assert not opened.training
     image = random_image((33, 40))
@@ -159,13 +160,13 @@ def test_networks_start_alike_from_a_seed_and_survive_a_checkpoint(tmp_path, kin
 
 @pytest.mark.parametrize("source", ["classifier_path", "weights_path"])
 def test_a_backbone_taken_over_is_no_longer_new(tmp_path, source):
-    classifier = start_network(architecture("classifier"), seed=1, weights_path=None)
+    classifier = start_network(spec(CamClassifier), seed=1, weights_path=None)
     classifier.backbone.normalisation = SYMMETRIC
     path = tmp_path / "weights.safetensors"
-    save_network(path, classifier, architecture("classifier"), CLASSES, "affinitynet")
+    save_network(path, classifier, spec(CamClassifier), CLASSES, "affinitynet")
     paths = {"weights_path": None, source: path}
     # Another output stride: the weights are the same.
-    network = start_network(architecture("segmenter", output_stride=16), seed=2, **paths)
+    network = start_network(spec(Segmenter, output_stride=16), seed=2, **paths)
     for name, value in classifier.backbone.state_dict().items():
         assert torch.equal(network.backbone.state_dict()[name], value)
     assert network.backbone.normalisation == SYMMETRIC
@@ -178,11 +179,15 @@ def test_a_backbone_taken_over_is_no_longer_new(tmp_path, source):
 
 def test_damaged_checkpoints_are_refused(tmp_path):
     path = tmp_path / "weights.safetensors"
-    network = start_network(architecture("classifier"), seed=1, weights_path=None)
-    save_network(path, network, architecture("classifier"), CLASSES, "affinitynet")
+    network = start_network(spec(CamClassifier), seed=1, weights_path=None)
+    save_network(path, network, spec(CamClassifier), CLASSES, "affinitynet")
     tensors, header = load_checkpoint(path)
     faults = {
-        "damaged header": (tensors, {**header, "architecture": {"kind": "classifier"}}),
+        "damaged header": (tensors, {**header, "network": {"class": "CamClassifier"}}),
+        "of class 'Other'": (
+            tensors,
+            {**header, "network": {**header["network"], "class": "Other"}},
+        ),
         "damaged header: 'normalisation'": (
             tensors,
             {key: value for key, value in header.items() if key != "normalisation"},
@@ -200,11 +205,67 @@ def test_damaged_checkpoints_are_refused(tmp_path):
             path, changed, {k: v for k, v in changed_header.items() if k != "format_version"}
         )
         with pytest.raises(ArtifactError, match=message):
-            open_network(path, CPU)
+            open_network(CamClassifier, path, CPU)
 
 
-def test_pixels_are_normalised_by_the_backbones_rule():
-    network = start_network(architecture("classifier"), seed=1, weights_path=None)
+NETWORKS = [
+    (CamClassifier, {"num_classes": 3}),
+    (AffinityNet, {}),
+    (IRNet, {}),
+    (Segmenter, {"num_classes": 3}),
+    (CianSegmenter, {"num_classes": 3, "channels": 8}),
+    (SelfGuidedNet, {"num_classes": 3, "head": "dilated"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "arguments"), NETWORKS)
+@pytest.mark.parametrize("rule", [IMAGENET, CAFFE_BGR])
+@torch.no_grad()
+def test_networks_take_raw_pixels(kind, arguments, rule):
+    """Of bytes or floats, and equally under autocast: normalisation is theirs, in float32."""
+    network = start_network(NetworkSpec(kind, "small", 8, arguments), seed=1, weights_path=None)
+    network.backbone.normalisation = rule
+    network.eval()
+    pixels = torch.randint(0, 256, (2, 3, 33, 40), dtype=torch.uint8)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (rule.mean, rule.std))
+    ordered = pixels if rule.channel_order == "rgb" else pixels[:, [2, 1, 0]]
+    normalised = (ordered.float() * rule.scale - mean) / std
+    assert torch.equal(network.backbone.normaliser(pixels), normalised)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(network.backbone.normaliser(pixels), normalised)
+    expected = network.read(network.backbone.forward_normalised(normalised))
+    assert_equal(network(pixels), expected)
+    assert_equal(network(pixels.float()), expected)
+
+
+def assert_equal(found, expected):
+    if not isinstance(expected, dict):
+        found, expected = {"": found}, {"": expected}
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert torch.equal(found[name], values)
+
+
+@pytest.mark.parametrize(("kind", "arguments"), NETWORKS)
+@torch.no_grad()
+def test_pixels_outside_of_an_image_have_the_mean_colour(kind, arguments):
+    network = start_network(NetworkSpec(kind, "small", 8, arguments), seed=1, weights_path=None)
+    network.eval()
+    pixels, inside = random_image((33, 40), batch=2), torch.ones(2, 1, 33, 40, dtype=torch.bool)
+    inside[0, :, :, 30:] = False
+    inside[1, :, :5] = False
+    zeros = network.backbone.normaliser(pixels)
+    zeros[0, :, :, 30:] = 0
+    zeros[1, :, :5] = 0
+    expected = network.read(network.backbone.forward_normalised(zeros))
+    assert_equal(network(pixels, inside), expected)
+
+
+def test_the_rule_is_replaced_as_a_whole_and_saved_with_no_tensors():
+    network = start_network(spec(CamClassifier), seed=1, weights_path=None)
+    names = set(network.state_dict())
     network.backbone.normalisation = SYMMETRIC
     pixels = torch.tensor([0.0, 127.5, 255.0]).view(1, 3, 1, 1)
-    assert normalise(network, pixels).flatten().tolist() == [-1, 0, 1]
+    assert network.backbone.normaliser(pixels).flatten().tolist() == [-1, 0, 1]
+    assert set(network.state_dict()) == names
+    assert not [name for name in names if "normaliser" in name]

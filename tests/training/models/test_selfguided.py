@@ -22,7 +22,7 @@ def network(head: str = "dilated", backbone: str = "small") -> SelfGuidedNet:
 
 
 def pixels(*size: int) -> torch.Tensor:
-    return torch.randn(*size, generator=torch.Generator().manual_seed(1))
+    return 255 * torch.rand(*size, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("backbone", ["small", "mobilenetv2", "resnet50"])

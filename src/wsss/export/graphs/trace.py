@@ -6,7 +6,7 @@ the sibling modules, where its rules can be read.
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -57,17 +57,31 @@ class NetworkGraph:
 
 
 def network_graph(stage: str, network: Network) -> NetworkGraph:
-    """Trace the network of a stage in evaluation mode; see `Network.traced`.
+    """Trace the network of a stage in evaluation mode, without its normalisation; see
+    `Network.traced`.
 
     Raises:
         MissingDependencyError: onnxscript is not installed.
     """
-    module, names = network.traced()
-    model, program = _trace(module.eval(), names)
+    read, names = network.traced()
+    model, program = _trace(_Normalised(network, read).eval(), names)
     backbone = network.backbone
     return NetworkGraph(
         stage, model, program, backbone.normalisation, network.map_stride, backbone.output_stride
     )
+
+
+class _Normalised(nn.Module):
+    """A network without its normalisation, which graphs have as a node of their own."""
+
+    def __init__(self, network: Network, read: Callable[[Mapping[str, Tensor]], object]) -> None:
+        super().__init__()
+        self.network = network
+        self.read = read
+
+    def forward(self, pixels: Tensor) -> object:
+        """What `read` makes of normalised pixels."""
+        return self.read(self.network.backbone.forward_normalised(pixels))
 
 
 def _trace(

@@ -15,14 +15,17 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import helper
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...runtime.backends.registry import open_graph
 from ...runtime.refine.pseudo_labels import scores_on_grid, walk_planes
-from ...training.methods.shared.cam_stage import class_probabilities, image_activation
-from ...training.methods.shared.classifier import CamClassifier
-from ...training.methods.shared.segmenter_network import Segmenter
-from ...training.methods.shared.segmenter_stage import segment_logits
+from ...training.engine.networks import Network
+from ...training.methods.shared.classifier import (
+    CamClassifier,
+    class_probabilities,
+    image_activation,
+)
+from ...training.methods.shared.segmenter_network import Segmenter, segment_logits
 from ..graphs.models import AFFINITY, BOUNDARY, FEATURES
 from ..graphs.refinement import PLANES, WALKED
 from ..graphs.subgraph import values_of
@@ -128,11 +131,11 @@ def _network_inputs(
 
 
 @contextmanager
-def _inputs_of(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Everything that goes through a network's backbone meanwhile."""
+def _inputs_of(network: Network) -> Iterator[list[Tensor]]:
+    """Everything that a network's backbone normalises meanwhile, as its graph takes it."""
     seen: list[Tensor] = []
-    backbone = network.get_submodule("backbone")
-    hook = backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    normaliser = network.backbone.normaliser
+    hook = normaliser.register_forward_hook(lambda *call: seen.append(call[-1].clone()))
     try:
         yield seen
     finally:

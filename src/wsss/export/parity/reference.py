@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from ...runtime.bundle.inputs import image_input, present_input
 from ...runtime.refine.cam import normalise_cam
 from ...runtime.refine.pseudo_labels import label_from_stack, score_stack, walk_change, walk_scores
-from ...training.methods.shared.cam_stage import class_probabilities, image_activation
-from ...training.methods.shared.classifier import CamClassifier
-from ...training.methods.shared.segmenter_network import Segmenter
-from ...training.methods.shared.segmenter_stage import segment_logits
+from ...training.methods.shared.classifier import (
+    CamClassifier,
+    class_probabilities,
+    image_activation,
+)
+from ...training.methods.shared.segmenter_network import Segmenter, segment_logits
 from ..graphs.graph_io import AFFINITY_OUTPUTS
 from ..source import ExportSource
 

@@ -1,9 +1,9 @@
 """What every backbone has in common: input normalisation, named taps, strides, frozen parts."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +38,8 @@ class Normalisation:
         Raises:
             ShapeError: not four dimensions, or not three channels.
         """
-        if image.dim() != 4 or image.shape[1] != 3:
-            raise ShapeError(f"image tensor is {tuple(image.shape)}, expected (B, 3, H, W) RGB")
-        if self.channel_order == "bgr":
-            image = image.flip(1)
-        mean = torch.tensor(self.mean, device=image.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=image.device).view(1, 3, 1, 1)
-        return (image.float() * self.scale - mean) / std
+        normalised: Tensor = Normaliser(self)(image)
+        return normalised
 
     def mean_colour(self) -> tuple[int, int, int]:
         """RGB pixel in 0..255 nearest to an input of zero: what padding should look like."""
@@ -95,6 +90,48 @@ CAFFE_RGB = Normalisation(1.0, (122.99925, 116.9991, 103.9992), (1.0, 1.0, 1.0))
 """torchvision's `VGG16_Weights.IMAGENET1K_FEATURES`: Caffe weights with the channels turned."""
 
 
+class Normaliser(nn.Module):
+    """The first layer of every backbone: pixels become network input, in float32 at least.
+
+    Its buffers are not saved: a checkpoint holds the `Normalisation` in its header.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, rule: Normalisation) -> None:
+        super().__init__()
+        self.rule = rule
+        # On the CPU even where a network is built without memory: no weights bring these.
+        for name, values in (("mean", rule.mean), ("std", rule.std)):
+            tensor = torch.tensor(values, device="cpu").view(1, 3, 1, 1)
+            self.register_buffer(name, tensor, persistent=False)
+
+    def forward(self, pixels: Tensor, inside: Tensor | None = None) -> Tensor:
+        """Normalise images.
+
+        Args:
+            pixels: (B, 3, H, W) RGB in 0..255, uint8 or float.
+            inside: (B or 1, 1, H, W) bool, which pixels show the image; the others become 0, which
+                is the mean colour. None: all of them.
+
+        Returns:
+            (B, 3, H, W) float32; float64 for float64.
+
+        Raises:
+            ShapeError: not four dimensions, or not three channels.
+        """
+        if pixels.dim() != 4 or pixels.shape[1] != 3:
+            raise ShapeError(f"image tensor is {tuple(pixels.shape)}, expected (B, 3, H, W) RGB")
+        if self.rule.channel_order == "bgr":
+            pixels = pixels.flip(1)
+        if pixels.dtype != torch.float64:
+            pixels = pixels.float()
+        mean, std = self.mean.to(pixels.device), self.std.to(pixels.device)
+        normalised = (pixels * self.rule.scale - mean) / std
+        return normalised if inside is None else normalised.masked_fill(~inside, 0.0)
+
+
 class Tap(NamedTuple):
     """A feature map that a backbone hands out."""
 
@@ -128,27 +165,41 @@ def stage_geometry(
 
 
 class Backbone(nn.Module):
-    """A network from normalised images to named feature maps.
+    """A network from RGB images to named feature maps. A subclass declares all that is asked of it.
 
-    A map of stride s has ceil(H / s) x ceil(W / s) cells.
+    A map of stride s has ceil(H / s) x ceil(W / s) cells for any image, so a network of patches
+    pads the image itself. Any stride is possible, and all taps may have the same one; a network
+    that needs taps which a backbone does not have refuses that backbone.
 
     Attributes:
+        name: what recipes call it.
         output_strides: strides of the last map that `__init__` takes, the default first.
+        default_normalisation: what its usual weights expect.
         default_frozen: layers the papers do not train, as prefixes of parameter names.
-        affinity_taps: the three taps AffinityNet reads, from fine to coarse.
-        boundary_taps: the five taps IRNet reads, from fine to coarse; the second has stride 4, the
-            third 8.
+        affinity_taps: the three taps that AffinityNet reads, from fine to coarse.
+        boundary_taps: the five taps that IRNet reads, from fine to coarse, of which the second has
+            stride 4 and the third stride 8; () where there are none.
+        from_scratch: whether it can learn from random weights on small image sets.
         cam_square_root: whether the method takes the square root of this network's CAMs.
-        normalisation: what its current weights expect; loading weights replaces it.
+        heads_need_norm: whether its activations are so unlike in size that heads on several taps
+            need group normalisation.
+        has_field_of_view: whether its last layers are those of DeepLab-LargeFOV, which
+            `set_field_of_view` dilates; other backbones get them as the head of the segmenter.
+        head_names: classification layers in files of weights, which no backbone has, as beginnings
+            of names.
     """
 
-    name: str
-    output_strides: tuple[int, ...]
-    default_frozen: tuple[str, ...]
-    affinity_taps: tuple[str, str, str]
-    boundary_taps: tuple[str, str, str, str, str]
-    cam_square_root = False
-    normalisation: Normalisation
+    name: ClassVar[str]
+    output_strides: ClassVar[tuple[int, ...]]
+    default_normalisation: ClassVar[Normalisation] = IMAGENET
+    default_frozen: ClassVar[tuple[str, ...]] = ()
+    affinity_taps: ClassVar[tuple[str, str, str]]
+    boundary_taps: ClassVar[tuple[str, ...]] = ()
+    from_scratch: ClassVar[bool] = False
+    cam_square_root: ClassVar[bool] = False
+    heads_need_norm: ClassVar[bool] = False
+    has_field_of_view: ClassVar[bool] = False
+    head_names: ClassVar[tuple[str, ...]] = ()
     memory_format: torch.memory_format = torch.contiguous_format
 
     def __init__(self, output_stride: int | None) -> None:
@@ -161,8 +212,42 @@ class Backbone(nn.Module):
                 f"backbone `{self.name}` has no output stride {output_stride}: choose of {choices}"
             )
         self.output_stride = output_stride
+        self.normaliser = Normaliser(self.default_normalisation)
         self.tap_channels: dict[str, int] = {}
         self.tap_strides: dict[str, int] = {}
+
+    @classmethod
+    def own_name(cls, name: str) -> str:
+        """The name of a tensor in a file of weights, as this network calls it."""
+        return name
+
+    @classmethod
+    def layers_that_stay_new(cls, names: Iterable[str]) -> tuple[str, ...]:
+        """Layers that a file of weights lacks and that may start from random values.
+
+        Args:
+            names: of its tensors, as the file calls them.
+        """
+        return ()
+
+    @classmethod
+    def published_normalisation(cls, tensors: Mapping[str, Tensor]) -> Normalisation:
+        """What the publishers of weights with these names trained them with.
+
+        Args:
+            tensors: of the file, as it calls them.
+        """
+        return cls.default_normalisation
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """What its current weights expect; loading weights replaces it."""
+        return self.normaliser.rule
+
+    @normalisation.setter
+    def normalisation(self, rule: Normalisation) -> None:
+        device = self.normaliser.mean.device
+        self.normaliser = Normaliser(rule).to(device)
 
     @property
     def final_tap(self) -> str:
@@ -174,19 +259,25 @@ class Backbone(nn.Module):
         """Channels of the last feature map."""
         return self.tap_channels[self.final_tap]
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Feature maps of normalised images.
+    def forward(self, pixels: Tensor, inside: Tensor | None = None) -> dict[str, Tensor]:
+        """Compute feature maps of images.
 
         Args:
-            x: (B, 3, H, W) as `normalisation.apply` returns it.
+            pixels: (B, 3, H, W) RGB in 0..255, uint8 or float.
+            inside: (B or 1, 1, H, W) bool, which pixels show the image; the others get the mean
+                colour. None: all of them.
 
         Returns:
             Tap name -> (B, tap_channels, ceil(H / tap_stride), ceil(W / tap_stride)).
         """
+        return self.forward_normalised(self.normaliser(pixels, inside))
+
+    def forward_normalised(self, x: Tensor) -> dict[str, Tensor]:
+        """`forward` after normalisation: the part of the network that export traces."""
         return self.compute_taps(x.contiguous(memory_format=self.memory_format))
 
     def compute_taps(self, x: Tensor) -> dict[str, Tensor]:
-        """What an architecture implements: `forward` behind the choice of memory layout."""
+        """Compute feature maps of normalised images; each architecture implements this."""
         raise NotImplementedError
 
     def freeze(self, prefixes: Sequence[str] | None = None) -> None:
@@ -206,7 +297,9 @@ class Backbone(nn.Module):
                 if f"{name}.".startswith(f"{prefix}.")
             ]
             if not frozen:
-                parts = ", ".join(f"`{name}`" for name, _ in self.named_children())
+                parts = ", ".join(
+                    f"`{name}`" for name, part in self.named_children() if [*part.parameters()]
+                )
                 raise ConfigError(
                     f"backbone `{self.name}` has no layer `{prefix}` to freeze, its parts: {parts}"
                 )
@@ -220,7 +313,7 @@ class Backbone(nn.Module):
             mark_new(self.get_submodule(name))
 
     def set_field_of_view(self, dilation_at_stride_8: int) -> None:
-        """Set how far the last layers look; only VGG16-LargeFOV has such a setting."""
+        """Set how far the last layers look; see `has_field_of_view`."""
 
     def _declare_taps(self, taps: Mapping[str, Tap]) -> None:
         self.tap_channels = {name: tap.channels for name, tap in taps.items()}

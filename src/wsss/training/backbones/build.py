@@ -1,7 +1,5 @@
 """Backbones by name."""
 
-from collections.abc import Callable
-
 from ...errors import ConfigError
 from .backbone import Backbone
 from .mobilenetv2 import MobileNetV2
@@ -11,14 +9,15 @@ from .resnet38 import ResNet38
 from .small import SmallNet
 from .vgg16 import Vgg16
 
-BACKBONES: dict[str, Callable[[int | None], Backbone]] = {
-    "resnet38": ResNet38,
-    "vgg16": Vgg16,
-    "resnet50": ResNet50,
-    "resnet101": ResNet101,
-    "mobilenetv2": MobileNetV2,
-    "small": SmallNet,
+BACKBONES: dict[str, type[Backbone]] = {
+    kind.name: kind for kind in (ResNet38, Vgg16, ResNet50, ResNet101, MobileNetV2, SmallNet)
 }
+"""By name. To add a backbone, write its file and list its class here."""
+
+
+def output_strides() -> list[int]:
+    """Strides that at least one backbone has."""
+    return sorted({stride for kind in BACKBONES.values() for stride in kind.output_strides})
 
 
 def build_backbone(name: str, output_stride: int | None = None) -> Backbone:
@@ -26,8 +25,8 @@ def build_backbone(name: str, output_stride: int | None = None) -> Backbone:
 
     Args:
         name: resnet38, vgg16, resnet50, resnet101, mobilenetv2 or small.
-        output_stride: pixels per cell of the last feature map; None is the default of the
-            architecture (8 for ResNet38, VGG16 and the small network, 16 for the others).
+        output_stride: pixels per cell of the last feature map; default: the first of the
+            backbone's `output_strides`.
 
     Returns:
         Backbone: a module from images to named feature maps.

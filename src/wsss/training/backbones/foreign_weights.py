@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...errors import ArtifactError
 from ...runtime.bundle.graph_tensors import quoted, told
-from .backbone import CAFFE_BGR, CAFFE_RGB, IMAGENET, SYMMETRIC, Backbone, Normalisation
+from .backbone import SYMMETRIC, Backbone, Normalisation
 from .build import BACKBONES, build_backbone
 from .frozen_norm import FrozenBatchNorm2d
 from .weight_names import Translated, translate, unwrapped
@@ -25,7 +25,6 @@ MAX_BYTES = 4 * 2**30
 """The largest known file, VGG16 with its fully connected layers, has 0.5 GiB."""
 SAFETENSORS = ".safetensors"
 PICKLE_SUFFIXES = (".pth", ".pt")
-VGG16_FULLY_CONNECTED = ("fc6", "fc7")
 
 _log = logging.getLogger(__name__)
 
@@ -39,8 +38,7 @@ def load_backbone_weights(backbone: Backbone, path: Path) -> None:
 
     The metadata of a `.safetensors` file may hold `normalisation` (JSON of
     `Normalisation.to_dict`) or `input` ("RGB, x/127.5-1"), and `batch_norm_eps`. Without them the
-    weights are taken for torchvision's: ImageNet mean and deviation, eps 1e-5; VGG16 under its
-    Caffe names expects `CAFFE_BGR`.
+    backbone's `published_normalisation` is assumed, and eps 1e-5.
 
     Raises:
         ArtifactError: absent, unreadable, running code, of another architecture, with a tensor
@@ -48,10 +46,10 @@ def load_backbone_weights(backbone: Backbone, path: Path) -> None:
     """
     tensors, metadata = _read(path)
     _check_architecture(backbone, metadata, path)
-    translated = translate(backbone.name, tensors)
-    new_layers = _layers_that_stay_new(backbone, translated)
+    translated = translate(type(backbone), tensors)
+    new_layers = _layers_that_stay_new(backbone, tensors)
     _check_fit(backbone, translated, tensors, new_layers, path)
-    normalisation = _normalisation(backbone, translated, tensors, metadata, path)
+    normalisation = _normalisation(backbone, tensors, metadata, path)
     eps = _batch_norm_eps(metadata, path)
 
     own = {name: tensor for name, (_, tensor) in translated.entries.items()}
@@ -153,7 +151,9 @@ def _own_header(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
         return {}
     try:
         header = json.loads(metadata["wsss"])
-        backbone = str(header["architecture"]["backbone"])
+        # Checkpoints of format 1 call the network `architecture`.
+        network = header["architecture"] if "architecture" in header else header["network"]
+        backbone = str(network["backbone"])
         if not backbone.isprintable():
             raise ValueError(f"backbone is {backbone!r}")
         return {
@@ -172,12 +172,8 @@ def _check_architecture(backbone: Backbone, metadata: Mapping[str, str], path: P
         )
 
 
-def _layers_that_stay_new(backbone: Backbone, translated: Translated[Tensor]) -> tuple[str, ...]:
-    """fc6 and fc7 of VGG16, which torchvision has in another width and under another name."""
-    from_torchvision = any(
-        unwrapped(name).startswith("features.") for name, _ in translated.entries.values()
-    )
-    return VGG16_FULLY_CONNECTED if backbone.name == "vgg16" and from_torchvision else ()
+def _layers_that_stay_new(backbone: Backbone, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    return backbone.layers_that_stay_new([unwrapped(name) for name in tensors])
 
 
 def _check_fit(
@@ -223,13 +219,13 @@ def _first_misfit(
 def _recognise(tensors: Mapping[str, Tensor], besides: str) -> str | None:
     """Another of our backbones that the weights fit by name and shape."""
     shapes = {name: torch.empty(value.shape, device="meta") for name, value in tensors.items()}
-    for name in BACKBONES:
+    for name, kind in BACKBONES.items():
         if name == besides:
             continue
         with torch.device("meta"):
             candidate = build_backbone(name)
-        translated = translate(name, shapes)
-        new_layers = _layers_that_stay_new(candidate, translated)
+        translated = translate(kind, shapes)
+        new_layers = _layers_that_stay_new(candidate, shapes)
         if _first_misfit(candidate, translated, new_layers) is None:
             return name
     return None
@@ -237,7 +233,6 @@ def _recognise(tensors: Mapping[str, Tensor], besides: str) -> str | None:
 
 def _normalisation(
     backbone: Backbone,
-    translated: Translated[Tensor],
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str],
     path: Path,
@@ -250,7 +245,9 @@ def _normalisation(
     described = metadata.get("input", "").lower().replace(" ", "")
     if described == "rgb,x/127.5-1":
         return SYMMETRIC
-    default = _published_normalisation(backbone, translated, tensors)
+    default = backbone.published_normalisation(
+        {unwrapped(name): tensor for name, tensor in tensors.items()}
+    )
     if described:
         _log.warning(
             "weights '%s' describe their input as %r, which is not understood: %s is assumed; "
@@ -267,20 +264,6 @@ def _json_object(metadata: Mapping[str, str], key: str, path: Path) -> dict[str,
         return dict(json.loads(metadata[key]))
     except (TypeError, ValueError, RecursionError):
         raise ArtifactError(f"weights '{path}': metadata `{key}` is no JSON object") from None
-
-
-def _published_normalisation(
-    backbone: Backbone, translated: Translated[Tensor], tensors: Mapping[str, Tensor]
-) -> Normalisation:
-    """What the publishers of files with these names fed them."""
-    if backbone.name != "vgg16":
-        return IMAGENET
-    if not _layers_that_stay_new(backbone, translated):
-        return CAFFE_BGR
-    # torchvision's IMAGENET1K_FEATURES come from Caffe, and their head is filled with NaN.
-    heads = (tensor for name, tensor in tensors.items() if name.endswith("classifier.6.bias"))
-    converted = any(not torch.isfinite(bias).all() for bias in heads)
-    return CAFFE_RGB if converted else IMAGENET
 
 
 def _batch_norm_eps(metadata: Mapping[str, str], path: Path) -> float | None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .backbone import IMAGENET, Backbone, Tap, initialise_convolutions, stage_geometry
+from .backbone import Backbone, Tap, initialise_convolutions, stage_geometry
 from .frozen_norm import FrozenBatchNorm2d, convolve_normalised
 
 # (expansion, channels, units, stride) of each stage, table 2 of the paper.
@@ -94,7 +94,7 @@ class MobileNetV2(Backbone):
     default_frozen = ("features.0", "features.1", "features.2", "features.3")
     affinity_taps = ("stride8", "stride16", "features18")
     boundary_taps = ("stride2", "stride4", "stride8", "stride16", "features18")
-    normalisation = IMAGENET
+    head_names = ("classifier",)
     # On CPUs depthwise convolutions run about twice as fast in this layout.
     memory_format = torch.channels_last
 

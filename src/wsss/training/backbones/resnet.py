@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .backbone import (
-    IMAGENET,
     Backbone,
     StageGeometry,
     Tap,
@@ -59,7 +58,7 @@ class ResNet(Backbone):
     default_frozen = ("conv1", "layer1", "layer2")
     affinity_taps = ("layer2", "layer3", "layer4")
     boundary_taps = ("stem", "layer1", "layer2", "layer3", "layer4")
-    normalisation = IMAGENET
+    head_names = ("fc",)
     num_blocks: Sequence[int]
 
     def __init__(self, output_stride: int | None = None) -> None:

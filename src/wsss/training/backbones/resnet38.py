@@ -2,12 +2,28 @@
 (Wider or Deeper, Pattern Recognition 2019), as AffinityNet uses it (psa).
 """
 
+import re
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .backbone import IMAGENET, Backbone, Tap, initialise_convolutions
+from .backbone import Backbone, Tap, initialise_convolutions
 from .dropout import BatchKeyedDropout2d
 from .frozen_norm import FrozenBatchNorm2d, convolve_normalised
+
+_MXNET_STATISTICS = {
+    "weight": "weight",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_var": "running_var",
+}
+_MXNET_NAME = re.compile(
+    r"(?:arg:|aux:)?(?P<layer>conv1a|bn7|(?:res|bn)\d(?:a|b\d)_branch\w+?)_"
+    rf"(?P<statistic>{'|'.join(_MXNET_STATISTICS)})"
+)
+_MXNET_BLOCK = re.compile(r"(?P<kind>res|bn)(?P<stage>\d)(?P<unit>a|b\d)_(?P<branch>branch\w+)")
+_MXNET_HEAD = re.compile(r"(?:arg:|aux:)?linear1000_(weight|bias)")
 
 
 def _convolution(
@@ -91,7 +107,7 @@ class ResNet38(Backbone):
     default_frozen = ("conv1a", "b2", "b2_1", "b2_2")
     affinity_taps = ("conv4", "conv5", "conv6")
     boundary_taps = ("conv2", "conv3", "conv4", "conv5", "conv6")
-    normalisation = IMAGENET
+    head_names = ("linear1000", "fc8")
 
     def __init__(self, output_stride: int | None = None) -> None:
         super().__init__(output_stride)
@@ -134,6 +150,22 @@ class ResNet38(Backbone):
         for index in range(1, num_blocks):
             block = PlainBlock(out_channels, middle_channels, out_channels, 1, dilation, dilation)
             self.add_module(f"{name}_{index}", block)
+
+    @classmethod
+    def own_name(cls, name: str) -> str:
+        """MXNet's names become those of psa, which are ours."""
+        if head := _MXNET_HEAD.fullmatch(name):
+            return f"linear1000.{head[1]}"
+        match = _MXNET_NAME.fullmatch(name)
+        if match is None:
+            return name
+        layer, statistic = match["layer"], _MXNET_STATISTICS[match["statistic"]]
+        if block := _MXNET_BLOCK.fullmatch(layer):
+            # Unit a of stage s is our `bs`, units b1, b2, ... are `bs_1`, `bs_2`, ...
+            unit = "" if block["unit"] == "a" else f"_{block['unit'][1:]}"
+            kind = "conv" if block["kind"] == "res" else "bn"
+            layer = f"b{block['stage']}{unit}.{kind}_{block['branch']}"
+        return f"{layer}.{statistic}"
 
     def compute_taps(self, x: Tensor) -> dict[str, Tensor]:
         activated_inputs: dict[str, Tensor] = {}

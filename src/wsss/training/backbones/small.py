@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .backbone import IMAGENET, Backbone, Tap, initialise_convolutions, stage_geometry
+from .backbone import Backbone, Tap, initialise_convolutions, stage_geometry
 
 STEM_CHANNELS = 24
 CHANNELS = (32, 64, 96)
@@ -52,10 +52,9 @@ class SmallNet(Backbone):
 
     name = "small"
     output_strides = (8, 16, 32)
-    default_frozen = ()
+    from_scratch = True
     affinity_taps = ("stride4", "stride8", "final")
     boundary_taps = ("stem", "stride4", "stride8", "middle", "final")
-    normalisation = IMAGENET
     memory_format = torch.channels_last
 
     def __init__(self, output_stride: int | None = None) -> None:

@@ -2,13 +2,39 @@
 convolutions of 1024 channels and its last pools without stride (DeepLab, Chen et al., ICLR 2015).
 """
 
+from collections.abc import Iterable, Mapping
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .backbone import CAFFE_BGR, Backbone, Tap, initialise_convolutions
+from .backbone import (
+    CAFFE_BGR,
+    CAFFE_RGB,
+    IMAGENET,
+    Backbone,
+    Normalisation,
+    Tap,
+    initialise_convolutions,
+)
 from .dropout import BatchKeyedDropout2d
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+
+def _torchvision_names() -> dict[str, str]:
+    """`features.N` -> `convS_P`: a ReLU follows each convolution and a pool each stage."""
+    names = {}
+    position = 0
+    for stage, widths in enumerate(STAGES, 1):
+        for index in range(1, len(widths) + 1):
+            names[f"features.{position}"] = f"conv{stage}_{index}"
+            position += 2
+        position += 1
+    return names
+
+
+_TORCHVISION = _torchvision_names()
 
 
 class Vgg16(Backbone):
@@ -25,7 +51,10 @@ class Vgg16(Backbone):
     affinity_taps = ("conv4_3", "conv5_3", "fc7")
     boundary_taps = ("conv2_2", "conv3_3", "conv4_3", "conv5_3", "fc7")
     cam_square_root = True
-    normalisation = CAFFE_BGR
+    heads_need_norm = True
+    has_field_of_view = True
+    head_names = ("classifier", "fc8")
+    default_normalisation = CAFFE_BGR
 
     def __init__(self, output_stride: int | None = None) -> None:
         super().__init__(output_stride)
@@ -53,6 +82,27 @@ class Vgg16(Backbone):
             }
         )
         initialise_convolutions(self)
+
+    @classmethod
+    def own_name(cls, name: str) -> str:
+        """torchvision's `features.N` become `convS_P`; the names of the Caffe model are ours."""
+        layer, _, kind = name.rpartition(".")
+        return f"{_TORCHVISION.get(layer, layer)}.{kind}"
+
+    @classmethod
+    def layers_that_stay_new(cls, names: Iterable[str]) -> tuple[str, ...]:
+        """fc6 and fc7, which torchvision has in another width and under another name."""
+        return ("fc6", "fc7") if any(name.startswith("features.") for name in names) else ()
+
+    @classmethod
+    def published_normalisation(cls, tensors: Mapping[str, Tensor]) -> Normalisation:
+        """`CAFFE_BGR` under the names of the Caffe model; torchvision has weights of two kinds."""
+        if not cls.layers_that_stay_new(tensors):
+            return CAFFE_BGR
+        # torchvision's IMAGENET1K_FEATURES come from Caffe, and their head is filled with NaN.
+        heads = (tensor for name, tensor in tensors.items() if name.endswith("classifier.6.bias"))
+        converted = any(not torch.isfinite(bias).all() for bias in heads)
+        return CAFFE_RGB if converted else IMAGENET
 
     def set_field_of_view(self, dilation_at_stride_8: int) -> None:
         """Dilate fc6, by less where the grid is coarser."""

@@ -1,7 +1,7 @@
 """Networks of a run: what builds them, and how they are kept in checkpoints and opened again."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ...errors import ArtifactError, ConfigError
+from ...errors import ArtifactError
 from ...runtime.bundle.graph_tensors import quoted, told
 from ...version import __version__
 from ..backbones.backbone import Backbone, Normalisation
@@ -25,7 +25,8 @@ class Network(nn.Module):
     """A backbone with a head: the base of every network that a stage trains.
 
     A subclass takes the backbone first; its other arguments are JSON values, which its checkpoint
-    holds by name.
+    holds by name. It implements `read`; `forward` and all of its other methods that take images
+    expect RGB in 0..255, which the backbone normalises.
 
     Attributes:
         old_kind: what checkpoints of format 1 call the class; '' for newer classes.
@@ -48,9 +49,26 @@ class Network(nn.Module):
         """Pixels per cell of its maps."""
         return self.backbone.output_stride
 
-    def traced(self) -> tuple[nn.Module, tuple[str, ...]]:
-        """The module that export traces, and the names of its outputs."""
-        return self, ("logits",)
+    def forward(self, pixels: Tensor, inside: Tensor | None = None) -> Any:
+        """Compute the network's result for images.
+
+        Args:
+            pixels: (B, 3, H, W) RGB in 0..255, uint8 or float.
+            inside: (B or 1, 1, H, W) bool, which pixels show the image; the others get the mean
+                colour. None: all of them.
+
+        Returns:
+            What `read` returns.
+        """
+        return self.read(self.backbone(pixels, inside))
+
+    def read(self, taps: Mapping[str, Tensor]) -> Any:
+        """Compute the network's result from the feature maps of its backbone."""
+        raise NotImplementedError
+
+    def traced(self) -> tuple[Callable[[Mapping[str, Tensor]], Any], tuple[str, ...]]:
+        """What export traces behind the backbone, as a form of `read`, and its outputs' names."""
+        return self.read, ("logits",)
 
     def take_classifier(self, weight: Tensor) -> None:
         """Start class planes, where it has any, from a trained classifier.
@@ -247,11 +265,3 @@ def _subclasses(kind: type[Network]) -> Iterator[type[Network]]:
     for each in kind.__subclasses__():
         yield each
         yield from _subclasses(each)
-
-
-def normalise(network: nn.Module, pixels: Tensor) -> Tensor:
-    """(B, 3, H, W) RGB in 0..255 -> what the network's backbone expects."""
-    backbone = network.backbone
-    if not isinstance(backbone, Backbone):
-        raise ConfigError("the network has no backbone")
-    return backbone.normalisation.apply(pixels)

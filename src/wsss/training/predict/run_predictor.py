@@ -33,10 +33,8 @@ from ..engine.networks import AnyNetwork, Network, open_network
 from ..methods import METHODS, open_method
 from ..methods.contract import Affinities, AffinitySource, InstanceSource
 from ..methods.shared.affinity_network import AffinityNetwork
-from ..methods.shared.cam_stage import class_probabilities, image_activation
-from ..methods.shared.classifier import CamClassifier
-from ..methods.shared.segmenter_network import Segmenter
-from ..methods.shared.segmenter_stage import segment_image
+from ..methods.shared.classifier import CamClassifier, class_probabilities, image_activation
+from ..methods.shared.segmenter_network import Segmenter, segment_image
 from ..recipe.recipe import WalkRecipe
 from ..recipe.sections import NO_CRF
 from ..recipes import load_recipe

@@ -8,9 +8,8 @@ from torch import Tensor
 from ....runtime.refine.feature_affinity import affinity_from_features
 from ..contract import Affinities, AffinitySource
 from ..shared.walk_stage import walk_settings
-from .network import AffinityNet
+from .network import AffinityNet, image_features
 from .recipe import AffinityNetRecipe
-from .train import image_features
 
 
 def features(

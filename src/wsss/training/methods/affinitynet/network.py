@@ -1,15 +1,18 @@
 """AffinityNet: features whose distance says whether two cells show the same class."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ....runtime.refine.geometry import Align, image_tensor, resize, scaled_size
 from ...backbones.backbone import Backbone
 from ...backbones.parameters import mark_new
-from ..shared.affinity_network import AffinityNetwork
+from ..shared.affinity_network import AffinityNetwork, padded
 
 HEAD_CHANNELS = (64, 128, 256)
 FEATURE_CHANNELS = sum(HEAD_CHANNELS)
@@ -22,8 +25,8 @@ class AffinityNet(AffinityNetwork):
     1x1 heads on three taps of a backbone, joined on the grid of the finest and mixed by a 1x1.
 
     Taps coarser than the finest are resized bilinearly behind their head (the published networks
-    have all three at stride 8, so nothing is resized there). Where the backbone is VGG16 the
-    heads have group normalisation, because its activations are not normalised.
+    have all three at stride 8, so nothing is resized there). Where the backbone needs it, as
+    VGG16 does, the heads have group normalisation.
 
     Args:
         backbone: from `build_backbone`; the network uses it, and does not copy it.
@@ -43,9 +46,8 @@ class AffinityNet(AffinityNetwork):
         backbone.set_field_of_view(FIELD_OF_VIEW)
         self.taps = backbone.affinity_taps
         self.feature_stride = min(backbone.tap_strides[tap] for tap in self.taps)
-        normalise = backbone.name == "vgg16"
         self.heads = nn.ModuleList(
-            _head(backbone.tap_channels[tap], channels, normalise)
+            _head(backbone.tap_channels[tap], channels, backbone.heads_need_norm)
             for tap, channels in zip(self.taps, HEAD_CHANNELS, strict=True)
         )
         self.mix = nn.Conv2d(FEATURE_CHANNELS, FEATURE_CHANNELS, 1, bias=False)
@@ -58,25 +60,58 @@ class AffinityNet(AffinityNetwork):
         """See `Network`."""
         return {"align_corners": old["align"] == "corners"}
 
-    def traced(self) -> tuple[nn.Module, tuple[str, ...]]:
+    def traced(self) -> tuple[Callable[[Mapping[str, Tensor]], Tensor], tuple[str, ...]]:
         """See `Network`."""
-        return self, ("features",)
+        return self.read, ("features",)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) -> features (B, 448, h, w), h = ceil(H / stride)."""
-        maps = self.backbone(x)
-        parts = [head(maps[tap]) for head, tap in zip(self.heads, self.taps, strict=True)]
+    def read(self, taps: Mapping[str, Tensor]) -> Tensor:
+        """Compute features (B, 448, h, w), h = ceil(H / feature_stride)."""
+        parts = [head(taps[tap]) for head, tap in zip(self.heads, self.taps, strict=True)]
         finest = min(range(len(parts)), key=lambda i: self.backbone.tap_strides[self.taps[i]])
         grid = parts[finest].shape[-2:]
         parts = [_resize(part, grid, self.align_corners) for part in parts]
         return F.elu(self.mix(torch.cat(parts, dim=1)))
 
 
-def _head(in_channels: int, out_channels: int, normalise: bool) -> nn.Sequential:
+@torch.no_grad()
+def image_features(
+    network: AffinityNet,
+    image: NDArray[np.uint8],
+    *,
+    scales: tuple[float, ...],
+    align: Align,
+    device: torch.device,
+) -> Tensor:
+    """(1, C, h, w) AffinityNet features of an image.
+
+    Under `reference` the image is padded with the mean colour to a multiple of the stride, as in
+    the released code; further scales are resized to the grid of scale 1 and averaged.
+    """
+    size = (image.shape[0], image.shape[1])
+    stride = network.feature_stride
+    pixels = image_tensor(image, device)
+    multiple = network.backbone.output_stride if align == "corners" else stride
+    base = scaled_size(size, 1.0, align, stride) if align == "corners" else size
+    grid: tuple[int, int] | None = None
+    total: Tensor | None = None
+    for scale in (1.0, *(value for value in scales if value != 1.0)):
+        target = scaled_size(base, scale, align, multiple)
+        scaled = resize(pixels, target, align)
+        features = network(scaled) if align == "corners" else network(*padded(scaled, stride))
+        grid = grid or (features.shape[-2], features.shape[-1])
+        if scale in scales:
+            resized = resize(features.float(), grid, align)
+            total = resized if total is None else total + resized
+    if total is None:
+        raise ValueError("at least one scale is needed")
+    return total / len(scales)
+
+
+def _head(in_channels: int, out_channels: int, has_norm: bool) -> nn.Sequential:
     convolution = nn.Conv2d(in_channels, out_channels, 1, bias=False)
     nn.init.kaiming_normal_(convolution.weight)
     # 8 channels a group: 8, 16 and 32 groups in the released code.
-    norm = [nn.GroupNorm(out_channels // 8, out_channels)] if normalise else []
+    norm = [nn.GroupNorm(out_channels // 8, out_channels)] if has_norm else []
     return nn.Sequential(convolution, *norm, nn.ELU())
 
 

@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ....runtime.refine.feature_affinity import pair_distances, pair_labels
-from ....runtime.refine.geometry import Align, image_tensor, pad_to_multiple, resize, scaled_size
 from ...engine.loop import Batch, Objective
-from ...engine.networks import NetworkSpec, normalise
+from ...engine.networks import NetworkSpec
 from ...engine.run import Run
-from ..shared.crops import crop_sampler, network_input, stage_labels, vote_labels
+from ..shared.crops import crop_sampler, inside_pixels, stage_labels, vote_labels
 from ..shared.fitting import fit_objective, trained_network
 from ..shared.pair_losses import PAIR_NAMES, affinity_loss, affinity_loss_sums
 from .network import AffinityNet
@@ -49,7 +48,7 @@ def affinity_objective(run: Run, network: AffinityNet) -> Objective:
         return vote_labels(label_map, stride, (cells, cells), corners=corners)
 
     def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        features = model(network_input(network, batch)).float()
+        features = model(batch["image"], inside_pixels(batch)).float()
         radius, borders = section.radius, section.borders
         distances = pair_distances(features, radius=radius, borders=borders)
         kinds = pair_labels(batch["labels"], radius=radius, borders=borders)
@@ -63,37 +62,3 @@ def affinity_objective(run: Run, network: AffinityNet) -> Objective:
         affinity_loss,
         PAIR_NAMES,
     )
-
-
-@torch.no_grad()
-def image_features(
-    network: AffinityNet,
-    image: NDArray[np.uint8],
-    *,
-    scales: tuple[float, ...],
-    align: Align,
-    device: torch.device,
-) -> Tensor:
-    """(1, C, h, w) AffinityNet features of an image.
-
-    Under `reference` the image is padded with the mean colour to a multiple of the stride, as in
-    the released code; further scales are resized to the grid of scale 1 and averaged.
-    """
-    size = (image.shape[0], image.shape[1])
-    stride = network.feature_stride
-    pixels = image_tensor(image, device)
-    multiple = network.backbone.output_stride if align == "corners" else stride
-    base = scaled_size(size, 1.0, align, stride) if align == "corners" else size
-    grid: tuple[int, int] | None = None
-    total: Tensor | None = None
-    for scale in (1.0, *(value for value in scales if value != 1.0)):
-        target = scaled_size(base, scale, align, multiple)
-        scaled = normalise(network, resize(pixels, target, align))
-        features = network(scaled if align == "corners" else pad_to_multiple(scaled, stride))
-        grid = grid or (features.shape[-2], features.shape[-1])
-        if scale in scales:
-            resized = resize(features.float(), grid, align)
-            total = resized if total is None else total + resized
-    if total is None:
-        raise ValueError("at least one scale is needed")
-    return total / len(scales)

@@ -185,22 +185,28 @@ class CianSegmenter(Segmenter):
         """
         self.head[-1].get_parameter("weight")[1:, :, 1, 1] = weight[:, :, 0, 0]
 
-    def forward(self, x: Tensor, group_size: int = 1) -> Tensor:
-        """Logits, plane 0 background.
+    def forward(self, pixels: Tensor, inside: Tensor | None = None, group_size: int = 1) -> Tensor:
+        """Compute logits, plane 0 background.
 
         Args:
-            x: (B, 3, H, W) normalised images; every `group_size` of them share a class.
+            pixels, inside: see `Network`; every `group_size` images share a class.
             group_size: 1: the self branch alone.
 
         Returns:
             (B, C + 1, h, w) of the self branch; for larger groups (2, B, C + 1, h, w): those of
             the self branch, and those of the cross branch.
         """
-        features = self.backbone(x)[self.backbone.final_tap]
+        taps = self.backbone(pixels, inside)
         if group_size == 1:
-            own = features + self.affinity(features) if self.self_affinity else features
-            logits: Tensor = self.head(own)
-            return logits
+            return self.read(taps)
+        features = taps[self.backbone.final_tap]
         from_self, from_group = self.affinity.across(features, group_size, self.self_affinity)
         own = features if from_self is None else features + from_self
         return torch.stack([self.head(own), self.head(features + from_group)])
+
+    def read(self, taps: Mapping[str, Tensor]) -> Tensor:
+        """Compute logits (B, C + 1, h, w) of the self branch, plane 0 background."""
+        features = taps[self.backbone.final_tap]
+        own = features + self.affinity(features) if self.self_affinity else features
+        logits: Tensor = self.head(own)
+        return logits

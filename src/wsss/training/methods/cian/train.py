@@ -13,12 +13,12 @@ from ...engine.loop import Batch, Objective
 from ...engine.networks import NetworkSpec, open_network
 from ...engine.run import Run
 from ...evaluation.miou import FolderPredictions, evaluate
-from ..shared.crops import inside_cells, network_input, on_label_grid, stage_labels
+from ..shared.crops import inside_cells, inside_pixels, on_label_grid, stage_labels
 from ..shared.fitting import fit_objective, trained_network
 from ..shared.per_image import make_image_files
+from ..shared.segmenter_network import segment_image
 from ..shared.segmenter_stage import (
     measure_on_validation,
-    segment_image,
     segmentation_objective,
     segmenter_crops,
 )
@@ -121,7 +121,7 @@ def cian_objective(
         return segmentation_objective(run, network, section, sample)
 
     def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        branches = model(network_input(network, batch), section.group_size)
+        branches = model(batch["image"], inside_pixels(batch), section.group_size)
         logits = torch.stack([on_label_grid(branch, batch, align) for branch in branches])
         inside = inside_cells(batch, section.label_stride, align)
         return cian_loss_sums(logits, batch["labels"], inside)

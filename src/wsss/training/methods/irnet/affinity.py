@@ -8,9 +8,8 @@ from torch import Tensor
 from ....runtime.refine.boundary_walk import STRIDE, boundary_affinities
 from ....runtime.refine.pseudo_labels import WalkSettings
 from ..contract import Affinities, AffinitySource
-from .network import IRNet
+from .network import IRNet, image_boundary, image_maps
 from .recipe import IRNetRecipe
-from .train import image_boundary, image_maps
 
 
 def walk_settings(recipe: IRNetRecipe) -> WalkSettings:

@@ -26,9 +26,8 @@ from ...evaluation.instances import evaluate_instances
 from ..contract import InstanceSource
 from ..shared.per_image import make_image_files
 from .affinity import walk_settings
-from .network import IRNet
+from .network import IRNet, image_boundary, image_maps
 from .recipe import IRNetRecipe
-from .train import image_boundary, image_maps
 
 
 def instance_settings(recipe: IRNetRecipe) -> InstanceSettings:

@@ -1,15 +1,19 @@
 """IRNet: where classes and objects end, and which way the middle of each object lies."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ....errors import ConfigError
+from ....runtime.refine.geometry import Align, grid_size, image_tensor, resize, scaled_size
 from ...backbones.backbone import Backbone
 from ...backbones.parameters import mark_new
-from ..shared.affinity_network import AffinityNetwork
+from ..shared.affinity_network import AffinityNetwork, padded
 
 BOUNDARY_CHANNELS = 32
 BOUNDARY_GROUPS = 4
@@ -34,6 +38,9 @@ class IRNet(AffinityNetwork):
             cells (`corners` alignment), or enlarged by the ratio of strides and cut (`reference`).
         displacement: whether to have the branch of displacements, which only instances need.
 
+    Raises:
+        ConfigError: a backbone without boundary taps of strides 4 and 8.
+
     Attributes:
         feature_stride: pixels per cell of both results.
         mean_displacement: (2,) subtracted from displacements outside of training.
@@ -48,10 +55,17 @@ class IRNet(AffinityNetwork):
         self, backbone: Backbone, align_corners: bool = False, displacement: bool = True
     ) -> None:
         super().__init__(backbone, align_corners)
-        backbone.set_field_of_view(1)
-        backbone.requires_grad_(False)
         self.taps = backbone.boundary_taps
         self.strides = [backbone.tap_strides[tap] for tap in self.taps]
+        if self.strides[FINE : MIDDLE + 1] != [4, 8]:
+            found = sorted(set(backbone.tap_strides.values()))
+            raise ConfigError(
+                f"backbone `{backbone.name}` has no boundary taps of strides 4 and 8, which IRNet "
+                f"reads, its taps have stride {', '.join(map(str, found))}: choose another "
+                "backbone, or a method without boundaries"
+            )
+        backbone.set_field_of_view(1)
+        backbone.requires_grad_(False)
         self.feature_stride = self.strides[FINE]
         channels = [backbone.tap_channels[tap] for tap in self.taps]
         self.boundary_layers = nn.ModuleList(
@@ -75,27 +89,40 @@ class IRNet(AffinityNetwork):
             "displacement": old["head"] == "displacement",
         }
 
-    def traced(self) -> tuple[nn.Module, tuple[str, ...]]:
+    def traced(self) -> tuple[Callable[[Mapping[str, Tensor]], Any], tuple[str, ...]]:
         """See `Network`."""
         names = ("boundary",) if self.displacement is None else ("boundary", "displacement")
-        return MirroredMaps(self), names
+        return self.read_mirrored, names
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Normalised images (B, 3, H, W) -> maps on the grid of stride 4.
+    def read(self, taps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute maps on the grid of stride 4.
 
         Returns:
             `boundary` (B, 1, h, w), logits; with its branch also `displacement` (B, 2, h, w), (dy,
             dx) in cells from each cell to the centre of its object.
         """
-        maps = self.frozen_maps(x)
+        maps = self._frozen(taps)
         result = {"boundary": self.boundary_of(maps)}
         if self.displacement is not None:
             result["displacement"] = self.displacement_of(maps)
         return result
 
-    def boundary_logits(self, x: Tensor) -> Tensor:
-        """`forward(x)["boundary"]`, without the work for displacements."""
-        return self.boundary_of(self.frozen_maps(x))
+    def read_mirrored(self, taps: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Compute maps of images and their mirrors, which are the second half of the batch.
+
+        Returns:
+            Boundary logits (2B, 1, h, w) and, with that branch, displacements (B, 2, h, w) of the
+            first half, as displacements do not need the mirrors.
+        """
+        maps = self._frozen(taps)
+        boundary = self.boundary_of(maps)
+        if self.displacement is None:
+            return (boundary,)
+        return boundary, self.displacement_of([taken[: taken.shape[0] // 2] for taken in maps])
+
+    def boundary_logits(self, pixels: Tensor, inside: Tensor | None = None) -> Tensor:
+        """`forward(pixels, inside)["boundary"]`, without the work for displacements."""
+        return self.boundary_of(self.frozen_maps(pixels, inside))
 
     def train(self, mode: bool = True) -> "IRNet":
         """Switch the branches to training or back."""
@@ -103,10 +130,12 @@ class IRNet(AffinityNetwork):
         self.backbone.eval()
         return self
 
-    def frozen_maps(self, x: Tensor) -> list[Tensor]:
-        """Taps of the backbone, from fine to coarse, which both branches read."""
-        found = self.backbone(x)
-        return [found[tap].detach() for tap in self.taps]
+    def frozen_maps(self, pixels: Tensor, inside: Tensor | None = None) -> list[Tensor]:
+        """Taps of the backbone, from fine to coarse, which both branches read; see `Network`."""
+        return self._frozen(self.backbone(pixels, inside))
+
+    def _frozen(self, taps: Mapping[str, Tensor]) -> list[Tensor]:
+        return [taps[tap].detach() for tap in self.taps]
 
     def boundary_of(self, maps: list[Tensor]) -> Tensor:
         """(B, 1, h, w) logits from `frozen_maps`."""
@@ -123,26 +152,6 @@ class IRNet(AffinityNetwork):
         return (
             displacement if self.training else displacement - self.mean_displacement[:, None, None]
         )
-
-
-class MirroredMaps(nn.Module):
-    """The maps of an IRNet from images and their mirrors, which displacements do not need.
-
-    Boundary logits are of all; displacements, if it has them, of the first half of the batch.
-    """
-
-    def __init__(self, network: IRNet) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """(2B, 3, H, W), the mirrors last -> boundary (2B, 1, h, w), displacement (B, 2, h, w)."""
-        maps = self.network.frozen_maps(pixels)
-        boundary = self.network.boundary_of(maps)
-        if self.network.displacement is None:
-            return (boundary,)
-        upright = [taken[: taken.shape[0] // 2] for taken in maps]
-        return boundary, self.network.displacement_of(upright)
 
 
 class DisplacementBranch(nn.Module):
@@ -172,6 +181,66 @@ class DisplacementBranch(nn.Module):
         joined = _join(mixed, [*self.strides[:MIDDLE], middle], maps[FINE], fine, corners)
         offsets: Tensor = self.offset(F.relu(self.mix(joined)))
         return offsets
+
+
+@torch.no_grad()
+def image_maps(
+    network: IRNet, image: NDArray[np.uint8], *, align: Align, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """Boundaries (1, 1, h, w) in [0, 1] and displacements (1, 2, h, w), if learnt, of an image.
+
+    Logits of the image and its mirror are averaged; displacements come from the image alone. Under
+    `reference` it is padded with the mean colour to a multiple of the network's stride.
+
+    Deviation from the released code: what is padded is mirrored as well, so that the cells of both
+    lie on each other whatever the width. There images were padded, or cut, to 512 x 512.
+    """
+    pixels, inside = network_pixels(network, image, align, device)
+    found = network(pixels, inside)
+    rows, columns = _own_cells(network, image, align, found["boundary"])
+    boundary = _mirrored_mean(network, pixels, inside, found["boundary"])[..., :rows, :columns]
+    if "displacement" not in found:
+        return boundary, None
+    return boundary, found["displacement"].float()[..., :rows, :columns]
+
+
+@torch.no_grad()
+def image_boundary(
+    network: IRNet, image: NDArray[np.uint8], *, align: Align, device: torch.device
+) -> Tensor:
+    """The boundaries of `image_maps` without the work for displacements."""
+    pixels, inside = network_pixels(network, image, align, device)
+    logits = network.boundary_logits(pixels, inside)
+    rows, columns = _own_cells(network, image, align, logits)
+    return _mirrored_mean(network, pixels, inside, logits)[..., :rows, :columns]
+
+
+def _mirrored_mean(network: IRNet, pixels: Tensor, inside: Tensor, logits: Tensor) -> Tensor:
+    """Probabilities from the logits of pixels, averaged with those of their mirror."""
+    mirrored = network.boundary_logits(pixels.flip(3), inside.flip(3)).flip(3)
+    return ((logits + mirrored).float() / 2).sigmoid()
+
+
+def _own_cells(
+    network: IRNet, image: NDArray[np.uint8], align: Align, maps: Tensor
+) -> tuple[int, int]:
+    """Rows and columns of the cells that are not padding."""
+    if align == "corners":
+        return maps.shape[-2], maps.shape[-1]
+    return grid_size((image.shape[0], image.shape[1]), network.feature_stride)
+
+
+def network_pixels(
+    network: IRNet, image: NDArray[np.uint8], align: Align, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """(1, 3, H', W') pixels and (1, 1, H', W') which of them show the image; under `reference` the
+    network's stride divides the sides."""
+    pixels = image_tensor(image, device)
+    stride = network.backbone.output_stride
+    if align == "corners":
+        size = scaled_size((image.shape[0], image.shape[1]), 1.0, align, stride)
+        return padded(resize(pixels, size, align), 1)
+    return padded(pixels, stride)
 
 
 def _layer(in_channels: int, out_channels: int, groups: int) -> nn.Sequential:

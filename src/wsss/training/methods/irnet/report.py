@@ -25,9 +25,8 @@ from ...engine.run import Run
 from ...evaluation.instance_predictions import PairPredictions
 from ...report.cells import PICTURE_SIDE, caption, class_legend, evenly, labels_picture
 from ...report.page import Sheet, SheetRow
-from .network import IRNet
+from .network import IRNet, image_maps
 from .recipe import IRNetRecipe
-from .train import image_maps
 
 NUM_PICTURES = 6
 NUM_CANDIDATES = 100

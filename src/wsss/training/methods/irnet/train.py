@@ -11,18 +11,11 @@ from torch.nn import functional as F
 from ....runtime.io.image_io import read_image
 from ....runtime.refine.boundary_affinity import path_maxima
 from ....runtime.refine.feature_affinity import pair_labels
-from ....runtime.refine.geometry import (
-    Align,
-    grid_size,
-    image_tensor,
-    pad_to_multiple,
-    resize,
-    scaled_size,
-)
+from ....runtime.refine.geometry import scaled_size
 from ...engine.loop import Batch, Objective
-from ...engine.networks import NetworkSpec, normalise
+from ...engine.networks import NetworkSpec
 from ...engine.run import Run
-from ..shared.crops import crop_sampler, nearest_labels, network_input, stage_labels
+from ..shared.crops import crop_sampler, inside_pixels, nearest_labels, stage_labels
 from ..shared.fitting import fit_objective, trained_network
 from ..shared.pair_losses import (
     DISPLACEMENT_NAMES,
@@ -31,7 +24,7 @@ from ..shared.pair_losses import (
     displacement_loss_sums,
     irnet_loss,
 )
-from .network import IRNet
+from .network import IRNet, network_pixels
 from .recipe import IRNetRecipe
 
 
@@ -69,7 +62,7 @@ def irnet_objective(run: Run, network: IRNet) -> Objective:
         return nearest_labels(label_map, network.feature_stride, corners=corners)
 
     def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        maps = model(network_input(network, batch))
+        maps = model(batch["image"], inside_pixels(batch))
         kinds = pair_labels(batch["labels"], radius=radius, borders=borders)
         boundary = maps["boundary"].float().sigmoid()
         affinity = 1 - path_maxima(boundary, radius=radius, borders=borders)
@@ -107,70 +100,13 @@ def take_mean_displacement(run: Run, network: IRNet) -> None:
     samples = run.train_set.samples
     with run.progress.task("mean displacement", len(samples)) as task:
         for sample in samples:
-            pixels = _network_pixels(network, read_image(sample.image_path), align, run.device)
+            image = read_image(sample.image_path)
+            pixels, inside = network_pixels(network, image, align, run.device)
             height, width = pixels.shape[-2:]
-            pixels = F.pad(pixels, (0, max(0, columns - width), 0, max(0, rows - height)))
-            found = network.displacement_of(network.frozen_maps(pixels)).double()
+            beyond = (0, max(0, columns - width), 0, max(0, rows - height))
+            taps = network.frozen_maps(F.pad(pixels, beyond), F.pad(inside, beyond))
+            found = network.displacement_of(taps).double()
             total += found.sum(dim=(0, 2, 3))
             count += found.shape[-2] * found.shape[-1]
             task.advance()
     network.mean_displacement.copy_(total / count)
-
-
-@torch.no_grad()
-def image_maps(
-    network: IRNet, image: NDArray[np.uint8], *, align: Align, device: torch.device
-) -> tuple[Tensor, Tensor | None]:
-    """Boundaries (1, 1, h, w) in [0, 1] and displacements (1, 2, h, w), if learnt, of an image.
-
-    Logits of the image and its mirror are averaged; displacements come from the image alone. Under
-    `reference` it is padded with the mean colour to a multiple of the network's stride.
-
-    Deviation from the released code: what is padded is mirrored as well, so that the cells of both
-    lie on each other whatever the width. There images were padded, or cut, to 512 x 512.
-    """
-    pixels = _network_pixels(network, image, align, device)
-    found = network(pixels)
-    rows, columns = _own_cells(network, image, align, found["boundary"])
-    boundary = _mirrored_mean(network, pixels, found["boundary"])[..., :rows, :columns]
-    if "displacement" not in found:
-        return boundary, None
-    return boundary, found["displacement"].float()[..., :rows, :columns]
-
-
-@torch.no_grad()
-def image_boundary(
-    network: IRNet, image: NDArray[np.uint8], *, align: Align, device: torch.device
-) -> Tensor:
-    """The boundaries of `image_maps` without the work for displacements."""
-    pixels = _network_pixels(network, image, align, device)
-    logits = network.boundary_logits(pixels)
-    rows, columns = _own_cells(network, image, align, logits)
-    return _mirrored_mean(network, pixels, logits)[..., :rows, :columns]
-
-
-def _mirrored_mean(network: IRNet, pixels: Tensor, logits: Tensor) -> Tensor:
-    """Probabilities from the logits of pixels, averaged with those of their mirror."""
-    mirrored = network.boundary_logits(pixels.flip(3)).flip(3)
-    return ((logits + mirrored).float() / 2).sigmoid()
-
-
-def _own_cells(
-    network: IRNet, image: NDArray[np.uint8], align: Align, maps: Tensor
-) -> tuple[int, int]:
-    """Rows and columns of the cells that are not padding."""
-    if align == "corners":
-        return maps.shape[-2], maps.shape[-1]
-    return grid_size((image.shape[0], image.shape[1]), network.feature_stride)
-
-
-def _network_pixels(
-    network: IRNet, image: NDArray[np.uint8], align: Align, device: torch.device
-) -> Tensor:
-    """(1, 3, H', W') normalised; under `reference` the network's stride divides the sides."""
-    pixels = image_tensor(image, device)
-    stride = network.backbone.output_stride
-    if align == "corners":
-        size = scaled_size((image.shape[0], image.shape[1]), 1.0, align, stride)
-        return normalise(network, resize(pixels, size, align))
-    return pad_to_multiple(normalise(network, pixels), stride)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from ...engine.loop import Batch, Objective
 from ...engine.run import Run
 from ...recipe.sections import SegmenterSection
-from ..shared.crops import CropSampler, cell_pixels, inside_cells, network_input, on_label_grid
+from ..shared.crops import CropSampler, cell_pixels, inside_cells, inside_pixels, on_label_grid
 from ..shared.segmenter_network import Segmenter
 from ..shared.segmenter_stage import segmentation_objective
 from .losses import (
@@ -44,7 +44,7 @@ def sec_objective(
     crf = losses.crf.settings()
 
     def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        logits = on_label_grid(model(network_input(network, batch)), batch, align)
+        logits = on_label_grid(model(batch["image"], inside_pixels(batch)), batch, align)
         probabilities = floored_probabilities(logits)
         inside = inside_cells(batch, section.label_stride, align)
         nothing = probabilities.sum() * 0

@@ -85,9 +85,9 @@ class SelfGuidedNet(Segmenter):
         self.classifier.weight.copy_(weight)
         mark_new(self.classifier, False)
 
-    def maps(self, x: Tensor) -> SelfGuidedMaps:
-        """Everything that training and the making of labels need, from one pass."""
-        found = self.backbone(x)
+    def maps(self, pixels: Tensor, inside: Tensor | None = None) -> SelfGuidedMaps:
+        """Everything that training and the making of labels need, from one pass; see `Network`."""
+        found = self.backbone(pixels, inside)
         last = found[self.backbone.final_tap]
         features = self._features(found)
         grid = (features.shape[-2], features.shape[-1])
@@ -99,13 +99,13 @@ class SelfGuidedNet(Segmenter):
             logits=self.head(last),
         )
 
-    def activation_and_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def activation_and_features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Activation maps as `CamClassifier.cam`, and the features of `maps`, from one pass.
 
         Returns:
             (B, C, h, w) on the grid of the last map, and (B, F, h', w').
         """
-        found = self.backbone(x)
+        found = self.backbone(pixels)
         cam = F.relu(self.classifier(found[self.backbone.final_tap]))
         return cam.sqrt() if self.backbone.cam_square_root else cam, self._features(found)
 
@@ -128,6 +128,6 @@ class AllMaps(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, x: Tensor) -> SelfGuidedMaps:
-        """Normalised images (B, 3, H, W) -> their maps."""
-        return self.network.maps(x)
+    def forward(self, pixels: Tensor, inside: Tensor | None = None) -> SelfGuidedMaps:
+        """Compute the maps of images; see `Network`."""
+        return self.network.maps(pixels, inside)

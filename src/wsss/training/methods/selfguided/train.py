@@ -19,10 +19,10 @@ from ....runtime.refine.random_walk import propagate
 from ...data.image_set import Sample
 from ...engine import distributed
 from ...engine.loop import Batch, Objective
-from ...engine.networks import NetworkSpec, normalise, open_network
+from ...engine.networks import NetworkSpec, open_network
 from ...engine.run import Run
 from ...evaluation.miou import FolderPredictions, evaluate
-from ..shared.crops import CropSampler, inside_cells, network_input, on_label_grid
+from ..shared.crops import CropSampler, inside_cells, inside_pixels, on_label_grid
 from ..shared.fitting import fit_objective, trained_network
 from ..shared.losses import classification_loss, segmentation_loss, segmentation_loss_sums
 from ..shared.per_image import make_image_files
@@ -84,7 +84,7 @@ def self_guided_objective(run: Run, network: SelfGuidedNet, sample: CropSampler)
     network.dropout.probability = recipe.cam.dropout  # its head is the classifier's
 
     def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        maps: SelfGuidedMaps = model(network_input(network, batch))
+        maps: SelfGuidedMaps = model(batch["image"], inside_pixels(batch))
         present = batch["classes"]
         count = maps.classes.new_tensor([float(len(present))], dtype=torch.float32)
         classes = classification_loss(maps.classes.float(), present)[None] * count
@@ -157,7 +157,7 @@ def refined_maps(
     features: dict[tuple[int, ...], Tensor] = {}  # of the full size; one pass gives both
 
     def activation_of(pixels: Tensor) -> Tensor:
-        cam, found = network.activation_and_features(normalise(network, pixels))
+        cam, found = network.activation_and_features(pixels)
         if pixels.shape[-2:] == at_full_size:
             features[at_full_size] = found[:1].float()  # behind it comes the mirror
         return cam

@@ -1,5 +1,9 @@
 """The base of networks that say which neighbouring cells belong together."""
 
+import torch
+from torch import Tensor
+
+from ....runtime.refine.geometry import pad_to_multiple
 from ...backbones.backbone import Backbone
 from ...engine.networks import Network
 
@@ -22,3 +26,13 @@ class AffinityNetwork(Network):
     def map_stride(self) -> int:
         """See `Network`."""
         return self.feature_stride
+
+
+def padded(pixels: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Pad images at the right and below until the stride divides both sides.
+
+    Returns:
+        What `Network.forward` takes: the pixels, and which of them show the image.
+    """
+    shown = torch.ones_like(pixels[:1, :1], dtype=torch.bool)
+    return pad_to_multiple(pixels, stride), pad_to_multiple(shown, stride)

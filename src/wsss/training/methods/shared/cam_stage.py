@@ -10,18 +10,17 @@ from torch import Tensor, nn
 from ....errors import DataError
 from ....runtime.io.image_io import read_image
 from ....runtime.io.score_maps import ScoreMaps, load_score_maps, save_score_maps
-from ....runtime.refine.cam import multi_scale_cam, normalise_cam
-from ....runtime.refine.geometry import grid_size, image_tensor, resize
+from ....runtime.refine.cam import normalise_cam
+from ....runtime.refine.geometry import grid_size, resize
 from ...data.image_set import ImageSet, Sample
 from ...data.transforms import augment
 from ...engine.loop import Batch, Objective
-from ...engine.networks import NetworkSpec, normalise, open_network
+from ...engine.networks import NetworkSpec, open_network
 from ...engine.run import Run
 from ...evaluation.miou import FolderPredictions, evaluate
-from ...recipe.cam import CamSection
 from ...recipe.recipe import Recipe
-from .classifier import CamClassifier
-from .crops import crop_arrays, network_input
+from .classifier import CamClassifier, image_activation, image_logits
+from .crops import crop_arrays, inside_pixels
 from .fitting import fit_objective, trained_network
 from .head_warmup import warm_up_head
 from .losses import classification_loss
@@ -81,7 +80,7 @@ def classification_objective(run: Run, network: CamClassifier, train_set: ImageS
         return crop_arrays(crop) | {"labels": chosen.label_vector(len(train_set.classes))}
 
     def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        logits = model(network_input(network, batch))
+        logits = model(batch["image"], inside_pixels(batch))
         count = torch.tensor([float(len(logits))], device=logits.device)
         return classification_loss(logits.float(), batch["labels"])[None] * count, count
 
@@ -99,7 +98,7 @@ def validate_classifier(network: CamClassifier, val_set: ImageSet, run: Run) -> 
         if sample.labels is None:
             continue
         image = read_image(sample.image_path)
-        logits.append(_logits(network, image, run.recipe.cam, run.device))
+        logits.append(image_logits(network, image, run.recipe.cam, run.device))
         labels.append(torch.from_numpy(sample.label_vector(len(val_set.classes))))
     if not logits:
         return {}
@@ -108,24 +107,6 @@ def validate_classifier(network: CamClassifier, val_set: ImageSet, run: Run) -> 
         "val_classification": float(classification_loss(stacked, truth)),
         "val_map": 100 * mean_average_precision(stacked.numpy(), truth.numpy()),
     }
-
-
-def _logits(
-    network: CamClassifier, image: NDArray[np.uint8], section: CamSection, device: torch.device
-) -> Tensor:
-    """(1, C) logits of the whole image, resized to a square of the crop size."""
-    side = section.train.augmentation.crop_size
-    pixels = resize(image_tensor(image, device), (side, side), "reference")
-    logits: Tensor = network(normalise(network, pixels))
-    return logits.float().cpu()
-
-
-@torch.no_grad()
-def class_probabilities(
-    network: CamClassifier, image: NDArray[np.uint8], section: CamSection, device: torch.device
-) -> NDArray[np.float32]:
-    """(C,) probability that each class is in the image."""
-    return _logits(network, image, section, device)[0].sigmoid().numpy()
 
 
 def mean_average_precision(scores: NDArray[np.float32], labels: NDArray[np.float32]) -> float:
@@ -141,27 +122,6 @@ def mean_average_precision(scores: NDArray[np.float32], labels: NDArray[np.float
             precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
             precisions.append(float(precision[hits].mean()))
     return float(np.mean(precisions)) if precisions else float("nan")
-
-
-def image_activation(
-    network: CamClassifier, image: NDArray[np.uint8], section: CamSection, device: torch.device
-) -> Tensor:
-    """(C, h, w) multi-scale activation of all classes, not normalised."""
-
-    @torch.no_grad()
-    def activation(pixels: Tensor) -> Tensor:
-        return network.cam(normalise(network, pixels))
-
-    return multi_scale_cam(
-        activation,
-        image,
-        scales=section.scales,
-        flip=section.flip,
-        map_stride=section.map_stride,
-        stride=network.backbone.output_stride,
-        align=section.align,
-        device=device,
-    )
 
 
 def write_cams(run: Run, network: CamClassifier, folder: Path) -> None:

@@ -1,16 +1,21 @@
 """Multi-label classifier whose weights read as class activation maps (Zhou et al., CVPR 2016)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ....runtime.refine.cam import multi_scale_cam
+from ....runtime.refine.geometry import image_tensor, resize
 from ...backbones.backbone import Backbone
 from ...backbones.dropout import BatchKeyedDropout2d
 from ...backbones.parameters import mark_new
 from ...engine.networks import Network
+from ...recipe.cam import CamSection
 
 
 class CamClassifier(Network):
@@ -46,52 +51,81 @@ class CamClassifier(Network):
         """See `Network`."""
         return {"num_classes": old["num_classes"]}
 
-    def traced(self) -> tuple[nn.Module, tuple[str, ...]]:
+    def traced(self) -> tuple[Callable[[Mapping[str, Tensor]], Any], tuple[str, ...]]:
         """See `Network`."""
-        return CamHead(self), ("activation", "logits")
+        return self.read_both, ("activation", "logits")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) -> logits (B, C)."""
-        return self.classify_pooled(self.pooled_features(x))
+    def read(self, taps: Mapping[str, Tensor]) -> Tensor:
+        """Compute logits (B, C)."""
+        return self.classify_pooled(taps[self.backbone.final_tap].mean(dim=(2, 3)))
 
-    def features(self, x: Tensor) -> Tensor:
-        """Last feature map (B, F, h, w)."""
-        features: Tensor = self.backbone(x)[self.backbone.final_tap]
+    def read_both(self, taps: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Compute activation maps and the logits of the whole image from one product.
+
+        The mean of the maps before the ReLU is what `read` computes, because average and classifier
+        are linear.
+
+        Returns:
+            Activation (B, C, h, w) >= 0 as that of `cam`, and logits (B, C).
+        """
+        maps = self.classifier(taps[self.backbone.final_tap])
+        return self._activation(maps), maps.mean(dim=(2, 3))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Last feature map (B, F, h, w) of images."""
+        features: Tensor = self.backbone(pixels)[self.backbone.final_tap]
         return features
 
-    def pooled_features(self, x: Tensor) -> Tensor:
+    def pooled_features(self, pixels: Tensor) -> Tensor:
         """Mean of the last feature map, (B, F): all that the head needs to be trained alone."""
-        return self.features(x).mean(dim=(2, 3))
+        return self.features(pixels).mean(dim=(2, 3))
 
     def classify_pooled(self, pooled: Tensor) -> Tensor:
         """(B, F) from `pooled_features` -> logits (B, C), with dropout while training."""
         logits: Tensor = self.classifier(self.dropout(pooled[:, :, None, None]))
         return logits[:, :, 0, 0]
 
-    def cam(self, x: Tensor) -> Tensor:
+    def cam(self, pixels: Tensor) -> Tensor:
         """Class activation maps (B, C, h, w) >= 0, not normalised, without dropout of the head.
 
         VGG16 takes their square root, as the released code does.
         """
-        cam = F.relu(self.classifier(self.features(x)))
+        return self._activation(self.classifier(self.features(pixels)))
+
+    def _activation(self, maps: Tensor) -> Tensor:
+        cam = F.relu(maps)
         return cam.sqrt() if self.backbone.cam_square_root else cam
 
 
-class CamHead(nn.Module):
-    """Both readings of the classifier: activation maps, and logits of the whole image.
+@torch.no_grad()
+def image_logits(
+    network: CamClassifier, image: NDArray[np.uint8], section: CamSection, device: torch.device
+) -> Tensor:
+    """(1, C) logits of the whole image, resized to a square of the crop size."""
+    side = section.train.augmentation.crop_size
+    logits: Tensor = network(resize(image_tensor(image, device), (side, side), "reference"))
+    return logits.float().cpu()
 
-    The mean of the maps before the ReLU is what `CamClassifier.forward` computes, because average
-    and classifier are linear.
-    """
 
-    def __init__(self, network: CamClassifier) -> None:
-        super().__init__()
-        self.network = network
+def class_probabilities(
+    network: CamClassifier, image: NDArray[np.uint8], section: CamSection, device: torch.device
+) -> NDArray[np.float32]:
+    """(C,) probability that each class is in the image."""
+    return image_logits(network, image, section, device)[0].sigmoid().numpy()
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) -> activation (B, C, h, w) >= 0, logits (B, C)."""
-        maps = self.network.classifier(self.network.features(pixels))
-        activation = torch.relu(maps)
-        if self.network.backbone.cam_square_root:
-            activation = activation.sqrt()
-        return activation, maps.mean(dim=(2, 3))
+
+@torch.no_grad()
+def image_activation(
+    network: CamClassifier, image: NDArray[np.uint8], section: CamSection, device: torch.device
+) -> Tensor:
+    """(C, h, w) multi-scale activation of all classes, not normalised."""
+    return multi_scale_cam(
+        network.cam,
+        image,
+        scales=section.scales,
+        flip=section.flip,
+        map_stride=section.map_stride,
+        stride=network.backbone.output_stride,
+        align=section.align,
+        device=device,
+    )

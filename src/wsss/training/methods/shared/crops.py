@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ....runtime.io.image_io import read_image, read_label_map
 from ....runtime.io.palette import IGNORE_INDEX
@@ -14,7 +14,6 @@ from ....runtime.refine.geometry import Align, resize
 from ...data.image_set import Sample
 from ...data.transforms import Crop, augment
 from ...engine.loop import Batch
-from ...engine.networks import normalise
 from ...engine.run import Run
 from ...recipe.train import Augmentation
 
@@ -30,16 +29,16 @@ def crop_arrays(crop: Crop) -> dict[str, NDArray[np.generic]]:
     return arrays
 
 
-def network_input(network: nn.Module, batch: Batch) -> Tensor:
-    """(B, 3, S, S) normalised images, zero (the mean colour) where a crop shows no image."""
-    pixels = normalise(network, batch["image"].float())
+def inside_pixels(batch: Batch) -> Tensor:
+    """(B, 1, S, S) bool: which pixels of crops show the image, for `Network.forward`."""
+    pixels = batch["image"]
     rows = torch.arange(pixels.shape[-2], device=pixels.device)
     columns = torch.arange(pixels.shape[-1], device=pixels.device)
     top, left, bottom, right = batch["inside"].T[..., None]
     in_rows = (rows >= top) & (rows < bottom)
     in_columns = (columns >= left) & (columns < right)
-    inside = in_rows[:, None, :, None] & in_columns[:, None, None, :]
-    return pixels.masked_fill(~inside, 0.0)
+    inside: Tensor = in_rows[:, None, :, None] & in_columns[:, None, None, :]
+    return inside
 
 
 def vote_labels(

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from ....runtime.io.image_io import read_image
 from ....runtime.refine.geometry import image_tensor, resize
 from ...data.image_set import ImageSet
-from ...engine.networks import normalise
 from ...engine.run import Run
 from ...recipe.cam import HeadWarmup
 from .classifier import CamClassifier
@@ -54,7 +53,7 @@ def pooled_features(
             label = torch.from_numpy(sample.label_vector(len(images.classes)))
             for side in settings.image_sizes:
                 square = resize(pixels, (side, side), "reference")
-                pair = normalise(network, torch.cat([square, square.flip(-1)]))
+                pair = torch.cat([square, square.flip(-1)])
                 features.append(network.pooled_features(pair))
                 labels += [label, label]
             task.advance()

@@ -7,14 +7,19 @@ released code for the head of ResNet38.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ....errors import ConfigError
+from ....runtime.refine.dense_crf import DenseCrf, unary_from_logits
+from ....runtime.refine.geometry import Align, image_tensor, resize, scaled_size
 from ...backbones.backbone import Backbone
 from ...backbones.dropout import BatchKeyedDropout2d
 from ...backbones.parameters import mark_new
 from ...engine.networks import Network
+from ...recipe.sections import SegmenterSection
 
 DILATION_AT_STRIDE_8 = 12
 HIDDEN_CHANNELS = 512
@@ -25,7 +30,7 @@ class Segmenter(Network):
     """Segment images with a backbone and a head with a large field of view.
 
     - `largefov` on VGG16: its own fc6 (3x3, dilation 12) and fc7, dropout 0.5, 1x1 to C + 1, as
-      published. On other backbones, which have no fc6 and fc7: 3x3 with dilation 12 to 512
+      published. On backbones without a field of view of their own: 3x3 with dilation 12 to 512
       channels, ReLU, dropout 0.5, 1x1 to C + 1.
     - `resnet38`: 3x3 to 512 channels, ReLU, 3x3 to C + 1, both with dilation 12.
     - `linear`: dropout 0.5, 1x1 to C + 1; its class planes can start from a CAM classifier.
@@ -77,16 +82,64 @@ class Segmenter(Network):
             background = weight.new_zeros(1, *weight.shape[1:])
             self.head[-1].load_state_dict({"weight": torch.cat([background, weight])}, strict=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) -> logits (B, C + 1, h, w), plane 0 background."""
-        features = self.backbone(x)[self.backbone.final_tap]
-        logits: Tensor = self.head(features)
+    def read(self, taps: Mapping[str, Tensor]) -> Tensor:
+        """Compute logits (B, C + 1, h, w), plane 0 background."""
+        logits: Tensor = self.head(taps[self.backbone.final_tap])
         return logits
 
 
+@torch.no_grad()
+def segment_logits(
+    network: Segmenter,
+    image: NDArray[np.uint8],
+    section: SegmenterSection,
+    align: Align,
+    device: torch.device,
+) -> Tensor:
+    """(C + 1, H, W) logits of an image, averaged over scales and mirrors."""
+    size = (image.shape[0], image.shape[1])
+    pixels = image_tensor(image, device)
+    total: Tensor | None = None
+    for scale in section.scales:
+        target = scaled_size(size, scale, align, network.backbone.output_stride)
+        scaled = resize(pixels, target, align)
+        batch = torch.cat([scaled, scaled.flip(-1)]) if section.flip else scaled
+        logits = network(batch).float()
+        if section.flip:
+            logits = (logits[:1] + logits[1:].flip(-1)) / 2
+        full = resize(logits, size, align)[0]
+        total = full if total is None else total + full
+    if total is None:
+        raise ValueError("at least one scale is needed")
+    return total / len(section.scales)
+
+
+def segment_image(
+    network: Segmenter,
+    image: NDArray[np.uint8],
+    section: SegmenterSection,
+    align: Align,
+    device: torch.device,
+    present: Sequence[int] | None = None,
+) -> NDArray[np.uint8]:
+    """(H, W) label map; the argmax of the logits, after the optional dense CRF.
+
+    Args:
+        present: the only classes that compete; by default all do.
+    """
+    planes = segment_logits(network, image, section, align, device)
+    classes = range(network.num_classes) if present is None else present
+    labels = torch.tensor([0, *(index + 1 for index in classes)], device=planes.device)
+    planes = planes[labels]
+    crf = section.crf.settings()
+    if crf is not None:
+        planes = DenseCrf(image, crf, device=device).refine(unary_from_logits(planes))
+    return labels[planes.argmax(0)].to(torch.uint8).cpu().numpy()
+
+
 def _head_layers(backbone: Backbone, num_labels: int, head: str) -> Sequence[nn.Module]:
-    dilation = max(1, DILATION_AT_STRIDE_8 * 8 // backbone.output_stride)
-    if head == "linear" or (head == "largefov" and backbone.name == "vgg16"):
+    dilation = max(1, round(DILATION_AT_STRIDE_8 * 8 / backbone.output_stride))
+    if head == "linear" or (head == "largefov" and backbone.has_field_of_view):
         return BatchKeyedDropout2d(0.5), _classifier(backbone.out_channels, num_labels, 1, 1)
     if head == "dilated":
         return (_classifier(backbone.out_channels, num_labels, 3, dilation, bias=False),)

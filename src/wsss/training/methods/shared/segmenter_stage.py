@@ -1,7 +1,7 @@
 """The last stage: a segmenter trained on label maps; it needs no image-level labels to predict."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import file_digest, sha256
@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from ....errors import ArtifactError
 from ....runtime.io.files import atomic_write_bytes
 from ....runtime.io.image_io import read_image
-from ....runtime.refine.dense_crf import DenseCrf, unary_from_logits
-from ....runtime.refine.geometry import Align, image_tensor, resize, scaled_size
+from ....runtime.refine.geometry import Align
 from ...data.image_set import Sample
 from ...engine.loop import Batch, Objective
-from ...engine.networks import NetworkSpec, normalise, open_network
+from ...engine.networks import NetworkSpec, open_network
 from ...engine.run import Run
 from ...evaluation.miou import EvalReport, evaluate
 from ...recipe.recipe import Recipe
@@ -28,14 +27,14 @@ from .crops import (
     CropSampler,
     LabelPath,
     crop_sampler,
+    inside_pixels,
     nearest_labels,
-    network_input,
     on_label_grid,
     stage_labels,
 )
 from .fitting import fit_objective, trained_network
 from .losses import segmentation_loss, segmentation_loss_sums
-from .segmenter_network import Segmenter
+from .segmenter_network import Segmenter, segment_image
 
 MakeObjective = Callable[[Run, Segmenter, SegmenterSection, CropSampler], Objective]
 EVALUATION = "evaluation.json"
@@ -148,62 +147,13 @@ def segmentation_objective(
     align = run.recipe.cam.align
 
     def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        logits = on_label_grid(model(network_input(network, batch)), batch, align)
+        logits = on_label_grid(model(batch["image"], inside_pixels(batch)), batch, align)
         return segmentation_loss_sums(logits, batch["labels"])
 
     def loss(sums: Tensor, counts: Tensor) -> Tensor:
         return segmentation_loss(sums, counts, section.balance)
 
     return Objective(network, len(run.train_set.samples), sample, terms, loss, ())
-
-
-@torch.no_grad()
-def segment_logits(
-    network: Segmenter,
-    image: NDArray[np.uint8],
-    section: SegmenterSection,
-    align: Align,
-    device: torch.device,
-) -> Tensor:
-    """(C + 1, H, W) logits of an image, averaged over scales and mirrors."""
-    size = (image.shape[0], image.shape[1])
-    pixels = image_tensor(image, device)
-    total: Tensor | None = None
-    for scale in section.scales:
-        target = scaled_size(size, scale, align, network.backbone.output_stride)
-        scaled = resize(pixels, target, align)
-        batch = torch.cat([scaled, scaled.flip(-1)]) if section.flip else scaled
-        logits = network(normalise(network, batch)).float()
-        if section.flip:
-            logits = (logits[:1] + logits[1:].flip(-1)) / 2
-        full = resize(logits, size, align)[0]
-        total = full if total is None else total + full
-    if total is None:
-        raise ValueError("at least one scale is needed")
-    return total / len(section.scales)
-
-
-def segment_image(
-    network: Segmenter,
-    image: NDArray[np.uint8],
-    section: SegmenterSection,
-    align: Align,
-    device: torch.device,
-    present: Sequence[int] | None = None,
-) -> NDArray[np.uint8]:
-    """(H, W) label map; the argmax of the logits, behind the optional dense CRF.
-
-    Args:
-        present: the only classes that compete; by default all do.
-    """
-    planes = segment_logits(network, image, section, align, device)
-    classes = range(network.num_classes) if present is None else present
-    labels = torch.tensor([0, *(index + 1 for index in classes)], device=planes.device)
-    planes = planes[labels]
-    crf = section.crf.settings()
-    if crf is not None:
-        planes = DenseCrf(image, crf, device=device).refine(unary_from_logits(planes))
-    return labels[planes.argmax(0)].to(torch.uint8).cpu().numpy()
 
 
 class SegmenterPredictions:
