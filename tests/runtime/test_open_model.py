@@ -18,9 +18,8 @@ from wsss.errors import ArtifactError, ConfigError, ShapeError
 from wsss.opening import open_model
 from wsss.runtime.bulk.job import _labels_of, read_job
 from wsss.runtime.bulk.run import label_in_bulk
-from wsss.runtime.bundle.inputs import AnyOf
 from wsss.runtime.bundle.open import open_bundle
-from wsss.runtime.predictor import PredictorSpec
+from wsss.runtime.predictor import AnyOf, PredictorSpec
 
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 

@@ -13,9 +13,9 @@ from tiny_run import CLASSES, NUM_TRAIN, NUM_VAL, copy_run
 from wsss.errors import ArtifactError, ConfigError
 from wsss.runtime.bulk.job import read_job
 from wsss.runtime.bulk.run import label_in_bulk
-from wsss.runtime.bundle.inputs import AnyOf
 from wsss.runtime.io.image_io import read_image, read_label_map
 from wsss.runtime.io.score_maps import load_score_maps
+from wsss.runtime.predictor import AnyOf
 from wsss.runtime.refine.pseudo_labels import walk_change
 from wsss.training.data.image_set import ImageSet
 from wsss.training.engine.run import read_stage

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, ShapeError
-from .bundle.inputs import AnyOf
 from .instances.instance_map import InstanceMap
 
 if TYPE_CHECKING:
@@ -28,6 +27,10 @@ Classes = Sequence[int | str] | None
 _FIRST = ("walk", "labels", "segmenter")
 """Modes that are preferred by default, the first before the next; then any other but `cam`."""
 _NEVER_BY_DEFAULT = "cam"
+
+
+class AnyOf(tuple[int, ...]):
+    """Classes that may be in an image: the classifier decides which of them are, no others."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from wsss.errors import ConfigError
 from wsss.runtime.bulk.plan import Settings
 from wsss.runtime.bulk.tiling.blending import CELL
 from wsss.runtime.bulk.tiling.tiles import Cuts, TiledPredictor
-from wsss.runtime.bundle.inputs import AnyOf, present_input
-from wsss.runtime.predictor import Prediction, PredictorSpec
+from wsss.runtime.bundle.inputs import present_input
+from wsss.runtime.predictor import AnyOf, Prediction, PredictorSpec
 
 CLASSES = 3
 SPEC = PredictorSpec(lambda threads: LocalModel(), ("a", "b", "c"), "walk", False, {})

@@ -6,15 +6,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..predictor import AnyOf
+
 Layout = Literal["nhwc", "nchw"]
 """Of a graph's input `image`: channels last, as images are decoded, or first."""
 UNKNOWN = -1.0
 """In the input `present`: the classifier decides, by the threshold of the run. 0: the class is
 absent, 1: it is there; a number between is a threshold in place of the run's."""
-
-
-class AnyOf(tuple[int, ...]):
-    """Classes that may be in an image: the classifier decides which of them are, no others."""
 
 
 def image_input(images: NDArray[np.uint8], layout: Layout) -> NDArray[np.uint8]:

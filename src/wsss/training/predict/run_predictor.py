@@ -12,13 +12,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import ArtifactError, ConfigError, DataError
-from ...runtime.bundle.inputs import AnyOf
 from ...runtime.instances.instance_map import InstanceMap
 from ...runtime.instances.maps import InstanceMaps, group_maps
 from ...runtime.io.files import file_digest
 from ...runtime.io.image_io import read_image
 from ...runtime.io.score_maps import ScoreMaps
-from ...runtime.predictor import Image, Mode, Prediction, Predictor, PredictorSpec, unknown_mode
+from ...runtime.predictor import (
+    AnyOf,
+    Image,
+    Mode,
+    Prediction,
+    Predictor,
+    PredictorSpec,
+    unknown_mode,
+)
 from ...runtime.refine.boundary_walk import boundary_affinities
 from ...runtime.refine.cam import normalise_cam
 from ...runtime.refine.pseudo_labels import (

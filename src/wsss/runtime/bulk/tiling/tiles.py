@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....errors import DataError
-from ...bundle.inputs import AnyOf
-from ...predictor import Prediction, Predictor, PredictorSpec, group_instances
+from ...predictor import AnyOf, Prediction, Predictor, PredictorSpec, group_instances
 from .blending import CoarseScores, Seam, Tile
 
 if TYPE_CHECKING:
