@@ -15,7 +15,7 @@ ALLOWED = {
     "training": {"training", "runtime"},
     "export": {"export", "training", "runtime"},
     "bench": {"bench", "export", "training", "runtime"},
-    "cli": {"cli", "bench", "training", "export", "runtime"},
+    "cli": {"cli", "opening", "bench", "training", "export", "runtime"},
 }
 SHARED = {"errors", "version"}
 
@@ -76,8 +76,10 @@ def test_runtime_needs_neither_torch_nor_typer_nor_onnx():
         + "from wsss import read_image, write_label_map\n"
         + "from wsss.runtime import bulk\n"
         + "from wsss.runtime.io import image_labels, score_maps, palette\n"
-        + "from wsss.runtime.bulk import job, pool, run\n"
-        + "from wsss.runtime import doctor\n"
+        + "from wsss.runtime.bulk import job, run\n"
+        + "from wsss.runtime.bulk.work import pool\n"
+        + "from wsss.runtime import doctor, predictor\n"
+        + "from wsss import Prediction, Predictor, open_model\n"
         + "from wsss.runtime.instances import instance_map, segments, settings\n"
     )
 

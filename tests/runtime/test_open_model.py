@@ -140,9 +140,7 @@ def test_images_of_several_sizes_keep_their_order() -> None:
 
 def test_wrong_questions_are_refused() -> None:
     with open_model(SCHEMA_1) as model:
-        with pytest.raises(
-            ConfigError, match=r"unknown class 'cat': bundle .* has red, green"
-        ):
+        with pytest.raises(ConfigError, match=r"unknown class 'cat': bundle .* has red, green"):
             model.predict_one(IMAGE, ["cat"])
         for index in (3, -1):
             with pytest.raises(ConfigError, match=f"unknown class {index}"):
