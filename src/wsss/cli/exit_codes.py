@@ -13,10 +13,12 @@ from typing import NoReturn
 from typer import BadParameter, TyperException
 
 from ..errors import WsssError
+from ..runtime.backends.registry import BACKENDS
 from ..runtime.faults import fault_text
 from .output import print_error
 
-EXTRAS = {"torch": "train", "onnxscript": "export", "onnxruntime": "cpu", "tensorrt": "tensorrt"}
+EXTRAS = {"torch": "train", "onnxscript": "export"}
+EXTRAS |= {entry.package: entry.extra for entry in BACKENDS.values()}
 """Optional packages, and the extra that installs them."""
 
 

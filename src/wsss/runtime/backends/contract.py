@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,7 +37,7 @@ class GraphDescription:
     """An opened graph.
 
     Attributes:
-        backend: torch, onnxruntime or tensorrt.
+        backend: what computes: onnxruntime, tensorrt, or the backend of a server.
         device: cpu or cuda: what was obtained, not what was asked for.
     """
 
@@ -65,6 +66,20 @@ class OpenGraph(Protocol):
 
     def close(self) -> None:
         """Give memory back; the graph cannot run afterwards."""
+
+
+class OpenFile(Protocol):
+    """The function of a backend that opens a file; `registry.BACKENDS` names it."""
+
+    def __call__(
+        self, path: Path, *, device: str, threads: int | None, allow_host_code: bool
+    ) -> OpenGraph:
+        """Open a file; see `registry.open_graph`.
+
+        Args:
+            device: auto, or one of the devices in the backend's row.
+            threads, allow_host_code: ignored by a backend that has no use for them.
+        """
 
 
 def check_inputs(
