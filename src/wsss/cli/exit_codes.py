@@ -12,9 +12,8 @@ from typing import NoReturn
 
 from typer import BadParameter, TyperException
 
-from ..errors import WsssError
+from ..errors import WsssError, fault_text
 from ..runtime.backends.registry import BACKENDS
-from ..runtime.faults import fault_text
 from .output import print_error
 
 EXTRAS = {"torch": "train", "onnxscript": "export"}

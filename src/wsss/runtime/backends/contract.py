@@ -8,12 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import DataError, ShapeError
+from ...errors import DataError, ShapeError, one_line
 
 Array = NDArray[Any]
-
-_LONGEST = 400
-"""Characters of a foreign message that are kept; the rest repeats or lists source files."""
 
 
 @dataclass(frozen=True)
@@ -114,14 +111,6 @@ def axis_sizes(tensor: str, axes: Iterable[int | str | None]) -> tuple[int | str
         axis if axis is not None and axis != "" else f"{tensor}_{place}"
         for place, axis in enumerate(axes)
     )
-
-
-def one_line(told: BaseException | str) -> str:
-    """What another library says, as part of a line of ours."""
-    text = " ".join(str(told).split())
-    if not text and isinstance(told, BaseException):
-        text = type(told).__name__
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def run_failure(place: str, error: BaseException) -> DataError:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import ArtifactError, ConfigError, MissingDependencyError
+from ...errors import ArtifactError, ConfigError, MissingDependencyError, one_line
 from ..io.files import open_regular
 from .contract import (
     Array,
@@ -23,7 +23,6 @@ from .contract import (
     axis_sizes,
     check_inputs,
     closed,
-    one_line,
     run_failure,
 )
 

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import ArtifactError, DataError, MissingDependencyError, ShapeError, WsssError
+from ...errors import (
+    ArtifactError,
+    DataError,
+    MissingDependencyError,
+    ShapeError,
+    WsssError,
+    one_line,
+)
 from ..io.files import read_file
 from .contract import (
     Array,
@@ -22,7 +29,6 @@ from .contract import (
     axis_sizes,
     check_inputs,
     closed,
-    one_line,
     run_failure,
 )
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from ...errors import ArtifactError
+from ...errors import ArtifactError, short_repr
 from ..backends.contract import TensorSpec
 from ..io.image_labels import BACKGROUND_NAMES
 from .graph_check import MAX_GRAPH_BYTES, OPSETS
-from .graph_tensors import DTYPES, MAX_ELEMENTS, quoted
+from .graph_tensors import DTYPES, MAX_ELEMENTS
 from .inputs import Layout
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Bundle:
         """
         if name not in self.graphs:
             raise ArtifactError(
-                f"bundle {str(self.folder)!r} has no graph {quoted(name)}: it has "
+                f"bundle {str(self.folder)!r} has no graph {short_repr(name)}: it has "
                 f"{', '.join(self.graphs)}"
             )
         return self.folder / self.graphs[name].file
@@ -236,18 +236,20 @@ _FILE: dict[str, Rule] = {
 def _checked(value: Any, rules: Mapping[str, Rule], where: str = "") -> dict[str, Any]:
     """An object with exactly the keys of the rules, each value as its rule wants it."""
     if not isinstance(value, dict):
-        raise ManifestError(f"has {quoted(value)} as `{where}`, expected an object")
+        raise ManifestError(f"has {short_repr(value)} as `{where}`, expected an object")
     prefix = f"{where}." if where else ""
     for key in value:
         if key not in rules:
             raise ManifestError(
-                f"has the unknown key {quoted(prefix + key)}, expected {', '.join(rules)}"
+                f"has the unknown key {short_repr(prefix + key)}, expected {', '.join(rules)}"
             )
     for key, (expected, fits) in rules.items():
         if key not in value:
             raise ManifestError(f"lacks `{prefix}{key}`, expected {expected}")
         if not fits(value[key]):
-            raise ManifestError(f"has {quoted(value[key])} as `{prefix}{key}`, expected {expected}")
+            raise ManifestError(
+                f"has {short_repr(value[key])} as `{prefix}{key}`, expected {expected}"
+            )
     return value
 
 

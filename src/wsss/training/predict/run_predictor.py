@@ -15,7 +15,7 @@ from ...runtime.instances.instance_map import InstanceMap
 from ...runtime.instances.maps import InstanceMaps, group_maps
 from ...runtime.io.image_io import read_image
 from ...runtime.io.score_maps import ScoreMaps
-from ...runtime.refine.boundary_walk import boundary_affinities
+from ...runtime.refine.boundary_affinity import boundary_affinities
 from ...runtime.refine.cam import normalise_cam
 from ...runtime.refine.pseudo_labels import (
     WalkSettings,

@@ -8,7 +8,7 @@ from enum import Enum
 from http.client import HTTPException, IncompleteRead
 from typing import Any
 
-from ..contract import one_line
+from ....errors import one_line
 
 
 class FaultKind(Enum):

@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 import numpy as np
 
-from ....errors import MissingDependencyError
-from ..contract import Array, one_line
+from ....errors import MissingDependencyError, one_line
+from ..contract import Array
 from .faults import Fault, FaultKind, answered_fault, fault_of
 from .http import HttpAnswer, HttpClient
 from .messages import Answer, SentInput, Transport
