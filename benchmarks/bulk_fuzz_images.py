@@ -34,7 +34,7 @@ from wsss.runtime.bulk.plan import INPUTS
 from wsss.runtime.bulk.run import label_in_bulk
 from wsss.runtime.bulk.work.in_progress import under_way
 from wsss.runtime.bulk.work.records import OK, read_images, recorded_units, unit_name
-from wsss.runtime.io.bad_files import CODES
+from wsss.runtime.io.files import CODES
 
 WORKERS = 2
 SLOW_S = 10.0

@@ -73,9 +73,8 @@ def test_a_bundle_has_the_classifier_and_the_second_round(exported: Path) -> Non
     assert set(opened.graphs) == {"cam", "segmenter"}
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
-def test_bundle_and_run_label_alike(run: Path, exported: Path, photos: Path, backend: str) -> None:
-    by_bundle, by_run = BundlePredictor(exported, backend=backend), RunPredictor(run, "cpu")
+def test_bundle_and_run_label_alike(run: Path, exported: Path, photos: Path) -> None:
+    by_bundle, by_run = BundlePredictor(exported), RunPredictor(run, "cpu")
     kinds = set()
     for path in sorted(photos.iterdir()):
         image = read_image(path)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from wsss.errors import DataError
-from wsss.runtime.io.bad_files import BadFile, BadImage
+from wsss.runtime.io.files import BadFile, BadImage
 from wsss.runtime.io.image_io import decode_image, image_size, read_image, read_label_map
 
 FORMATS = {

@@ -4,7 +4,7 @@ import torch
 from instance_scenes import walk_settings
 from pytest import mark
 
-from wsss.runtime.refine.boundary_walk import boundary_affinities
+from wsss.runtime.refine.boundary_affinity import boundary_affinities
 from wsss.runtime.refine.pseudo_labels import walk_planes
 
 

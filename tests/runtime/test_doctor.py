@@ -24,7 +24,7 @@ def test_this_machine(tmp_path: Path) -> None:
     found = _named(diagnosis)
     assert diagnosis.is_well
     assert found["numpy"].value == np.__version__
-    assert found["onnxruntime on cpu"].value == found["torch on cpu"].value == "computes"
+    assert found["onnxruntime on cpu"].value == found["onnxruntime on cpu"].value == "computes"
     assert found[f"write in {tmp_path}"].state == "ok"
     assert all(finding.remedy for finding in diagnosis.findings if finding.state == "broken")
     assert list(tmp_path.iterdir()) == []
@@ -97,8 +97,8 @@ def test_a_backend_that_computes_wrongly(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     monkeypatch.setattr(doctor, "open_graph", open_graph)
     found = _named(diagnose(tmp_path))
-    assert found["torch on cpu"].value == "computes wrongly"
-    assert found["torch on cuda"].remedy == "tiny.onnx does not open"
+    assert found["onnxruntime on cpu"].value == "computes wrongly"
+    assert found["onnxruntime on cuda"].remedy == "tiny.onnx does not open"
     assert found["any"].state == "broken"
 
 

@@ -1,7 +1,6 @@
 """The triton backend against a real server: the same numbers, and one clear line for each fault."""
 
 import dataclasses
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,15 +28,9 @@ from wsss.runtime.backends.contract import closed
 from wsss.runtime.backends.onnxruntime_backend import OnnxruntimeGraph, open_onnx
 from wsss.runtime.backends.triton import backend as triton_backend
 from wsss.runtime.backends.triton.backend import TritonGraph, open_triton
-from wsss.runtime.backends.triton_memory import FOLDER, PREFIX
 
 pytestmark = pytest.mark.triton
 SIZES = ((64, 64), (97, 130), (33, 200), (1, 1))
-
-
-def own_memory() -> list[str]:
-    """Our files of shared memory."""
-    return sorted(path.name for path in Path(FOLDER).glob(f"{PREFIX}{os.getpid()}_*"))
 
 
 def url_of(server: LocalServer, protocol: str) -> str:
@@ -82,23 +75,18 @@ def narrow(
         yield running
 
 
-@pytest.mark.parametrize("shared_memory", ["on", "off"])
-def test_same_bits_as_in_process(url: str, local: OnnxruntimeGraph, shared_memory: str) -> None:
-    graph = open_triton(url, "label", shared_memory=shared_memory)
+def test_same_bits_as_in_process(url: str, local: OnnxruntimeGraph) -> None:
+    graph = open_triton(url, "label")
     for size in SIZES:
         for batch in (1, 2, 5):
             inputs = inputs_of(batch, size)
             expected = local.run(inputs)
-            # From the second time on outputs stand in shared memory as well.
-            for _ in range(2):
-                found = graph.run(inputs)
-                assert found.keys() == expected.keys()
-                for name, array in expected.items():
-                    assert found[name].dtype == array.dtype
-                    np.testing.assert_array_equal(found[name], array)
-    assert bool(own_memory()) == (shared_memory == "on")
+            found = graph.run(inputs)
+            assert found.keys() == expected.keys()
+            for name, array in expected.items():
+                assert found[name].dtype == array.dtype
+                np.testing.assert_array_equal(found[name], array)
     graph.close()
-    assert own_memory() == []
 
 
 def test_subsets_of_outputs(graph: TritonGraph, local: OnnxruntimeGraph) -> None:
@@ -144,7 +132,6 @@ def test_many_threads_at_once(graph: TritonGraph, local: OnnxruntimeGraph) -> No
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert len(own_memory()) <= 8
 
 
 # What is refused before it is sent, and what the server refuses
@@ -176,7 +163,7 @@ def test_what_the_server_refuses(graph: TritonGraph) -> None:
         changed = dataclasses.replace(description, inputs=believed)
         datatypes = {**graph.served.datatypes, "image": "FP32" if changes.get("dtype") else "UINT8"}
         served = dataclasses.replace(graph.served, description=changed, datatypes=datatypes)
-        graph.served = graph._exchange._served = served
+        graph.served = served
 
     believe(dtype="float32")
     with pytest.raises(DataError, match=r"refuses its inputs: .*'FP32', but .* expects 'UINT8'"):
@@ -191,7 +178,6 @@ def test_unknown_model_and_version(url: str) -> None:
         open_triton(url, "lable")
     with pytest.raises(ConfigError, match="no model 'label' in version 7"):
         open_triton(url, "label", version="7")
-    assert own_memory() == []
 
 
 def test_wrong_protocol(server: LocalServer) -> None:
@@ -207,15 +193,14 @@ def test_wrong_protocol(server: LocalServer) -> None:
 # Time
 
 
-@pytest.mark.parametrize("shared_memory", ["on", "off"])
-def test_deadline(url: str, local: OnnxruntimeGraph, shared_memory: str) -> None:
-    """The late answer must not reach whoever uses the memory next."""
-    graph = open_triton(url, "label", shared_memory=shared_memory)
+def test_deadline(url: str, local: OnnxruntimeGraph) -> None:
+    """The late answer must not reach the next request."""
+    graph = open_triton(url, "label")
     large = inputs_of(4, (320, 320))
-    graph._deadline_s = graph._exchange._deadline_s = 0.05
+    graph._deadline_s = 0.05
     with pytest.raises(DeadlineError, match=r"did not answer within 0\.05 s: allow more time"):
         graph.run(large)
-    graph._deadline_s = graph._exchange._deadline_s = 60.0
+    graph._deadline_s = 60.0
     inputs = inputs_of(2, (64, 64))
     expected = local.run(inputs)
     for _ in range(3):
@@ -223,7 +208,6 @@ def test_deadline(url: str, local: OnnxruntimeGraph, shared_memory: str) -> None
         for name, array in expected.items():
             np.testing.assert_array_equal(found[name], array)
     graph.close()
-    assert own_memory() == []
 
 
 def test_full_queue(narrow: LocalServer, local: OnnxruntimeGraph) -> None:
@@ -254,7 +238,6 @@ def test_full_queue(narrow: LocalServer, local: OnnxruntimeGraph) -> None:
         expected = local.run(inputs, ["label"])["label"]
         for outcome in flood(open_triton(url_of(narrow, protocol), "label", retries=1000)):
             np.testing.assert_array_equal(outcome, expected)
-    assert own_memory() == []
 
 
 # Requests that are given up
@@ -293,12 +276,9 @@ class Asking:
             assert not self.errors
 
 
-@pytest.mark.parametrize("shared_memory", ["on", "off"])
-def test_closed_under_way(
-    url: str, server: LocalServer, local: OnnxruntimeGraph, shared_memory: str
-) -> None:
-    """Requests under way are answered, further ones refused, and no memory is left."""
-    graph = open_triton(url, "label", shared_memory=shared_memory)
+def test_closed_under_way(url: str, server: LocalServer, local: OnnxruntimeGraph) -> None:
+    """Requests under way are answered, and further ones are refused."""
+    graph = open_triton(url, "label")
     asking = Asking(graph, (96, 96), times=10_000)
     expected = local.run(asking.inputs, ["label"])["label"]
     asking.wait_accepted(server)
@@ -310,7 +290,6 @@ def test_closed_under_way(
     # None was cut off: each was refused before it was sent.
     assert [str(error) for error in asking.errors] == [str(closed())] * 4
     assert [error.__cause__ for error in asking.errors] == [None] * 4
-    assert own_memory() == []
     with pytest.raises(RuntimeError, match="closed"):
         graph.run(inputs_of(1, (16, 16)))
     graph.close()
@@ -319,17 +298,16 @@ def test_closed_under_way(
     fresh.close()
 
 
-@pytest.mark.parametrize("shared_memory", ["on", "off"])
 @pytest.mark.parametrize("how", ["close", "deadline"])
 def test_what_becomes_of_requests_that_are_given_up(
-    url: str, server: LocalServer, how: str, shared_memory: str, monkeypatch: pytest.MonkeyPatch
+    url: str, server: LocalServer, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server serves others; what waits is dropped, but where HTTP is cut off it is computed."""
     monkeypatch.setattr(triton_backend, "_CLOSE_S", 0.0)
-    fresh = open_triton(url, "label", shared_memory="off")
-    graph = open_triton(url, "label", shared_memory=shared_memory)
+    fresh = open_triton(url, "label")
+    graph = open_triton(url, "label")
     if how == "deadline":
-        graph._deadline_s = graph._exchange._deadline_s = 0.1
+        graph._deadline_s = 0.1
     before, _ = fresh.statistics()
     asking = Asking(graph, (192, 192), times=1)
     if how == "close":
@@ -350,21 +328,20 @@ def test_what_becomes_of_requests_that_are_given_up(
         assert num_computed < asking.NUM_THREADS
     graph.close()
     fresh.close()
-    assert own_memory() == []
 
 
-# Shared memory and restarts
+# Restarts
 
 
 def test_a_restarted_server(
     triton_environment: object, repository: Path, local: OnnxruntimeGraph
 ) -> None:
-    """It has forgotten the memory; the same graph goes on, with the same numbers."""
+    """The same graph goes on, with the same numbers."""
     inputs = inputs_of(2, (64, 64))
     expected = local.run(inputs)
     with triton_server(repository) as server:
         graphs = [
-            open_triton(url_of(server, protocol), "label", shared_memory="on", patience_s=60)
+            open_triton(url_of(server, protocol), "label", patience_s=60)
             for protocol in ("http", "grpc")
         ]
         for kill in (True, False):
@@ -384,7 +361,6 @@ def test_a_restarted_server(
             with pytest.raises(ServerError, match=r"no Triton at .* start it by `wsss serve`"):
                 graph.run(inputs)
             graph.close()
-    assert own_memory() == []
 
 
 @pytest.mark.slow
@@ -406,30 +382,3 @@ def test_another_model_after_a_restart(
         with pytest.raises(ArtifactError, match="has another model as 'segmenter' now"):
             graph.run({"image": image})
         graph.close()
-
-
-def test_shared_memory_that_the_server_cannot_have(
-    server: LocalServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A key that the server does not find stands for a server in a container of its own."""
-    from wsss.runtime.backends.triton import transport as triton_transport
-
-    for protocol, part in (("http", triton_transport._Http), ("grpc", triton_transport._Grpc)):
-        register = part.register
-
-        def elsewhere(
-            self: object, name: str, key: str, size: int, deadline: float, register=register
-        ) -> None:
-            register(self, name, f"{key}_elsewhere", size, deadline)
-
-        monkeypatch.setattr(part, "register", elsewhere)
-        url = url_of(server, protocol)
-        with pytest.raises(ServerError, match=r"shared memory .* not to be had"):
-            open_triton(url, "label", shared_memory="on")
-        caplog.clear()
-        graph = open_triton(url, "label")
-        assert graph.run(inputs_of(1, (16, 16)), ["label"])["label"].shape == (1, 16, 16)
-        (record,) = caplog.records
-        assert "sending bytes" in record.getMessage() and "refuses" in record.getMessage()
-        graph.close()
-        assert own_memory() == []

@@ -347,12 +347,12 @@ def test_bench_rows_tell_latencies_and_batches(
     assert wheel is not None
     outcome = wsss(
         *("bench", "serve", "--model", bundle, "--environment", wheel.root, "--size", 48, 64),
-        *("--count", 2, "--concurrency", "1,8", "--requests", 24, "--shared-memory", "--json"),
+        *("--count", 2, "--concurrency", "1,8", "--requests", 24, "--json"),
     )
     rows = json.loads(outcome.succeeded().out)["rows"]
     assert [row["client"] for row in rows] == [
         "in process",
-        *("http", "http", "grpc", "grpc", "http, shared memory", "http, shared memory"),
+        *("http", "http", "grpc", "grpc"),
     ]
     assert rows[0]["times_in_process"] == 1 and rows[0]["executions"] is None
     for row in rows[1:]:

@@ -131,8 +131,8 @@ def test_without_a_limit_such_an_image_costs_much_more(
 
 
 @pytest.mark.triton
-def test_our_client_tells_it_through_shared_memory_and_goes_on(limited: LocalServer) -> None:
-    graph = open_triton(f"grpc://{limited.grpc}", "segmenter", shared_memory="on", retries=0)
+def test_our_client_tells_it_and_goes_on(limited: LocalServer) -> None:
+    graph = open_triton(f"grpc://{limited.grpc}", "segmenter", retries=0)
     try:
         expected = graph.run({"image": images(1, (48, 64))})
         with pytest.raises(DataError, match=f"image_must_have_1_to_{MAX_PIXELS}_pixels"):

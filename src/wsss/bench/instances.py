@@ -14,7 +14,7 @@ from ..runtime.instances.displacement import refine_centroids
 from ..runtime.instances.running_argmax import StrongestPlanes
 from ..runtime.instances.segments import segments_of
 from ..runtime.instances.settings import InstanceSettings
-from ..runtime.refine.boundary_walk import boundary_affinities
+from ..runtime.refine.boundary_affinity import boundary_affinities
 from ..runtime.refine.pseudo_labels import WalkSettings, walk_planes
 from . import published_operators as published
 from .timing import median_seconds

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 
 from ..runtime.backends.contract import OpenGraph
-from ..runtime.backends.registry import Device, open_graph
+from ..runtime.backends.registry import open_graph
 from .onnx_profile import GraphProfile
 from .stages import Timing
 
@@ -29,7 +29,7 @@ def opened(
     files: Mapping[str, Path], threads: int, device: torch.device
 ) -> Iterator[dict[str, OpenGraph]]:
     """Graphs in onnxruntime, by the names of the files."""
-    where: Device = "cuda" if device.type == "cuda" else "cpu"
+    where = "cuda" if device.type == "cuda" else "cpu"
     with ExitStack() as stack:
         graphs = {}
         for name, path in files.items():

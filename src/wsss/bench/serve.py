@@ -31,7 +31,7 @@ class ServeRow:
     """One client and one concurrency.
 
     Attributes:
-        client: in process, http, grpc, or these with shared memory.
+        client: in process, http or grpc.
         concurrency: requests under way at once, of one image each.
         times_in_process: images a second over those in this process with `threads` of
             `bench_serve`; a server has as many only where it was started so.
@@ -118,7 +118,7 @@ def bench_serve(
                     load = _load(ask_there, feeds, expected, concurrency, requests)
                     after = _settled(served, before, requests)
                     ran = (after[0] - before[0], after[1] - before[1])
-                    client = _client(options)
+                    client = parse_url(options.url).protocol
                     name = options.model or graph
                     rows.append(_row(name, client, concurrency, size, load, base, ran))
                     task.advance()
@@ -127,11 +127,6 @@ def bench_serve(
 
 def _label(batch: Array) -> NDArray[np.uint8]:
     return np.asarray(batch[0], np.uint8)
-
-
-def _client(options: TritonOptions) -> str:
-    protocol = parse_url(options.url).protocol
-    return protocol if options.shared_memory == "off" else f"{protocol}, shared memory"
 
 
 @dataclass(frozen=True)

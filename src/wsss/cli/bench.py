@@ -11,7 +11,7 @@ import typer
 
 from ..errors import ConfigError
 from .exit_codes import Command
-from .options import Device
+from .options import Device, refuse_shared_memory
 from .output import print_json, progress, stdout
 from .signals import termination_as_interrupt
 
@@ -260,9 +260,7 @@ def serve(
     max_batch_size: Annotated[
         int, typer.Option(min=1, help="Images that a server of ours joins.")
     ] = 8,
-    shared_memory: Annotated[
-        bool, typer.Option("--shared-memory", help="Also by shared memory, with a local server.")
-    ] = False,
+    shared_memory: Annotated[bool, typer.Option("--shared-memory", hidden=True)] = False,
     as_json: AsJson = False,
 ) -> None:
     """Load on a Triton server, against onnxruntime in this process.
@@ -275,11 +273,12 @@ def serve(
     from ..bench.machine import measure_machine
     from ..bench.serve import bench_serve
     from ..export.triton import RepositoryOptions, write_repository
-    from ..runtime.backends.triton.options import SharedMemory, TritonOptions
+    from ..runtime.backends.triton.options import TritonOptions
     from ..runtime.bundle.open import open_bundle
     from ..runtime.serving.installation import find_installation
     from ..runtime.serving.local_server import LocalServer
 
+    refuse_shared_memory(shared_memory)
     torch.set_num_threads(threads * instances)
     bundle = open_bundle(model)
     steps = _numbers("--concurrency", concurrency)
@@ -301,13 +300,11 @@ def serve(
             server = LocalServer(find_installation(environment), repository)
             stack.enter_context(closing(server)).start()
             url = [f"http://{server.http}", f"grpc://{server.grpc}"]
-        ways: list[tuple[str, SharedMemory]] = [(each, "off") for each in url]
-        ways += [(url[0], "on")] if shared_memory else []
         shown = stack.enter_context(progress())
         rows = bench_serve(
             bundle,
             "segmenter" if server_model == "segmenter" else "label",
-            [TritonOptions(place, model=server_model, shared_memory=how) for place, how in ways],
+            [TritonOptions(each, model=server_model) for each in url],
             list(photos),
             concurrencies=steps,
             requests=requests,

@@ -17,11 +17,12 @@ from typing import Any, NoReturn
 from typer import BadParameter, TyperException
 from typer.core import TyperCommand
 
-from ..errors import WsssError
-from ..runtime.faults import fault_text
+from ..errors import WsssError, fault_text
+from ..runtime.backends.registry import BACKENDS
 from .output import print_error
 
-EXTRAS = {"torch": "train", "onnxscript": "export", "onnxruntime": "cpu", "tensorrt": "tensorrt"}
+EXTRAS = {"torch": "train", "onnxscript": "export"}
+EXTRAS |= {entry.package: entry.extra for entry in BACKENDS.values()}
 """Optional packages, and the extra that installs them."""
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import ConfigError
-from .options import Backend, GraphDevice, SharedMemory, one_mode
+from .options import Backend, GraphDevice, one_mode, refuse_shared_memory
 from .output import print_json, progress, stdout
 from .signals import termination_as_interrupt
 
@@ -58,7 +58,8 @@ def label(
     backend: Annotated[
         Backend,
         typer.Option(
-            help="What computes a bundle; auto takes onnxruntime, else torch; triton needs --url.",
+            help="What computes a bundle: auto is onnxruntime; triton needs --url. torch computes "
+            "runs only.",
             rich_help_panel=MODEL,
         ),
     ] = "auto",
@@ -104,13 +105,7 @@ def label(
             rich_help_panel=SERVER,
         ),
     ] = None,
-    shared_memory: Annotated[
-        SharedMemory | None,
-        typer.Option(
-            help="With a server on this host; default auto: where it takes it.",
-            rich_help_panel=SERVER,
-        ),
-    ] = None,
+    shared_memory: Annotated[str | None, typer.Option(hidden=True)] = None,
     threshold: Annotated[
         str | None,
         typer.Option(
@@ -244,6 +239,7 @@ def label(
 
     The same command goes on with an interrupted job; failed images are listed in failures.csv.
     """
+    refuse_shared_memory(shared_memory is not None)
     server = _server(
         backend,
         url,
@@ -251,7 +247,6 @@ def label(
         in_flight=in_flight,
         deadline_s=deadline,
         patience_s=patience,
-        shared_memory=shared_memory,
     )
     if dry_run and (merge or report or shard is not None or append or retry_failed or overwrite):
         raise ConfigError(
@@ -425,8 +420,8 @@ def _server(backend: str, url: str | None, **given: str | float | None) -> "Trit
     if backend != "triton":
         if options or url is not None:
             raise ConfigError(
-                "--url, --server-model, --in-flight, --deadline, --patience and --shared-memory "
-                "are of a server: give --backend triton as well, or leave them out"
+                "--url, --server-model, --in-flight, --deadline and --patience are of a server: "
+                "give --backend triton as well, or leave them out"
             )
         return None
     if url is None:

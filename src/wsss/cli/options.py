@@ -1,17 +1,19 @@
 """Values that options of several commands take; typer refuses others with exit code 2."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import ConfigError
+from ..runtime.backends.registry import AUTO, BACKENDS, DEVICES
 
 Device = Literal["auto", "cpu", "cuda"]
-GraphDevice = Literal["auto", "cpu", "cuda", "tensorrt"]
-"""tensorrt: TensorRT within onnxruntime."""
 
-SharedMemory = Literal["auto", "on", "off"]
-
-Backend = Literal["auto", "torch", "onnxruntime", "tensorrt", "triton"]
-"""The same names as in `runtime/backends/registry.py`, which `--help` has no time to import."""
+if TYPE_CHECKING:
+    GraphDevice = str
+    Backend = str
+else:  # the choices come from the table of backends, which a type checker cannot read
+    GraphDevice = Literal[(AUTO, *DEVICES)]
+    # torch computes runs.
+    Backend = Literal[(AUTO, "torch", *BACKENDS)]
 
 
 def one_mode(mode: str | None, former: str | None, alias: str) -> str | None:
@@ -23,3 +25,13 @@ def one_mode(mode: str | None, former: str | None, alias: str) -> str | None:
     if mode is not None and former is not None and mode != former:
         raise ConfigError(f"{alias} is the former name of --mode: leave {alias} out")
     return mode or former
+
+
+def refuse_shared_memory(is_given: bool) -> None:
+    """Refuse `--shared-memory`, which is still parsed for one version.
+
+    Raises:
+        ConfigError: it was given.
+    """
+    if is_given:
+        raise ConfigError("--shared-memory was removed, requests send bytes: leave it out")

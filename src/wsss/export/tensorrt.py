@@ -13,8 +13,7 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError
 
-from ..errors import ArtifactError, ConfigError, WsssError
-from ..runtime.backends.contract import one_line
+from ..errors import ArtifactError, ConfigError, WsssError, one_line
 from ..runtime.backends.tensorrt_backend import (
     import_cuda_torch,
     import_tensorrt,

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import MissingDependencyError, WsssError
 from ..version import __version__
-from .backends.registry import Backend, Device, open_graph
+from .backends.registry import BACKENDS, ONNX, Backend, Device, open_graph
 from .bulk.work.lock import are_kept
 from .bundle.predictor import BundlePredictor
 from .io.files import write_error
@@ -137,14 +137,13 @@ def _backends() -> Iterator[Finding]:
         except ImportError as error:
             yield Finding("backends", "onnx", str(error), "broken", "pip install wsss")
             return
-        backends: dict[Backend, tuple[Device, ...]] = {
-            "onnxruntime": ("cpu", "cuda", "tensorrt"),
-            "torch": ("cpu", "cuda"),
-        }
+        # Engines are compiled for one GPU, and models of a server are elsewhere: of these only the
+        # packages are looked at.
         findings = [
-            _backend(graph, backend, device)
-            for backend, devices in backends.items()
-            for device in devices
+            _backend(graph, name, device)
+            for name, entry in BACKENDS.items()
+            if entry.suffix == ONNX
+            for device in entry.devices
         ]
     yield from findings
     if not any(finding.state == "ok" for finding in findings):

@@ -13,8 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..errors import ConfigError
-from ..runtime.faults import fault_text
+from ..errors import ConfigError, fault_text
 from .methods import METHODS, open_method
 from .recipe.recipe import Recipe, value_at
 

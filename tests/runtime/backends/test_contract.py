@@ -3,7 +3,6 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import torch
 from onnx import helper
 from pytest import fixture, importorskip, mark, param, raises, skip
 from small_graphs import model, saved, value
@@ -15,7 +14,7 @@ from wsss.runtime.backends.registry import open_graph
 
 importorskip("onnxruntime", reason="needs onnxruntime")
 
-FINDS_GPU = {"torch": torch.cuda.is_available, "onnxruntime": has_cuda}
+FINDS_GPU = {"onnxruntime": has_cuda}
 CHOICES = [(name, "cpu") for name in FINDS_GPU]
 CHOICES += [param((name, "cuda"), marks=mark.gpu) for name, found in FINDS_GPU.items() if found()]
 

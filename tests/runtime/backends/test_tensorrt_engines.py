@@ -87,7 +87,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, bool]]:
     )
     described = GraphDescription("tensorrt", "cuda", (), outputs)
 
-    def open_plan(path: Path, *, allow_host_code: bool) -> SimpleNamespace:
+    def open_plan(path: Path, *, allow_host_code: bool, **_: object) -> SimpleNamespace:
         plans.append((path, allow_host_code))
         return SimpleNamespace(describe=lambda: described, close=lambda: None)
 

@@ -1,50 +1,30 @@
-"""The triton backend where no server answers: addresses, patience, shared memory, what is missing.
+"""The triton backend where no server answers: addresses, patience, what is missing.
 
 What needs a server is in `tests/serving/test_client.py`.
 """
 
-import os
-import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import BadStatusLine, IncompleteRead, RemoteDisconnected
 from importlib.util import find_spec
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from wsss.errors import ConfigError, ServerError
-from wsss.runtime.backends import triton_memory
-from wsss.runtime.backends.triton.backend import open_triton
+from wsss.runtime.backends.triton.backend import _Gate, open_triton
 from wsss.runtime.backends.triton.faults import Fault, FaultKind, answered_fault, fault_of
-from wsss.runtime.backends.triton.gate import Gate
 from wsss.runtime.backends.triton.http import HttpClient
 from wsss.runtime.backends.triton.options import TritonOptions, parse_url
 from wsss.runtime.backends.triton.retry import GaveUp, Retrier, RetryPolicy, Stopped
-from wsss.runtime.backends.triton_memory import (
-    FOLDER,
-    PREFIX,
-    NoMemoryError,
-    RegionPool,
-    aligned,
-    is_possible,
-)
 
 needs_client = pytest.mark.skipif(
     find_spec("tritonclient") is None,
     reason="needs tritonclient: pip install 'wsss[triton]'",
 )
-needs_memory = pytest.mark.skipif(not is_possible(), reason="needs /dev/shm")
-
-
-def own_memory(pid: int) -> list[str]:
-    return sorted(path.name for path in Path(FOLDER).glob(f"{PREFIX}{pid}_*"))
 
 
 @pytest.fixture
@@ -59,21 +39,20 @@ def closed_port() -> Iterator[int]:
 
 
 @pytest.mark.parametrize(
-    ("text", "whole", "is_loopback"),
+    ("text", "whole"),
     [
-        ("localhost:8000", "http://localhost:8000", True),
-        ("127.0.0.1", "http://127.0.0.1:8000", True),
-        ("http://gpu-3.lab:80/", "http://gpu-3.lab:80", False),
-        ("HTTPS://gpu_3", "https://gpu_3:8000", False),
-        ("grpc://10.0.0.7", "grpc://10.0.0.7:8001", False),
-        ("grpcs://[::1]:9", "grpcs://[::1]:9", True),
-        ("grpc://[2001:db8::1]", "grpc://[2001:db8::1]:8001", False),
+        ("localhost:8000", "http://localhost:8000"),
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("http://gpu-3.lab:80/", "http://gpu-3.lab:80"),
+        ("HTTPS://gpu_3", "https://gpu_3:8000"),
+        ("grpc://10.0.0.7", "grpc://10.0.0.7:8001"),
+        ("grpcs://[::1]:9", "grpcs://[::1]:9"),
+        ("grpc://[2001:db8::1]", "grpc://[2001:db8::1]:8001"),
     ],
 )
-def test_url(text: str, whole: str, is_loopback: bool) -> None:
+def test_url(text: str, whole: str) -> None:
     url = parse_url(text)
     assert str(url) == whole
-    assert url.is_loopback == is_loopback
     assert parse_url(str(url)) == url
 
 
@@ -109,7 +88,6 @@ def test_no_url(text: str) -> None:
         {"deadline_s": float("inf")},
         {"patience_s": -1.0},
         {"patience_s": float("nan")},
-        {"shared_memory": "maybe"},
         {"model": "../label"},
         {"url": "http://"},
     ],
@@ -125,7 +103,6 @@ def test_impossible_arguments() -> None:
         ("version 'new' of model 'label' is no number", {"version": "new"}),
         ("`deadline_s` is 0 s", {"deadline_s": 0.0}),
         ("`retries` is -1, must be 0 or more", {"retries": -1}),
-        ("unknown `shared_memory` 'yes': choose one of auto, on, off", {"shared_memory": "yes"}),
     ):
         with pytest.raises(ConfigError, match=message):
             open_triton("localhost:1", "label", **options)
@@ -357,15 +334,11 @@ def test_stop_ends_a_pause() -> None:
         ("StatusCode.UNAVAILABLE", "Stream is already closed", FaultKind.LOST),
         ("StatusCode.UNAVAILABLE", "words of a gRPC to come", FaultKind.LOST),
         ("503", "words of a Triton to come", FaultKind.BUSY),
-        ("500", "Cannot unregister 'x', it is currently in use.", FaultKind.IN_USE),
-        ("StatusCode.INTERNAL", "it is currently in use.", FaultKind.IN_USE),
         ("StatusCode.UNAVAILABLE", "Socket closed", FaultKind.LOST),
         ("StatusCode.UNAVAILABLE", "Request timeout expired", FaultKind.LATE),
         ("503", "Request timeout expired", FaultKind.LATE),
         ("StatusCode.NOT_FOUND", "Request for unknown model: 'x' is not found", FaultKind.UNKNOWN),
         ("404", "Not Found", FaultKind.FOREIGN),
-        ("404", "Unable to find shared memory region: 'x'", FaultKind.NO_REGION),
-        ("500", "shared memory size specified with the request", FaultKind.SMALL_REGION),
         ("500", "Failed to process the request(s)", FaultKind.FAILED),
         ("StatusCode.INTERNAL", "Stub process 'x' is not healthy.", FaultKind.BUSY),
         ("StatusCode.INVALID_ARGUMENT", "unexpected shape for input", FaultKind.INVALID),
@@ -378,103 +351,11 @@ def test_fault_of_an_answer(status: str, text: str, kind: FaultKind) -> None:
     assert "request id" not in fault.text
 
 
-# Shared memory
-
-POOL = """
-import os, sys
-from wsss.runtime.backends.triton_memory import RegionPool
-from wsss.runtime.backends.triton.options import parse_url
-from wsss.runtime.backends.triton.transport import connect
-pool = RegionPool(connect(parse_url(sys.argv[1])))
-regions = [pool.take(size) for size in (1, 5_000_000)]
-pool.give_back(regions[0])
-"""
-
-
-@pytest.fixture
-def pool(closed_port: int) -> Iterator[RegionPool]:
-    """Regions for a server that is not there: none of them is registered."""
-    pytest.importorskip("tritonclient.http", reason="needs tritonclient")
-    from wsss.runtime.backends.triton.transport import connect
-
-    made = RegionPool(connect(parse_url(f"127.0.0.1:{closed_port}")))
-    yield made
-    made.close()
-
-
-@needs_memory
-def test_regions_are_shared_in_turn_and_removed(pool: RegionPool) -> None:
-    first, second = pool.take(100), pool.take(3_000_000)
-    assert first.num_bytes >= 100 and second.num_bytes >= 3_000_000
-    assert own_memory(os.getpid()) == sorted([first.name, second.name])
-    pool.give_back(first)
-    pool.give_back(second)
-    assert pool.take(2_000_000) is second
-    third = pool.take(9_000_000)  # in the stead of the first one, which is too small
-    assert own_memory(os.getpid()) == sorted([second.name, third.name])
-    pool.retire(third)  # its request ended in doubt
-    assert own_memory(os.getpid()) == [second.name]
-    assert pool.take(1) is not third
-    pool.close()
-    assert own_memory(os.getpid()) == []
-    pool.give_back(second)  # by a thread that was not done
-    assert own_memory(os.getpid()) == []
-    with pytest.raises(NoMemoryError):
-        pool.take(1)
-    assert own_memory(os.getpid()) == []
-
-
-@needs_memory
-def test_a_block_is_removed_once(pool: RegionPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its request may end while the pool is closed: a second time would close another file."""
-    removed: list[object] = []
-    destroy = triton_memory._destroy
-
-    def watched(region: triton_memory.Region) -> None:
-        removed.append(region)
-        destroy(region)
-
-    monkeypatch.setattr(triton_memory, "_destroy", watched)
-    answered, doubtful, free = (pool.take(size << 20) for size in (1, 2, 3))
-    pool.give_back(free)
-    pool.close()
-    pool.give_back(answered)
-    pool.retire(doubtful)
-    assert len(removed) == 3 and set(removed) == {answered, doubtful, free}
-
-
-class ServerStub:
-    """Knows regions, and says that one is in use so many times."""
-
-    def __init__(self, num_refusals: int) -> None:
-        self.num_refusals = num_refusals
-        self.known: set[str] = set()
-
-    def register(self, name: str, key: str, num_bytes: int, deadline_s: float) -> None:
-        self.known.add(name)
-
-    def unregister(self, name: str, deadline_s: float) -> None:
-        if self.num_refusals > 0:
-            self.num_refusals -= 1
-            raise Fault(FaultKind.IN_USE, "it is currently in use")
-        self.known.remove(name)
-
-
-@needs_memory
-def test_a_region_that_is_still_in_use_is_forgotten_a_moment_later() -> None:
-    server = ServerStub(num_refusals=3)
-    pool = RegionPool(server)  # type: ignore[arg-type]
-    regions = [pool.take(1), pool.take(1)]
-    for region in regions:
-        pool.register(region, 1.0)
-        pool.give_back(region)
-    pool.close()
-    assert server.num_refusals == 0 and server.known == set()
-    assert own_memory(os.getpid()) == []
+# Closing
 
 
 def test_a_gate_waits_for_those_inside() -> None:
-    gate, num_inside, may_leave = Gate(), threading.Semaphore(0), threading.Event()
+    gate, num_inside, may_leave = _Gate(), threading.Semaphore(0), threading.Event()
     ended: list[str] = []
 
     def work(error: Exception | None) -> None:
@@ -501,50 +382,3 @@ def test_a_gate_waits_for_those_inside() -> None:
         thread.join()
     assert len(ended) == 2 and "done" in ended
     assert any("this graph was closed" in text and "cut off" in text for text in ended)
-
-
-@needs_memory
-def test_arrays_in_a_region(pool: RegionPool) -> None:
-    arrays = [
-        np.arange(15, dtype=np.uint8).reshape(3, 5),
-        np.linspace(0, 1, 14, dtype=np.float32).reshape(2, 7, 1),
-        np.array(3.5),
-    ]
-    region = pool.take(1000)
-    offset = 0
-    for array in arrays:
-        region.write(offset, array)
-        found = region.read(offset, array.dtype.name, array.shape)
-        np.testing.assert_array_equal(found, array)
-        offset = aligned(offset + array.nbytes)
-        assert offset % 64 == 0
-    kept = region.read(0, "uint8", (15,))
-    region.write(0, np.zeros(15, np.uint8))
-    np.testing.assert_array_equal(kept, np.arange(15))
-
-
-@needs_memory
-def test_more_memory_than_there_is(pool: RegionPool) -> None:
-    """An error before anything is written, which would end the process."""
-    status = os.statvfs(FOLDER)
-    with pytest.raises(NoMemoryError, match=FOLDER):
-        pool.take(status.f_frsize * status.f_blocks + 1)
-    assert own_memory(os.getpid()) == []
-
-
-@needs_memory
-@needs_client
-@pytest.mark.parametrize("ending", ["", "raise SystemExit(3)", "1 / 0", "os.kill(os.getpid(), 9)"])
-def test_nothing_outlives_the_process(ending: str, closed_port: int) -> None:
-    count = f"sum(name.startswith(f'{PREFIX}{{os.getpid()}}_') for name in os.listdir('{FOLDER}'))"
-    code = f"{POOL}print(os.getpid(), {count}, flush=True)\n{ending}"
-    url = f"127.0.0.1:{closed_port}"
-    done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True)
-    pid, num_files = map(int, done.stdout.split())
-    assert num_files == 2
-    assert (done.returncode == -signal.SIGKILL) == ("kill" in ending)
-    # After kill -9 Python's resource tracker cleans up, a moment later.
-    end = time.monotonic() + 30
-    while own_memory(pid) and time.monotonic() < end:
-        time.sleep(0.02)
-    assert own_memory(pid) == []

@@ -10,7 +10,7 @@ from tiny_run import files_of
 
 from wsss.runtime.bulk.run import label_in_bulk
 from wsss.runtime.bulk.work.records import OK, read_images, recorded_units
-from wsss.runtime.io.bad_files import CODES
+from wsss.runtime.io.files import CODES
 from wsss.runtime.io.image_io import read_label_map
 
 COUNT = 400

@@ -24,7 +24,7 @@ from wsss.errors import MissingDependencyError
 from wsss.runtime.bulk.inputs.images import ImageRef
 from wsss.runtime.bulk.inputs.read import read_bytes, read_pixels
 from wsss.runtime.bulk.inputs.sources import find
-from wsss.runtime.io.bad_files import CODES, BadFile, BadImage
+from wsss.runtime.io.files import CODES, BadFile, BadImage
 
 
 def picture(value: int = 7) -> bytes:
@@ -183,7 +183,7 @@ def test_members_of_tars(tmp_path: Path) -> None:
 
 MEMORY = """
 import resource, sys
-from wsss.runtime.io.bad_files import BadImage
+from wsss.runtime.io.files import BadImage
 from wsss.runtime.bulk.inputs.images import ImageRef
 from wsss.runtime.bulk.inputs.read import read_pixels
 with open("/proc/self/statm") as file:

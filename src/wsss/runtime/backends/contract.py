@@ -2,17 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import DataError, ShapeError
+from ...errors import DataError, ShapeError, one_line
 
 Array = NDArray[Any]
-
-_LONGEST = 400
-"""Characters of a foreign message that are kept; the rest repeats or lists source files."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class GraphDescription:
     """An opened graph.
 
     Attributes:
-        backend: torch, onnxruntime or tensorrt.
+        backend: what computes: onnxruntime, tensorrt, or the backend of a server.
         device: cpu or cuda: what was obtained, not what was asked for.
     """
 
@@ -65,6 +63,20 @@ class OpenGraph(Protocol):
 
     def close(self) -> None:
         """Give memory back; the graph cannot run afterwards."""
+
+
+class OpenFile(Protocol):
+    """The function of a backend that opens a file; `registry.BACKENDS` names it."""
+
+    def __call__(
+        self, path: Path, *, device: str, threads: int | None, allow_host_code: bool
+    ) -> OpenGraph:
+        """Open a file; see `registry.open_graph`.
+
+        Args:
+            device: auto, or one of the devices in the backend's row.
+            threads, allow_host_code: ignored by a backend that has no use for them.
+        """
 
 
 def check_inputs(
@@ -99,14 +111,6 @@ def axis_sizes(tensor: str, axes: Iterable[int | str | None]) -> tuple[int | str
         axis if axis is not None and axis != "" else f"{tensor}_{place}"
         for place, axis in enumerate(axes)
     )
-
-
-def one_line(told: BaseException | str) -> str:
-    """What another library says, as part of a line of ours."""
-    text = " ".join(str(told).split())
-    if not text and isinstance(told, BaseException):
-        text = type(told).__name__
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def run_failure(place: str, error: BaseException) -> DataError:

@@ -10,11 +10,11 @@ import io
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
-from ...errors import ArtifactError, ConfigError, MissingDependencyError
+from ...errors import ArtifactError, ConfigError, MissingDependencyError, one_line
 from ..io.files import open_regular
 from .contract import (
     Array,
@@ -23,14 +23,11 @@ from .contract import (
     axis_sizes,
     check_inputs,
     closed,
-    one_line,
     run_failure,
 )
 
-Device = Literal["cpu", "cuda", "tensorrt"]
-
 _CPU, _CUDA, _TENSORRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))
-_PROVIDERS: dict[Device, str] = {"cpu": _CPU, "cuda": _CUDA, "tensorrt": _TENSORRT}
+_PROVIDERS: dict[str, str] = {"cpu": _CPU, "cuda": _CUDA, "tensorrt": _TENSORRT}
 _OPTIONS: dict[str, dict[str, str]] = {
     # TF32 keeps 10 bits of a float32. The walk multiplies dozens of times and would not be exact
     # to the tolerance that it was exported with.
@@ -89,13 +86,19 @@ class OnnxruntimeGraph:
 
 
 def open_onnx(
-    path: Path, *, device: Device = "cpu", threads: int | None = None
+    path: Path,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    allow_host_code: bool = False,
 ) -> OnnxruntimeGraph:
     """Open an ONNX file.
 
     Args:
-        device: the provider; tensorrt compiles the graph when it first runs, which takes minutes.
-        threads: that compute one operator on the CPU; None lets onnxruntime choose.
+        device: the provider; tensorrt compiles the graph when it first runs, which takes minutes;
+            auto takes cuda where there is a GPU, else cpu.
+        threads: threads that compute one operator on the CPU; None lets onnxruntime choose.
+        allow_host_code: ignored; a graph has no code of its own.
 
     Raises:
         DataError: no file that can be read.
@@ -103,10 +106,13 @@ def open_onnx(
         MissingDependencyError: onnxruntime is absent or broken, or lacks the provider.
         ConfigError: an unknown device.
     """
-    if device not in _PROVIDERS:
-        raise ConfigError(f"unknown device '{device}': choose one of {', '.join(get_args(Device))}")
+    if device != "auto" and device not in _PROVIDERS:
+        choices = ", ".join(("auto", *_PROVIDERS))
+        raise ConfigError(f"unknown device '{device}': choose one of {choices}")
     open_regular(path).close()
     onnxruntime = _import()
+    if device == "auto":
+        device = "cuda" if has_cuda() else "cpu"
     if device == "cpu":
         session = _session(onnxruntime, path, [_CPU], threads)
     else:

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import ArtifactError, DataError, MissingDependencyError, ShapeError, WsssError
+from ...errors import (
+    ArtifactError,
+    DataError,
+    MissingDependencyError,
+    ShapeError,
+    WsssError,
+    one_line,
+)
 from ..io.files import read_file
 from .contract import (
     Array,
@@ -22,7 +29,6 @@ from .contract import (
     axis_sizes,
     check_inputs,
     closed,
-    one_line,
     run_failure,
 )
 
@@ -46,12 +52,19 @@ _LOG = logging.getLogger(__name__)
 Shape = tuple[int, ...]
 
 
-def open_plan(path: Path, *, allow_host_code: bool = False) -> OpenGraph:
+def open_plan(
+    path: Path,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    allow_host_code: bool = False,
+) -> OpenGraph:
     """Open a plan on the current CUDA device.
 
     Args:
         path: a file that `export.tensorrt.build_engine` or trtexec wrote, on a GPU and with a
             TensorRT that fit this machine.
+        device, threads: ignored; an engine runs on the current CUDA device.
         allow_host_code: let the plan run code of its own on the CPU. Version-compatible plans need
             it. A plan is a program: open those that you trust, and these all the more.
 

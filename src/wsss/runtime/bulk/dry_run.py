@@ -7,8 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..io.bad_files import BadImage
-from ..io.files import file_digest
+from ..io.files import BadImage, file_digest
 from ..io.image_labels import read_label_table
 from ..predictor import PredictorSpec
 from .image_list.frozen_list import FrozenList, unit_size_for

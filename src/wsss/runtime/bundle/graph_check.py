@@ -10,7 +10,7 @@ from collections import ChainMap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ...errors import ArtifactError, DataError, MissingDependencyError
+from ...errors import ArtifactError, DataError, MissingDependencyError, one_line, short_repr
 from ..backends.contract import TensorSpec
 from ..io.files import open_regular
 from .graph_tensors import (
@@ -26,8 +26,6 @@ from .graph_tensors import (
     check_value,
     constant_of,
     integers_of,
-    quoted,
-    told,
 )
 from .manifest import GraphEntry
 
@@ -137,8 +135,8 @@ def _refuse_external_data(model: Any) -> None:
         if tensor.data_location == tensor.EXTERNAL or tensor.external_data:
             entries = {entry.key: entry.value for entry in tensor.external_data}
             raise GraphFaultError(
-                f"keeps tensor {quoted(tensor.name)} in another file, "
-                f"{quoted(entries.get('location', ''))}, expected all data inside of the graph"
+                f"keeps tensor {short_repr(tensor.name)} in another file, "
+                f"{short_repr(entries.get('location', ''))}, expected all data inside of the graph"
             )
 
 
@@ -158,7 +156,8 @@ def _check_model(model: Any) -> None:
     """What stands beside the graph."""
     if model.functions:
         raise GraphFaultError(
-            f"defines the function {quoted(model.functions[0].name)}, expected standard operators"
+            f"defines the function {short_repr(model.functions[0].name)}, "
+            "expected standard operators"
         )
     if model.training_info:
         raise GraphFaultError("holds training information, expected a graph for inference")
@@ -168,7 +167,9 @@ def _check_model(model: Any) -> None:
     domains = [opset.domain for opset in model.opset_import]
     for domain in domains:
         if domain not in _DOMAINS:
-            raise GraphFaultError(f"imports operators of {quoted(domain)}, expected standard ones")
+            raise GraphFaultError(
+                f"imports operators of {short_repr(domain)}, expected standard ones"
+            )
     if len(domains) != 1:
         raise GraphFaultError(f"imports standard operators {len(domains)} times, expected once")
     first, last = OPSETS
@@ -210,22 +211,22 @@ class _Structure:
         for value in graph.output:
             if value.name not in own:
                 raise GraphFaultError(
-                    f"lists the output {quoted(value.name)} twice or without a source"
+                    f"lists the output {short_repr(value.name)} twice or without a source"
                 )
             own.remove(value.name)
         for value in (*graph.input, *graph.output, *graph.value_info):
             check_value(value)
 
     def _check_node(self, node: Any, scope: Constants, depth: int) -> None:
-        where = f"node {quoted(node.name)} ({quoted(node.op_type)})"
+        where = f"node {short_repr(node.name)} ({short_repr(node.op_type)})"
         if node.domain not in _DOMAINS:
             raise GraphFaultError(
-                f"has {where} of domain {quoted(node.domain)}, expected standard operators"
+                f"has {where} of domain {short_repr(node.domain)}, expected standard operators"
             )
         for name in node.input:
             if name and name not in scope:
                 raise GraphFaultError(
-                    f"has {where} that takes {quoted(name)}, which nothing before it gives: "
+                    f"has {where} that takes {short_repr(name)}, which nothing before it gives: "
                     "cyclic, unsorted or cut"
                 )
         if "" in node.input:
@@ -274,8 +275,8 @@ def _check_trips(node: Any, where: str, scope: Constants) -> None:
     trips = scope.get(node.input[0]) if node.input else None
     if trips is None or len(trips) != 1 or not 0 <= trips[0] <= MAX_TRIPS:
         raise GraphFaultError(
-            f"has {where} of {'unknown' if trips is None else quoted(list(trips))} trips, expected "
-            f"a constant of at most {MAX_TRIPS}"
+            f"has {where} of {'unknown' if trips is None else short_repr(list(trips))} trips, "
+            f"expected a constant of at most {MAX_TRIPS}"
         )
 
 
@@ -293,9 +294,9 @@ def _check_number(attribute: Any, where: str, num_outputs: int) -> None:
 def _define(scope: Constants, name: str) -> None:
     # Also refused if an outer graph has it: onnx forbids that, engines differ in what they do.
     if name in scope:
-        raise GraphFaultError(f"defines the name {quoted(name)} twice")
+        raise GraphFaultError(f"defines the name {short_repr(name)} twice")
     if not isinstance(name, str):  # protobuf gives bytes where they are no UTF-8
-        raise GraphFaultError(f"defines the name {quoted(name)}, expected text")
+        raise GraphFaultError(f"defines the name {short_repr(name)}, expected text")
     scope[name] = None
 
 
@@ -310,7 +311,7 @@ def _run_checker(data: bytes) -> None:
         _onnx().checker.check_model(data, full_check=True)
     # It has at least four types of exceptions, those of protobuf and of C++ included.
     except Exception as error:
-        raise GraphFaultError(f"is refused by onnx ({told(error)})") from None
+        raise GraphFaultError(f"is refused by onnx ({one_line(error)})") from None
 
 
 def _compare(graph: Any, expected: GraphEntry) -> None:
@@ -323,14 +324,18 @@ def _compare_side(side: str, found: Sequence[TensorSpec], wanted: Sequence[Tenso
     names = {spec.name for spec in wanted}
     for spec in found:
         if spec.name not in names:
-            raise GraphFaultError(f"has the {side} {quoted(spec.name)}, which bundle.json lacks")
+            raise GraphFaultError(
+                f"has the {side} {short_repr(spec.name)}, which bundle.json lacks"
+            )
     given = {spec.name: spec for spec in found}
     for spec in wanted:
         if spec.name not in given:
-            raise GraphFaultError(f"lacks the {side} {quoted(spec.name)}, which bundle.json names")
+            raise GraphFaultError(
+                f"lacks the {side} {short_repr(spec.name)}, which bundle.json names"
+            )
         if spec != given[spec.name]:
             raise GraphFaultError(
-                f"has the {side} {quoted(spec.name)} as {_text(given[spec.name])}, "
+                f"has the {side} {short_repr(spec.name)} as {_text(given[spec.name])}, "
                 f"expected by bundle.json: {_text(spec)}"
             )
 
@@ -344,4 +349,4 @@ def _spec(value: Any, is_optional: bool) -> TensorSpec:
 
 
 def _text(spec: TensorSpec) -> str:
-    return f"{'optional ' * spec.is_optional}{spec.dtype} {quoted(list(spec.shape))}"
+    return f"{'optional ' * spec.is_optional}{spec.dtype} {short_repr(list(spec.shape))}"

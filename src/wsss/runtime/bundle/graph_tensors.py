@@ -1,12 +1,13 @@
 """Tensors of an ONNX file that came from a stranger: types, shapes, data, and sizes asked for."""
 
 import math
-import reprlib
 from collections import ChainMap
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+
+from ...errors import short_repr
 
 MAX_ELEMENTS = 2**31
 """Of a tensor whose size the file states: 8 GiB of float32, more than any of our graphs needs."""
@@ -46,23 +47,6 @@ _SIZED_BY: dict[str, tuple[int, Callable[[Sequence[int]], int]]] = {
 Constants = ChainMap[str, tuple[int, ...] | None]
 """Names that can be used at a place in a graph; their value if it is a few constant integers."""
 
-_LONGEST = 400
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = 120
-
-
-def quoted(value: object) -> str:
-    """What a stranger wrote, for a message: short, in one line, without control characters."""
-    text = _REPR.repr(value)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
-
-
-def told(error: BaseException, length: int = 300) -> str:
-    """What another library says of a stranger's file, in one line as well; its type if it says
-    nothing."""
-    text = "".join(letter if letter.isprintable() else " " for letter in str(error))
-    return " ".join(text.split())[:length] or type(error).__name__
-
 
 class GraphFaultError(Exception):
     """What is wrong, as the rest of a sentence that begins with the file."""
@@ -74,7 +58,7 @@ def check_tensor(tensor: Any) -> None:
     Raises:
         GraphFaultError: with its name.
     """
-    where = f"tensor {quoted(tensor.name)}"
+    where = f"tensor {short_repr(tensor.name)}"
     if tensor.data_type not in TYPES:
         raise GraphFaultError(f"has {where} of type {tensor.data_type}, expected numbers")
     dtype, typed = TYPES[tensor.data_type]
@@ -87,7 +71,7 @@ def check_tensor(tensor: Any) -> None:
     if stored not in ((raw, {typed: count}) if count else ({},)):
         found = ", ".join(f"{length} in {field}" for field, length in stored.items()) or "nothing"
         raise GraphFaultError(
-            f"has {where} of shape {quoted(list(tensor.dims))} that holds {found}, "
+            f"has {where} of shape {short_repr(list(tensor.dims))} that holds {found}, "
             f"expected {raw['raw_data']} in raw_data or {count} in {typed}"
         )
     if dtype.startswith("float") and _holds_nan(tensor, dtype):
@@ -114,19 +98,20 @@ def check_value(value: Any) -> None:
         dims = value.type.tensor_type.shape.dim
         # Sizes that only the run tells count as 1: the others must be possible by themselves.
         sizes = [dim.dim_value if dim.HasField("dim_value") else 1 for dim in dims]
-        _num_elements(f"tensor {quoted(value.name)}", sizes)
+        _num_elements(f"tensor {short_repr(value.name)}", sizes)
 
 
 def _num_elements(where: str, dims: Sequence[int]) -> int:
     if len(dims) > MAX_RANK or any(size < 0 for size in dims):
         raise GraphFaultError(
-            f"has {where} of shape {quoted(list(dims))}, expected up to {MAX_RANK} sizes from 0"
+            f"has {where} of shape {short_repr(list(dims))}, expected up to {MAX_RANK} sizes from 0"
         )
     count = math.prod(dims)
     # Without the zeros, as engines multiply in 64 bits before they come to them.
     if math.prod(size or 1 for size in dims) > MAX_ELEMENTS:
         raise GraphFaultError(
-            f"has {where} of shape {quoted(list(dims))}, expected at most {MAX_ELEMENTS} elements"
+            f"has {where} of shape {short_repr(list(dims))}, "
+            f"expected at most {MAX_ELEMENTS} elements"
         )
     return count
 

@@ -10,7 +10,7 @@ from ...errors import ArtifactError, WsssError
 from ..instances.maps import InstanceMaps
 from ..instances.settings import InstanceSettings
 from ..io.score_maps import ScoreMaps
-from ..refine.boundary_walk import STRIDE
+from ..refine.boundary_affinity import STRIDE
 from ..refine.pseudo_labels import WalkSettings
 from .open import Bundle
 

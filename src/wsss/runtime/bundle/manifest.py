@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from ...errors import ArtifactError
+from ...errors import ArtifactError, short_repr
 from ..backends.contract import TensorSpec
 from ..io.image_labels import BACKGROUND_NAMES
-from .graph_tensors import DTYPES, MAX_ELEMENTS, MAX_GRAPH_BYTES, OPSETS, quoted
+from .graph_tensors import DTYPES, MAX_ELEMENTS, MAX_GRAPH_BYTES, OPSETS
 from .inputs import Layout
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Bundle:
         if not self.has(name):
             there = ", ".join(graph for graph in self.graphs if self.has(graph))
             raise ArtifactError(
-                f"bundle {str(self.folder)!r} has no graph {quoted(name)}: it has {there}"
+                f"bundle {str(self.folder)!r} has no graph {short_repr(name)}: it has {there}"
             )
         return self.folder / self.graphs[name].file
 
@@ -293,18 +293,20 @@ _FILE: dict[str, Rule] = {
 def _checked(value: Any, rules: Mapping[str, Rule], where: str = "") -> dict[str, Any]:
     """An object with exactly the keys of the rules, each value as its rule wants it."""
     if not isinstance(value, dict):
-        raise ManifestError(f"has {quoted(value)} as `{where}`, expected an object")
+        raise ManifestError(f"has {short_repr(value)} as `{where}`, expected an object")
     prefix = f"{where}." if where else ""
     for key in value:
         if key not in rules:
             raise ManifestError(
-                f"has the unknown key {quoted(prefix + key)}, expected {', '.join(rules)}"
+                f"has the unknown key {short_repr(prefix + key)}, expected {', '.join(rules)}"
             )
     for key, (expected, fits) in rules.items():
         if key not in value:
             raise ManifestError(f"lacks `{prefix}{key}`, expected {expected}")
         if not fits(value[key]):
-            raise ManifestError(f"has {quoted(value[key])} as `{prefix}{key}`, expected {expected}")
+            raise ManifestError(
+                f"has {short_repr(value[key])} as `{prefix}{key}`, expected {expected}"
+            )
     return value
 
 
@@ -356,8 +358,8 @@ def _from_schema_1(content: Mapping[str, Any]) -> dict[str, Any]:
     graphs, settings = content.get("graphs"), content.get("settings")
     if not isinstance(graphs, dict) or not _are_graphs(graphs) or not isinstance(settings, dict):
         raise ManifestError(
-            f"has the graphs {quoted(graphs)} and the settings {quoted(settings)}, expected graphs "
-            "with plain names and an object"
+            f"has the graphs {short_repr(graphs)} and the settings {short_repr(settings)}, expected "
+            "graphs with plain names and an object"
         )
     modes = {"segmenter": {"graph": "segmenter", "settings": "segmenter", "crf": False}}
     if "walk" in settings:  # of methods with a walk, and of no other

@@ -15,9 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import ArtifactError
+from ...errors import ArtifactError, short_repr
 from .graph_check import check_graph_bytes
-from .graph_tensors import quoted
 from .manifest import SCHEMA, Bundle, EngineEntry, GraphEntry, ManifestError, bundle_of, files_of
 
 __all__ = [
@@ -198,7 +197,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         # Equal bytes leave no room for a second key of a name, or for a number beyond floats.
         whole = _canonical(content) == data and content.get("digest") == _digest(content)
     except (ValueError, RecursionError) as error:  # RecursionError: thousands of brackets
-        reason = quoted(str(error))
+        reason = short_repr(str(error))
         raise ArtifactError(f"{name!r} is damaged or no manifest ({reason}): {_REMEDY}") from None
     if not whole:
         raise ArtifactError(f"{name!r} was changed, its digest does not fit: {_REMEDY}")
@@ -215,4 +214,6 @@ def _refuse_schema(name: str, schema: object) -> None:
         return
     newer = type(schema) is int and schema > SCHEMA
     remedy = "made by a newer wsss, update this one" if newer else _REMEDY
-    raise ArtifactError(f"{name!r} has schema {quoted(schema)}, expected 1 to {SCHEMA}: {remedy}")
+    raise ArtifactError(
+        f"{name!r} has schema {short_repr(schema)}, expected 1 to {SCHEMA}: {remedy}"
+    )

@@ -26,16 +26,13 @@ def open_served(bundle: Bundle, graph: str, options: TritonOptions) -> TritonGra
         bundle.graph_path(graph)  # which says so
     model = options.model or graph
     # Versions are numbered by whoever fills the repository: only the digest tells which it is.
-    first = open_triton(
-        options.url, model, deadline_s=options.deadline_s, shared_memory="off", retries=3
-    )
+    first = open_triton(options.url, model, deadline_s=options.deadline_s, retries=3)
     first.close()
     return open_triton(
         options.url,
         model,
         version=_version_of(bundle, graph, first, options.url),
         deadline_s=options.deadline_s,
-        shared_memory=options.shared_memory,
         retries=_UNBOUNDED,
         patience_s=options.patience_s,
     )

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..refine.fast.compiled import compiled_exactly
+from ..refine.fast.walk_numba import compiled_exactly
 from .settings import ROUND_TRIP, Sizes
 
 Floats = NDArray[np.float32]

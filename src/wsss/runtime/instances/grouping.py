@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from ...errors import ShapeError
 from ..io.score_maps import ScoreMaps
-from ..refine.boundary_walk import boundary_affinities
+from ..refine.boundary_affinity import boundary_affinities
 from ..refine.geometry import Align
 from ..refine.pseudo_labels import WalkSettings, scores_on_grid, walk_planes
 from .clusters import cluster_cells

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..io.score_maps import ScoreMaps
-from ..refine.boundary_walk import STRIDE
+from ..refine.boundary_affinity import STRIDE
 from ..refine.geometry import grid_size
 from ..refine.grid_cells import cell_centres, cells_at
 from ..refine.pseudo_labels import WalkSettings, scores_on_grid

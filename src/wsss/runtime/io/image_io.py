@@ -29,8 +29,12 @@ import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from ...errors import DataError, ShapeError  # noqa: E402
-from .bad_files import BadImage  # noqa: E402
-from .files import atomic_write_bytes, open_regular, read_file  # noqa: E402
+from .files import (  # noqa: E402
+    BadImage,
+    atomic_write_bytes,
+    open_regular,
+    read_file,
+)
 from .palette import voc_palette  # noqa: E402
 
 # What is wrong with an image is said once, by our exception, not by the decoder on stderr.

@@ -16,9 +16,12 @@ from torch.autograd.function import once_differentiable
 
 from ...errors import ConfigError, DataError, ShapeError
 from .pairs import Borders, PairOffsets, is_empty
+from .pseudo_labels import WalkSettings
 
 Cell = tuple[int, int]  # (dy, dx) from the from-cell of a pair
 Cells = frozenset[Cell]
+STRIDE = 4
+"""Pixels per cell of the grid of boundaries, on every backbone."""
 SINGLE_CELL = -1
 """Plane of a part that is one cell: the boundary map itself."""
 
@@ -65,6 +68,23 @@ def affinity_from_boundary(
     for images in _micro_batches(openness):
         openness[images].pow_(beta)  # its last bit may depend on the length of the vector
     return _path_extremes(openness, pairs, borders, torch.minimum)
+
+
+def boundary_affinities(boundary: Tensor, settings: WalkSettings) -> tuple[Tensor, Tensor | None]:
+    """Compute what the walk takes from boundaries: affinities along paths, and damping before it.
+
+    Args:
+        boundary: (1, 1, h, w) floating in [0, 1]; computed in float32.
+        settings: beta, radius, borders and damping are used.
+
+    Returns:
+        (1, K, h, w), the exponent applied, and (1, 1, h, w), 1 minus the boundary, or None.
+    """
+    boundary = boundary.float()
+    affinity = affinity_from_boundary(
+        boundary, radius=settings.radius, beta=settings.beta, borders=settings.borders
+    )
+    return affinity, 1 - boundary if settings.damping else None
 
 
 def path_maxima(boundary: Tensor, *, radius: int, borders: Borders) -> Tensor:

@@ -14,8 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ...errors import ArtifactError
-from ...runtime.bundle.graph_tensors import quoted, told
+from ...errors import ArtifactError, one_line, short_repr
 from .backbone import SYMMETRIC, Backbone, Normalisation
 from .build import BACKBONES, build_backbone
 from .frozen_norm import FrozenBatchNorm2d
@@ -97,7 +96,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"weights '{path}' cannot be read: {told(error)}") from None
+        raise ArtifactError(f"weights '{path}' cannot be read: {one_line(error)}") from None
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
@@ -119,7 +118,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             "state dict, or give .safetensors"
         ) from None
     except Exception as error:  # Damaged pickles raise almost anything.
-        raise ArtifactError(f"weights '{path}' cannot be read: {told(error)}") from None
+        raise ArtifactError(f"weights '{path}' cannot be read: {one_line(error)}") from None
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -161,7 +160,9 @@ def _own_header(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
             "normalisation": dict(header["normalisation"]),
         }
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"checkpoint '{path}' has a damaged header: {quoted(error)}") from None
+        raise ArtifactError(
+            f"checkpoint '{path}' has a damaged header: {short_repr(error)}"
+        ) from None
 
 
 def _check_architecture(backbone: Backbone, metadata: Mapping[str, str], path: Path) -> None:

@@ -13,8 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ...errors import ArtifactError
-from ...runtime.bundle.graph_tensors import quoted, told
+from ...errors import ArtifactError, one_line, short_repr
 from ...runtime.io.files import atomic_write_bytes
 
 FORMAT_VERSION = 2
@@ -41,7 +40,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"checkpoint '{path}' cannot be read: {told(error)}") from None
+        raise ArtifactError(f"checkpoint '{path}' cannot be read: {one_line(error)}") from None
     try:
         header = dict(json.loads(metadata["wsss"]))
     except (KeyError, TypeError, ValueError, RecursionError):
@@ -50,12 +49,14 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from None
     if header.get("format_version") not in _READ:
         raise ArtifactError(
-            f"checkpoint '{path}' has format version {quoted(header.get('format_version'))}, this "
-            f"program reads {_READ[0]} to {FORMAT_VERSION}: use the wsss that wrote it"
+            f"checkpoint '{path}' has format version {short_repr(header.get('format_version'))}, "
+            f"this program reads {_READ[0]} to {FORMAT_VERSION}: use the wsss that wrote it"
         )
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ArtifactError(f"checkpoint '{path}': tensor {quoted(name)} holds NaN or infinity")
+            raise ArtifactError(
+                f"checkpoint '{path}': tensor {short_repr(name)} holds NaN or infinity"
+            )
     return tensors, header
 
 
@@ -68,14 +69,14 @@ def load_into(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> Non
     expected = network.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors:
-            raise ArtifactError(f"checkpoint '{path}' lacks tensor {quoted(name)}")
+            raise ArtifactError(f"checkpoint '{path}' lacks tensor {short_repr(name)}")
         if name not in expected:
             raise ArtifactError(
-                f"checkpoint '{path}' has tensor {quoted(name)}, which no layer takes"
+                f"checkpoint '{path}' has tensor {short_repr(name)}, which no layer takes"
             )
         if expected[name].shape != tensors[name].shape:
             raise ArtifactError(
-                f"checkpoint '{path}': tensor {quoted(name)} is {tuple(tensors[name].shape)}, "
+                f"checkpoint '{path}': tensor {short_repr(name)} is {tuple(tensors[name].shape)}, "
                 f"expected {tuple(expected[name].shape)}"
             )
     network.load_state_dict(tensors)

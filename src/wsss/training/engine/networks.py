@@ -9,8 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ...errors import ArtifactError
-from ...runtime.bundle.graph_tensors import quoted, told
+from ...errors import ArtifactError, one_line, short_repr
 from ...version import __version__
 from ..backbones.backbone import Backbone, Normalisation
 from ..backbones.build import build_backbone
@@ -188,7 +187,9 @@ def open_network(
     try:
         network = spec.build()
     except (TypeError, ValueError, RuntimeError) as error:  # arguments that the class refuses
-        raise ArtifactError(f"checkpoint '{path}' has a damaged header: {told(error)}") from None
+        raise ArtifactError(
+            f"checkpoint '{path}' has a damaged header: {one_line(error)}"
+        ) from None
     load_into(network, tensors, path)
     network.backbone.normalisation = normalisation
     assert isinstance(network, kind)
@@ -208,7 +209,9 @@ def _read_header(
             raise TypeError("classes are no texts")
         normalisation = Normalisation.from_dict(header["normalisation"])
     except (KeyError, TypeError) as error:
-        raise ArtifactError(f"checkpoint '{path}' has a damaged header: {told(error)}") from None
+        raise ArtifactError(
+            f"checkpoint '{path}' has a damaged header: {one_line(error)}"
+        ) from None
     except _UnknownClassError as error:
         raise ArtifactError(f"checkpoint '{path}' {error}") from None
     if spec.arguments.get("num_classes", len(classes)) != len(classes) or len(classes) > 254:
@@ -224,12 +227,12 @@ def _read_spec(values: Mapping[str, Any], version: str) -> NetworkSpec:
     """A spec from the header of a checkpoint; its values are a stranger's."""
     name, arguments = values["class"], values["arguments"]
     if not isinstance(arguments, dict):
-        raise TypeError(f"arguments are {quoted(arguments)}")
+        raise TypeError(f"arguments are {short_repr(arguments)}")
     kind = next((each for each in _subclasses(Network) if each.__name__ == name), None)
     if kind is None:
         raise _UnknownClassError(
-            f"holds a network of class {quoted(name)}, written by wsss {quoted(version)}, which "
-            f"this wsss {__version__} does not have: use the version that wrote it"
+            f"holds a network of class {short_repr(name)}, written by wsss {short_repr(version)}, "
+            f"which this wsss {__version__} does not have: use the version that wrote it"
         )
     known = list(inspect.signature(kind).parameters)[1:]
     for key, value in arguments.items():
@@ -237,7 +240,7 @@ def _read_spec(values: Mapping[str, Any], version: str) -> NetworkSpec:
             type(value) is int and 0 <= value <= MAX_ARGUMENT
         )
         if key not in known or not is_plain:
-            raise TypeError(f"argument {quoted(key)} is {quoted(value)}")
+            raise TypeError(f"argument {short_repr(key)} is {short_repr(value)}")
     return _checked(NetworkSpec(kind, values["backbone"], values["output_stride"], arguments))
 
 
@@ -247,17 +250,19 @@ def _read_old(values: Mapping[str, Any]) -> NetworkSpec:
     texts, count = (old_kind, values["head"], align), values["num_classes"]
     are_plain = all(isinstance(text, str) and text.isprintable() for text in texts)
     if not are_plain or type(count) is not int or count < 0:
-        raise TypeError(f"architecture is {quoted(list(values.values()))}")
+        raise TypeError(f"architecture is {short_repr(list(values.values()))}")
     kind = next((each for each in _subclasses(Network) if each.old_kind == old_kind), None)
     if not old_kind or kind is None:
-        raise TypeError(f"unknown kind of network {quoted(old_kind)}")
+        raise TypeError(f"unknown kind of network {short_repr(old_kind)}")
     arguments = kind.old_arguments(values)
     return _checked(NetworkSpec(kind, values["backbone"], values["output_stride"], arguments))
 
 
 def _checked(spec: NetworkSpec) -> NetworkSpec:
     if not isinstance(spec.backbone, str) or type(spec.output_stride) is not int:
-        raise TypeError(f"backbone is {quoted(spec.backbone)}, {quoted(spec.output_stride)}")
+        raise TypeError(
+            f"backbone is {short_repr(spec.backbone)}, {short_repr(spec.output_stride)}"
+        )
     return spec
 
 

@@ -26,7 +26,7 @@ from ...runtime.predictor import (
     PredictorSpec,
     unknown_mode,
 )
-from ...runtime.refine.boundary_walk import boundary_affinities
+from ...runtime.refine.boundary_affinity import boundary_affinities
 from ...runtime.refine.cam import normalise_cam
 from ...runtime.refine.pseudo_labels import (
     WalkSettings,

@@ -1,26 +1,23 @@
 """A model on a Triton Inference Server behind the contract of `contract.py`.
 
-Connections over HTTP or gRPC, with system shared memory where the server is on this host. Requests
-are repeated while the server is overloaded or away, and only then; what comes back is always what
-one and the same model computed.
+Connections over HTTP or gRPC. Requests are repeated while the server is overloaded or away, and
+only then; what comes back is always what one and the same model computed.
 """
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
 from ....errors import ConfigError, DeadlineError, ServerError, WsssError
-from ..contract import Array, GraphDescription, check_inputs
-from ..triton_memory import is_possible
+from ..contract import Array, GraphDescription, check_inputs, closed
 from .errors import failure, other_model, unknown_model
-from .exchange import Exchange
 from .faults import Fault, FaultKind
-from .gate import Gate
-from .messages import Transport
+from .messages import SentInput, Transport
 from .model import ServedModel, read_model
-from .options import ServerUrl, SharedMemory, check_seconds, check_shared_memory, parse_url
+from .options import ServerUrl, check_seconds, parse_url
 from .retry import RETRIED, GaveUp, Retrier, RetryPolicy
 from .transport import connect
 
@@ -46,7 +43,6 @@ def open_triton(
     *,
     version: str | None = None,
     deadline_s: float = 60.0,
-    shared_memory: SharedMemory = "auto",
     retries: int = 20,
     patience_s: float = 60.0,
 ) -> "TritonGraph":
@@ -57,8 +53,6 @@ def open_triton(
         model: its name on the server.
         version: a number; None leaves it to the server, which usually takes the newest.
         deadline_s: seconds for one request, kept here and told to the server.
-        shared_memory: auto takes it with a server on this host that allows it; on makes its
-            absence an error; off sends bytes.
         retries: further tries of a request while the server is overloaded or away.
         patience_s: seconds that these may take together, the time of a last try not counted.
 
@@ -70,17 +64,12 @@ def open_triton(
     """
     place = parse_url(url)
     check_seconds("deadline_s", deadline_s)
-    check_shared_memory(shared_memory)
     if version is not None and not (version.isascii() and version.isdigit()):
         raise ConfigError(f"version '{version}' of model '{model}' is no number")
     policy = RetryPolicy(retries=retries, total_s=patience_s)
-    if shared_memory == "on" and not is_possible():
-        raise ConfigError("shared memory is on, and this system has no /dev/shm: turn it off")
-    if shared_memory == "auto" and not (place.is_loopback and is_possible()):
-        shared_memory = "off"
     transport = connect(place)
     try:
-        return TritonGraph(transport, place, model, version, deadline_s, policy, shared_memory)
+        return TritonGraph(transport, place, model, version, deadline_s, policy)
     except BaseException:
         transport.close()
         raise
@@ -101,28 +90,18 @@ class TritonGraph:
         version: str | None,
         deadline_s: float,
         policy: RetryPolicy,
-        shared_memory: SharedMemory,
     ) -> None:
         self._transport, self._url, self._model = transport, url, model
         self._version, self._deadline_s = version or "", deadline_s
-        self._gate = Gate()
+        self._gate = _Gate()
         self._retrier = Retrier(policy, self._gate.is_closed)
         self.served = self._first_look(policy)
-        self._exchange = Exchange(transport, url, self.served, self._version, deadline_s)
         # Whether the model must be looked at again before its answers can be trusted.
         self._check_lock = threading.Lock()
         self._is_suspect = False
         self._seen_at = self._checked_at = time.monotonic()
         self._seen_version = ""
         self._num_late = 0
-        if shared_memory != "off":
-            try:
-                self._exchange.use_memory(shared_memory)
-            except BaseException as error:
-                self._exchange.close()
-                if isinstance(error, Fault):
-                    raise failure(GaveUp(error, 1, 0.0), url, model, deadline_s) from error
-                raise
 
     def describe(self) -> GraphDescription:
         """Inputs, outputs and what computes them on the server.
@@ -135,7 +114,7 @@ class TritonGraph:
     def run(
         self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None
     ) -> dict[str, Array]:
-        """Compute outputs, as `OpenGraph.run` says; those that came as bytes are read-only.
+        """Compute outputs, as `OpenGraph.run` says; they are read-only.
 
         Raises:
             ShapeError, DataError: the inputs do not fit, or the model fails on them.
@@ -177,18 +156,17 @@ class TritonGraph:
         return found["inference_count"], found["execution_count"]
 
     def close(self) -> None:
-        """Wait for requests under way, 10 s at most, remove shared memory and drop the connections.
+        """Wait for requests under way, 10 s at most, and drop the connections.
 
         No pause between tries is waited for. Requests that are still under way fail.
         """
         self._gate.close(_CLOSE_S)
-        self._exchange.close()
         self._transport.close()
 
     def _attempt(self, arrays: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         self._check_model()
         try:
-            found, version = self._exchange.send(arrays, outputs)
+            found, version = self._send(arrays, outputs)
         except Fault as fault:
             if fault.kind in (FaultKind.AWAY, FaultKind.LOST, FaultKind.UNKNOWN):
                 self._is_suspect = True
@@ -203,6 +181,17 @@ class TritonGraph:
             self._seen_version = version
         self._seen_at = time.monotonic()
         return found
+
+    def _send(
+        self, arrays: Mapping[str, Array], outputs: Sequence[str]
+    ) -> tuple[dict[str, Array], str]:
+        """Outputs, and the version of the model that computed them."""
+        datatypes = self.served.datatypes
+        sent = [SentInput(name, datatypes[name], array) for name, array in arrays.items()]
+        answer = self._transport.infer(
+            self.served.name, self._version, sent, outputs, self._deadline_s
+        )
+        return answer.arrays, answer.version
 
     def _first_look(self, policy: RetryPolicy) -> ServedModel:
         total = min(policy.total_s, _OPEN_TOTAL_S)
@@ -262,3 +251,47 @@ class TritonGraph:
                     f"{self._num_late} times in a row: see what holds it up"
                 )
         return error
+
+
+class _Gate:
+    """Let requests pass until somebody closes it and waits for those under way.
+
+    It may be used from several threads.
+
+    Attributes:
+        is_closed: set as soon as somebody closes it; ends the pauses between tries.
+    """
+
+    def __init__(self) -> None:
+        self.is_closed = threading.Event()
+        self._changed = threading.Condition()
+        self._num_inside = 0
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """Around one request.
+
+        Raises:
+            RuntimeError: it is closed, or was closed before the request failed.
+        """
+        with self._changed:
+            if self.is_closed.is_set():
+                raise closed()
+            self._num_inside += 1
+        try:
+            yield
+        except Exception as error:
+            # A client that is cut off, or memory that is gone, says anything.
+            if self.is_closed.is_set():
+                raise closed() from error
+            raise
+        finally:
+            with self._changed:
+                self._num_inside -= 1
+                self._changed.notify_all()
+
+    def close(self, seconds: float) -> bool:
+        """Let nobody in, and wait for those inside; whether all of them have left in time."""
+        with self._changed:
+            self.is_closed.set()
+            return self._changed.wait_for(lambda: self._num_inside == 0, seconds)

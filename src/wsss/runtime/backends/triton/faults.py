@@ -8,7 +8,7 @@ from enum import Enum
 from http.client import HTTPException, IncompleteRead
 from typing import Any
 
-from ..contract import one_line
+from ....errors import one_line
 
 
 class FaultKind(Enum):
@@ -19,19 +19,10 @@ class FaultKind(Enum):
     BUSY = "refused by a full queue or by a server that starts or stops"
     LATE = "the deadline has passed"
     UNKNOWN = "no such model or version"
-    NO_REGION = "the server does not know the shared memory, as after its restart"
-    IN_USE = "shared memory that a request still uses"
-    SMALL_REGION = "an output is larger than its place in shared memory"
     INVALID = "a request that the model cannot take"
     FAILED = "the model failed on this input"
     FOREIGN = "whatever answers is no Triton server of this protocol"
     CANCELLED = "given up by this side"
-
-
-SETTLED = frozenset(FaultKind) - {
-    *(FaultKind.LOST, FaultKind.LATE, FaultKind.CANCELLED, FaultKind.IN_USE)
-}
-"""Kinds after which the server certainly does not touch the request's memory any more."""
 
 
 class Fault(Exception):
@@ -67,9 +58,6 @@ _BY_STATUS = {
 }
 # Triton gives one status to things that need different help: only its texts tell them apart.
 _BY_TEXT = (
-    ("shared memory region", (FaultKind.UNKNOWN,), FaultKind.NO_REGION),
-    ("shared memory size specified", (FaultKind.FAILED,), FaultKind.SMALL_REGION),
-    ("currently in use", (FaultKind.FAILED,), FaultKind.IN_USE),
     # In the queue of the server, which keeps the request's `timeout`.
     ("timeout expired", (FaultKind.BUSY, FaultKind.LOST), FaultKind.LATE),
     # The process of a Python model died; Triton says INTERNAL.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPMessage, HTTPResponse
 from typing import Any
 
-from ..contract import one_line
+from ....errors import one_line
 from .faults import Fault, FaultKind
 from .options import ServerUrl
 

@@ -8,30 +8,12 @@ from ..contract import Array
 
 
 @dataclass(frozen=True)
-class Place:
-    """Bytes in a registered region of shared memory."""
-
-    region: str
-    offset: int
-    num_bytes: int
-
-
-@dataclass(frozen=True)
 class SentInput:
-    """An input of a request; with a place its bytes are there and only the shape is sent."""
+    """An input of a request."""
 
     name: str
     datatype: str
     array: Array
-    place: Place | None = None
-
-
-@dataclass(frozen=True)
-class WantedOutput:
-    """An output of a request; with a place the server writes it there."""
-
-    name: str
-    place: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -39,13 +21,11 @@ class Answer:
     """What came back.
 
     Attributes:
-        arrays: outputs that were sent; read-only, they share the memory of the message.
-        shapes: of all outputs.
-        version: of the model that computed them.
+        arrays: the outputs; read-only, because they share the memory of the message.
+        version: version of the model that computed them.
     """
 
     arrays: dict[str, Array]
-    shapes: dict[str, tuple[int, ...]]
     version: str
 
 
@@ -69,16 +49,10 @@ class Transport(Protocol):
         model: str,
         version: str,
         inputs: Sequence[SentInput],
-        outputs: Sequence[WantedOutput],
+        outputs: Sequence[str],
         deadline_s: float,
     ) -> Answer:
         """Run a model."""
-
-    def register(self, name: str, key: str, num_bytes: int, deadline_s: float) -> None:
-        """Let the server map the shared memory `key` under a name."""
-
-    def unregister(self, name: str, deadline_s: float) -> None:
-        """Let the server forget it."""
 
     def close(self) -> None:
         """Drop all connections; requests under way fail."""

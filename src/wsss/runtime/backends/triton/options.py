@@ -1,15 +1,12 @@
 """Where a Triton server is and how it is asked; checked before anything is sent."""
 
-import ipaddress
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from ....errors import ConfigError
 
-SharedMemory = Literal["auto", "on", "off"]
-"""auto: where the server is on this host and takes it."""
 MAX_IN_FLIGHT = 1024
 
 _SCHEMES = ("http", "https", "grpc", "grpcs")
@@ -39,16 +36,6 @@ class ServerUrl:
         """host:port, as clients take it."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether the server is on this host for certain, as far as the name tells."""
-        if self.host.lower() == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
 
     def __str__(self) -> str:
         return f"{self.protocol}{'s' if self.is_encrypted else ''}://{self.address}"
@@ -92,7 +79,6 @@ class TritonOptions:
     """Seconds for one request."""
     patience_s: float = 120.0
     """Seconds that one outage or overload of the server may last."""
-    shared_memory: SharedMemory = "auto"
 
     def __post_init__(self) -> None:
         parse_url(self.url)
@@ -106,7 +92,6 @@ class TritonOptions:
         check_seconds("deadline", self.deadline_s)
         if not 0 <= self.patience_s < math.inf:
             raise ConfigError(f"`patience` is {self.patience_s:g} s, must be 0 or more")
-        check_shared_memory(self.shared_memory)
 
 
 def check_seconds(name: str, seconds: float) -> None:
@@ -117,14 +102,3 @@ def check_seconds(name: str, seconds: float) -> None:
     """
     if not 0.001 <= seconds <= 86_400:  # NaN is refused, too
         raise ConfigError(f"`{name}` is {seconds:g} s, expected 0.001 to 86400")
-
-
-def check_shared_memory(value: str) -> None:
-    """Refuse an unknown way.
-
-    Raises:
-        ConfigError: it is none of auto, on, off.
-    """
-    if value not in get_args(SharedMemory):
-        choices = ", ".join(get_args(SharedMemory))
-        raise ConfigError(f"unknown `shared_memory` '{value}': choose one of {choices}")

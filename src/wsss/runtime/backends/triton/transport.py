@@ -9,16 +9,15 @@ from urllib.parse import quote
 
 import numpy as np
 
-from ....errors import MissingDependencyError
-from ..contract import Array, one_line
+from ....errors import MissingDependencyError, one_line
+from ..contract import Array
 from .faults import Fault, FaultKind, answered_fault, fault_of
 from .http import HttpAnswer, HttpClient
-from .messages import Answer, SentInput, Transport, WantedOutput
+from .messages import Answer, SentInput, Transport
 from .options import ServerUrl
 
 _HEADER_BYTES = "Inference-Header-Content-Length"
 """Header of HTTP: the bytes of JSON that stand in front of the tensors."""
-_REGIONS = "v2/systemsharedmemory"
 _LARGEST_MESSAGE = 2**31 - 1
 """Bytes of a gRPC message, the most that protobuf can do; gRPC's default is 4 MiB."""
 _GRPC = (
@@ -55,43 +54,31 @@ class _Common:
         self._module: Any = module
 
     def _request(
-        self, inputs: Sequence[SentInput], outputs: Sequence[WantedOutput]
+        self, inputs: Sequence[SentInput], outputs: Sequence[str]
     ) -> tuple[list[Any], list[Any]]:
         sent = []
         for given in inputs:
             tensor = self._module.InferInput(given.name, list(given.array.shape), given.datatype)
-            if given.place is None:
-                tensor.set_data_from_numpy(given.array)
-            else:
-                place = given.place
-                tensor.set_shared_memory(place.region, place.num_bytes, place.offset)
+            tensor.set_data_from_numpy(given.array)
             sent.append(tensor)
-        wanted = []
-        for output in outputs:
-            tensor = self._module.InferRequestedOutput(output.name)
-            if output.place is not None:
-                place = output.place
-                tensor.set_shared_memory(place.region, place.num_bytes, place.offset)
-            wanted.append(tensor)
-        return sent, wanted
+        return sent, [self._module.InferRequestedOutput(name) for name in outputs]
 
     def _answer(
         self,
         result: Any,
         response: dict[str, Any],
-        outputs: Sequence[WantedOutput],
+        outputs: Sequence[str],
     ) -> Answer:
         shapes = {
             tensor["name"]: tuple(int(size) for size in tensor["shape"])
             for tensor in response["outputs"]
         }
         arrays = {}
-        for output in outputs:
-            if output.name not in shapes:
-                raise Fault(FaultKind.FAILED, f"the answer lacks output '{output.name}'")
-            if output.place is None:
-                arrays[output.name] = _array(result, output.name, shapes[output.name])
-        return Answer(arrays, shapes, str(response.get("model_version", "")))
+        for name in outputs:
+            if name not in shapes:
+                raise Fault(FaultKind.FAILED, f"the answer lacks output '{name}'")
+            arrays[name] = _array(result, name, shapes[name])
+        return Answer(arrays, str(response.get("model_version", "")))
 
 
 class _Http(_Common):
@@ -122,7 +109,7 @@ class _Http(_Common):
         model: str,
         version: str,
         inputs: Sequence[SentInput],
-        outputs: Sequence[WantedOutput],
+        outputs: Sequence[str],
         deadline_s: float,
     ) -> Answer:
         client = self._module.InferenceServerClient
@@ -138,13 +125,6 @@ class _Http(_Common):
                 answer.body, header_length=None if length is None else int(length)
             )
             return self._answer(result, result.get_response(), outputs)
-
-    def register(self, name: str, key: str, num_bytes: int, deadline_s: float) -> None:
-        body = json.dumps({"key": key, "offset": 0, "byte_size": num_bytes}).encode()
-        self._send("POST", f"{_REGIONS}/region/{name}/register", deadline_s, body)
-
-    def unregister(self, name: str, deadline_s: float) -> None:
-        self._send("POST", f"{_REGIONS}/region/{name}/unregister", deadline_s)
 
     def close(self) -> None:
         self._client.close()
@@ -214,7 +194,7 @@ class _Grpc(_Common):
         model: str,
         version: str,
         inputs: Sequence[SentInput],
-        outputs: Sequence[WantedOutput],
+        outputs: Sequence[str],
         deadline_s: float,
     ) -> Answer:
         sent, wanted = self._request(inputs, outputs)
@@ -234,16 +214,6 @@ class _Grpc(_Common):
                 "outputs": [{"name": t.name, "shape": list(t.shape)} for t in found.outputs],
             }
             return self._answer(result, response, outputs)
-
-    def register(self, name: str, key: str, num_bytes: int, deadline_s: float) -> None:
-        with _faults():
-            self._client.register_system_shared_memory(
-                name, key, num_bytes, client_timeout=deadline_s
-            )
-
-    def unregister(self, name: str, deadline_s: float) -> None:
-        with _faults():
-            self._client.unregister_system_shared_memory(name, client_timeout=deadline_s)
 
     def close(self) -> None:
         self._client.close()

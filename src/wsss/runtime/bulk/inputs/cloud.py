@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator, Set
 from typing import Any, BinaryIO, cast
 
-from ....errors import DataError, MissingDependencyError
-from ...io.bad_files import BadFile
+from ....errors import DataError, MissingDependencyError, one_line
+from ...io.files import BadFile
 from .folder_scan import Entry, has_suffix
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -39,9 +39,9 @@ class Store:
             # Without its cache, which would keep every folder's listing.
             self._files, self.path = url_to_fs(url, use_listings_cache=False)
         except ImportError as error:
-            raise MissingDependencyError(f"{url!r} needs a package: {_line(error)}") from error
+            raise MissingDependencyError(f"{url!r} needs a package: {one_line(error)}") from error
         except Exception as error:
-            raise DataError(f"cannot open {url!r}: {_line(error)}") from error
+            raise DataError(f"cannot open {url!r}: {one_line(error)}") from error
 
     @property
     def is_web(self) -> bool:
@@ -132,7 +132,7 @@ class StoreFolders:
             details = self._files.ls(folder, detail=True)
         except Exception as error:
             url = self._files.unstrip_protocol(folder)
-            raise DataError(f"cannot read folder {url!r}: {_line(error)}") from error
+            raise DataError(f"cannot read folder {url!r}: {one_line(error)}") from error
         here = folder.rstrip("/")
         entries = []
         for detail in details:
@@ -165,14 +165,10 @@ def _read_error(url: str, error: Exception) -> BadFile:
         code = "missing"
     elif isinstance(error, IsADirectoryError):
         code = "not-a-file"
-    return BadFile(code, f"cannot read {url!r}: {_line(error)}")
+    return BadFile(code, f"cannot read {url!r}: {one_line(error)}")
 
 
 def _is_failure(cause: BaseException | None) -> bool:
     """Whether a file only counts as absent because its server did not answer properly."""
     no_answer = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
     return no_answer or getattr(cause, "status", 404) not in (404, 410)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

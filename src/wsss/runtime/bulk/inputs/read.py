@@ -6,8 +6,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ...io.bad_files import BadFile, BadImage
-from ...io.files import open_regular, read_error
+from ...io.files import BadFile, BadImage, open_regular, read_error
 from ...io.image_io import DEFAULT_MAX_PIXELS, byte_limit, decode_image, header_size
 from .cloud import Store, is_url
 from .images import ImageRef

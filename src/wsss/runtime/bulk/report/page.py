@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...io.bad_files import CODES
+from ...io.files import CODES
 from ...io.palette import IGNORE_INDEX
 from ...report.charts import Chart, Curve, draw_shares
 from ...report.document import (

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from ....errors import DataError, WsssError
 from ...instances.files import CLASSES, OBJECTS, decode_ids
-from ...io.bad_files import CODES, BadFile
-from ...io.files import read_file
+from ...io.files import CODES, BadFile, read_file
 from ...io.image_io import DEFAULT_MAX_PIXELS, byte_limit, decode_label_map
 from ...report.document import Encoded, encoded
 from ...report.pictures import Picture, draw_labels, shrink, shrink_labels

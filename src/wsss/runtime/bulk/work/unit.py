@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....errors import DataError, DeadlineError, ShapeError
-from ...io.bad_files import BadImage
-from ...io.files import write_error
+from ...io.files import BadImage, write_error
 from ...io.palette import IGNORE_INDEX, voc_palette
 from ...io.staging import Staging
 from ...predictor import Prediction

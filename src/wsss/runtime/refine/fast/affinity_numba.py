@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..pairs import Borders, PairOffsets
-from .compiled import compiled_sum
+from .walk_numba import compiled_sum
 
 _ROWS = 8
 """Rows a task: their features and those of their partners stay in the L2 cache."""

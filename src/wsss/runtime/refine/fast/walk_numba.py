@@ -4,20 +4,48 @@ Same flat layout as `flat.py`, with zeros in front and behind instead of shorten
 the inner loops need no bounds. Images, and where there are few of them their maps, go to threads.
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
+from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..pairs import PairOffsets
-from .compiled import compiled
 
 Floats = NDArray[np.float32]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _BLOCK = 4096
 """Cells whose sums stay in the L1 cache while all pairs are added to them."""
+
+
+def compiled(function: Function) -> Function:
+    """Compile once per machine (kept beside the file or in NUMBA_CACHE_DIR), run without the GIL.
+
+    Fused multiply-add is allowed, reordering is not: results depend on no block and no thread.
+
+    Raises:
+        RuntimeError: what is compiled can be kept nowhere.
+    """
+    compile_it: Any = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+    return cast(Function, compile_it(function))
+
+
+def compiled_exactly(function: Function) -> Function:
+    """`compiled` without fused multiply-add: the bits of torch's separate operations."""
+    compile_it: Any = njit(nogil=True, cache=True, error_model="numpy")
+    return cast(Function, compile_it(function))
+
+
+def compiled_sum(function: Function) -> Function:
+    """`compiled`, where a sum may be split into vector lanes; still the same for every call."""
+    options = {"contract", "reassoc", "nsz"}
+    compile_it: Any = njit(nogil=True, cache=True, error_model="numpy", fastmath=options)
+    return cast(Function, compile_it(function))
 
 
 class NativeWalk:

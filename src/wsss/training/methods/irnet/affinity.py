@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ....runtime.refine.boundary_walk import STRIDE, boundary_affinities
+from ....runtime.refine.boundary_affinity import STRIDE, boundary_affinities
 from ....runtime.refine.pseudo_labels import WalkSettings
 from ..contract import Affinities, AffinitySource
 from .network import IRNet, image_boundary, image_maps
