@@ -25,8 +25,8 @@ class BackboneSection(Section):
         if self.from_scratch and not BACKBONES[self.name].from_scratch:
             able = " or ".join(f"`{name}`" for name, kind in BACKBONES.items() if kind.from_scratch)
             raise ValueError(
-                f"`from_scratch` is true, but `{self.name}` needs pretrained weights: give "
-                f"--weights, or take the backbone {able}"
+                f"`from_scratch` is true, but `{self.name}` keeps layers of its ImageNet weights "
+                f"frozen: give --weights, or take the backbone {able}"
             )
         return self
 
