@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from wsss.training.methods import METHODS, open_method
+from wsss.training.recipe.base import OneOf
 from wsss.training.recipe.recipe import Recipe
 from wsss.training.recipes import load_recipe, shipped_recipes
 
@@ -116,11 +117,14 @@ def _default(field: FieldInfo) -> str:
 
 
 def _range(field: FieldInfo) -> str:
-    schema = str(field.annotation).replace("typing.", "").replace("|", "or")
-    choices = getattr(field.annotation, "__args__", ())
-    if "Literal" in schema:
-        names = [json.dumps(choice) for choice in choices if isinstance(choice, str | int)]
-        return ", ".join(names) or "a backbone stride"
+    kinds = getattr(field.annotation, "__args__", ())
+    choices = [kind for kind in kinds if isinstance(kind, str | int)]  # of a Literal
+    inner = [item for kind in kinds for item in getattr(kind, "__metadata__", ())]
+    for item in (*field.metadata, *inner):
+        if isinstance(getattr(item, "func", None), OneOf):
+            choices += item.func.choices()
+    if choices:
+        return ", ".join(map(json.dumps, choices))
     limits = [
         f"{sign} {bound:g}"
         for item in field.metadata

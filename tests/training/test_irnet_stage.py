@@ -167,7 +167,7 @@ def naive_mean(network: IRNet, images: list[NDArray[np.uint8]], side: int) -> Te
         square = torch.zeros(1, 3, rows, columns)
         square[..., :height, :width] = pixels
         # As while training: nothing is taken off.
-        found = network.train()(square)["displacement"].detach().double()
+        found = maps_of(network.train(), square)["displacement"].detach().double()
         total += found.sum((0, 2, 3))
         cells += found.shape[2] * found.shape[3]
     return total / cells

@@ -12,10 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from ..errors import ConfigError, fault_text
+from .backbones.build import BACKBONES, output_strides
 from .methods import METHODS, open_method
+from .recipe.base import either
 from .recipe.recipe import Recipe, value_at
+from .recipe.sections import BackboneSection
+
+DEFAULT_STRIDE: int = BackboneSection.model_fields["output_stride"].default
 
 
 def shipped_recipes() -> list[str]:
@@ -58,7 +64,7 @@ def parse_recipe(values: dict[str, Any], label: str) -> Recipe:
         methods = " or ".join(repr(name) for name in METHODS)
         raise ConfigError(f"recipe '{label}': method is {found}, must be {methods}")
     kind = open_method(method).recipe
-    faults = [*_crop_faults(values, kind), *kind.faults(values)]
+    faults = [*_stride_faults(values), *_crop_faults(values, kind), *kind.faults(values)]
     try:
         recipe = kind.model_validate(values)
     except ValidationError as error:
@@ -107,24 +113,59 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     table[parts[-1]] = value
 
 
+def _stride_faults(values: dict[str, Any]) -> Iterable[str]:
+    """Strides that other backbones have, but not the recipe's own.
+
+    On the unchecked values, as `_crop_faults`.
+    """
+    name = value_at(values, "backbone", "name")
+    if not isinstance(name, str) or name not in BACKBONES:
+        return
+    own = BACKBONES[name].output_strides
+    for section in values:
+        stride = value_at(values, section, "output_stride")
+        if section == "backbone" and stride is None:
+            stride = DEFAULT_STRIDE
+        if stride in output_strides() and stride not in own:
+            yield (
+                f"{section}.output_stride is {stride}, must be {either(sorted(own))} for backbone "
+                f"`{name}`"
+            )
+
+
 def _crop_faults(values: dict[str, Any], kind: type[Recipe]) -> Iterable[str]:
-    """Crops whose corner cells would not lie on corner pixels.
+    """Crops whose corner cells, of maps or of labels, would not be at corner pixels.
 
     On the unchecked values, because a validator of the whole recipe is not asked while any other
     value is at fault; sections that the method does not have are told as such, elsewhere.
     """
     if value_at(values, "cam", "align") != "corners":
         return
-    shared = value_at(values, "backbone", "output_stride") or 8
+    shared = value_at(values, "backbone", "output_stride") or DEFAULT_STRIDE
     sections = [name for name in values if name in kind.model_fields]
     for name in (name for name in sections if value_at(values, name, "train") is not None):
         stride = (name != "cam" and value_at(values, name, "output_stride")) or shared
         size = value_at(values, name, "train", "augmentation", "crop_size") or 448
-        if isinstance(size, int) and stride in (8, 16, 32) and (size - 1) % stride:
+        if isinstance(size, int) and stride in output_strides() and (size - 1) % stride:
             yield (
                 f"{name}.train.augmentation.crop_size is {size}, must be k * {stride} + 1 under "
                 f"cam.align = 'corners', for example {round((size - 1) / stride) * stride + 1}"
             )
+            continue
+        cells = value_at(values, name, "label_stride")
+        if cells is None and "label_stride" in _fields(kind, name):
+            cells = _fields(kind, name)["label_stride"].default
+        if type(size) is int and type(cells) is int and 1 <= cells <= 32 and (size - 1) % cells:
+            yield (
+                f"{name}.label_stride is {cells}, must divide {size - 1} under cam.align = "
+                f"'corners', one less than {name}.train.augmentation.crop_size"
+            )
+
+
+def _fields(kind: type[Recipe], section: str) -> dict[str, FieldInfo]:
+    inner: Any = kind.model_fields[section].annotation
+    fields: dict[str, FieldInfo] = inner.model_fields
+    return fields
 
 
 def _describe_faults(error: ValidationError, kind: type[Recipe]) -> Iterable[str]:

@@ -105,7 +105,7 @@ def test_an_image_looks_at_itself_only_where_that_is_wanted(monkeypatch):
         (False, 3, True, 2),
     ):
         looks.clear()
-        network(self_affinity=self_affinity).train(training)(x, group_size)
+        network(self_affinity=self_affinity).train(training)(x, group_size=group_size)
         assert len(looks) == expected
 
 

@@ -24,7 +24,7 @@ from torch import nn
 from wsss.errors import ArtifactError
 from wsss.runtime.io.image_io import read_image
 from wsss.training.backbones.backbone import CAFFE_BGR, CAFFE_RGB, IMAGENET, SYMMETRIC
-from wsss.training.backbones.build import build_backbone
+from wsss.training.backbones.build import BACKBONES, build_backbone
 from wsss.training.backbones.foreign_weights import load_backbone_weights
 from wsss.training.backbones.weight_names import translate
 from wsss.training.engine.checkpoint import save_checkpoint
@@ -78,7 +78,7 @@ def test_resnet38_and_thinned_vgg16_under_our_own_names():
             state = build_backbone(name).state_dict()
         head = {"fc8.weight": torch.ones(1), "module.fc8.bias": torch.ones(1)}
         translated = translate(
-            name, {f"module.{key}": value for key, value in state.items()} | head
+            BACKBONES[name], {f"module.{key}": value for key, value in state.items()} | head
         )
         assert {ours: theirs for ours, (theirs, _) in translated.entries.items()} == {
             key: f"module.{key}" for key in state

@@ -142,7 +142,8 @@ def test_networks_start_alike_from_a_seed_and_survive_a_checkpoint(tmp_path, kin
     network = start_network(chosen, seed=4, weights_path=None).eval()
     again = start_network(chosen, seed=4, weights_path=None).eval()
     other = start_network(chosen, seed=5, weights_path=None).eval()
-    network.backbone.normalisation = SYMMETRIC
+    for each in (network, again, other):
+        each.backbone.normalisation = SYMMETRIC
     path = tmp_path / "weights.safetensors"
     save_network(path, network, chosen, CLASSES, "affinitynet")
     assert load_checkpoint(path)[1]["network"] == chosen.to_header()

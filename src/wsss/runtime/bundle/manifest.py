@@ -358,8 +358,8 @@ def _from_schema_1(content: Mapping[str, Any]) -> dict[str, Any]:
     graphs, settings = content.get("graphs"), content.get("settings")
     if not isinstance(graphs, dict) or not _are_graphs(graphs) or not isinstance(settings, dict):
         raise ManifestError(
-            f"has the graphs {short_repr(graphs)} and the settings {short_repr(settings)}, expected "
-            "graphs with plain names and an object"
+            f"has {short_repr(graphs)} as `graphs` and {short_repr(settings)} as `settings`, "
+            "expected graphs with plain names, and an object"
         )
     modes = {"segmenter": {"graph": "segmenter", "settings": "segmenter", "crf": False}}
     if "walk" in settings:  # of methods with a walk, and of no other

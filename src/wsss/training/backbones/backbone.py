@@ -171,6 +171,9 @@ class Backbone(nn.Module):
     pads the image itself. Any stride is possible, and all taps may have the same one; a network
     that needs taps which a backbone does not have refuses that backbone.
 
+    Strides and padding decide where cells are: `cam.align = "corners"` expects cell i at pixel
+    i * stride, as convolutions with zero padding have it, `reference` in the middle of its pixels.
+
     Attributes:
         name: what recipes call it.
         output_strides: strides of the last map that `__init__` takes, the default first.

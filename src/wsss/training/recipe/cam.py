@@ -37,7 +37,7 @@ class CamSection(Section):
     """Image scales whose maps are summed."""
     flip: bool = True
     """Add the maps of the mirrored image at every scale."""
-    map_stride: Literal[1, 4, 8] = 4
+    map_stride: Annotated[int, Field(ge=1, le=32)] = 4
     """Pixels per cell of the stored maps."""
     align: Literal["reference", "corners"] = "reference"
     """How grid cells lie on pixels: stretched as in the released code, or cell i at pixel

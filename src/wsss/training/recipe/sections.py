@@ -5,26 +5,28 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ...runtime.refine.dense_crf import CrfSettings
-from .base import Fraction, NonNegative, Positive, Scales, Section
+from ..backbones.build import BACKBONES
+from .base import BackboneName, BackboneStride, Fraction, NonNegative, Positive, Scales, Section
 from .train import TrainSettings
 
 
 class BackboneSection(Section):
     """The network that all stages start from."""
 
-    name: Literal["resnet38", "vgg16", "resnet50", "resnet101", "mobilenetv2", "small"]
+    name: BackboneName
     """Architecture; `small` is for training from scratch on small images."""
-    output_stride: Literal[8, 16, 32] = 8
-    """Pixels per cell of the last feature map."""
+    output_stride: BackboneStride = 8
+    """Pixels per cell of the last feature map; each backbone has some of these strides."""
     from_scratch: bool = False
-    """Start from random weights (`small` only); otherwise `--weights` is required."""
+    """Start from random weights, which `small` can; otherwise `--weights` is required."""
 
     @model_validator(mode="after")
     def _scratch_is_possible(self) -> "BackboneSection":
-        if self.from_scratch and self.name != "small":
+        if self.from_scratch and not BACKBONES[self.name].from_scratch:
+            able = " or ".join(f"`{name}`" for name, kind in BACKBONES.items() if kind.from_scratch)
             raise ValueError(
                 f"`from_scratch` is true, but `{self.name}` keeps layers of its ImageNet weights "
-                "frozen: give `weights_path`, or take the backbone `small`"
+                f"frozen: give `weights_path`, or take the backbone {able}"
             )
         return self
 
@@ -127,14 +129,14 @@ class SegmenterSection(Section):
     head: Literal["largefov", "resnet38", "linear", "dilated"] = "largefov"
     """DeepLab-LargeFOV, the two dilated layers of the ResNet38 segmenter, one 1x1 layer, or one 3x3
     layer of dilation 12."""
-    output_stride: Literal[8, 16, 32] | None = None
+    output_stride: BackboneStride | None = None
     """Backbone stride of this stage; default: that of the backbone section."""
     start: Literal["weights", "classifier"] = "weights"
     """Backbone (and class planes of a linear head) start from weights or the trained classifier."""
     balance: Fraction = 0.0
     """How far the loss evens out labels of a batch: 0 all pixels weigh alike, as published; 1 all
     labels weigh alike, however few their pixels; between them pixels weigh count ** -balance."""
-    label_stride: Literal[1, 2, 4, 8, 16] = 8
+    label_stride: Annotated[int, Field(ge=1, le=32)] = 8
     """Pixels per cell at which logits meet labels in the loss."""
     scales: Scales = (1.0,)
     """Test scales; logits are averaged."""

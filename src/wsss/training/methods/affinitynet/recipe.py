@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ...recipe.base import Section
+from ...recipe.base import BackboneStride, Section
 from ...recipe.recipe import WalkRecipe
 from ...recipe.train import TrainSettings
 from ..sec.recipe import PlainSegmenterSection
@@ -16,7 +16,7 @@ class AffinitySection(Section):
     train: TrainSettings
     radius: Annotated[int, Field(ge=2, le=16)] = 5
     """Pairs lie less than this many grid cells apart."""
-    output_stride: Literal[8, 16, 32] | None = None
+    output_stride: BackboneStride | None = None
     """Backbone stride of this stage; default: that of the backbone section."""
     borders: Literal["reference", "full"] = "reference"
     """reference: cells near three borders have no pairs of their own, as in the code."""

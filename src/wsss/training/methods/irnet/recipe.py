@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ...recipe.base import Count, Fraction, NonNegative, Positive, Section
+from ...recipe.base import BackboneStride, Count, Fraction, NonNegative, Positive, Section
 from ...recipe.recipe import WalkRecipe, value_at
 from ...recipe.sections import CrfSection, SeedsSection, WalkSection
 from ...recipe.train import TrainSettings
@@ -42,7 +42,7 @@ class IRNetSection(Section):
     """`learning_rate` is that of boundaries; displacements get `new_layer_factor` times it."""
     radius: Annotated[int, Field(ge=2, le=16)] = 10
     """Pairs lie less than this many grid cells of 4 pixels apart."""
-    output_stride: Literal[8, 16, 32] | None = None
+    output_stride: BackboneStride | None = None
     """Backbone stride of this stage; default: that of the backbone section."""
     borders: Literal["reference", "full"] = "reference"
     """reference: cells near three borders have no pairs of their own, as in the code."""
