@@ -78,6 +78,14 @@ def test_options_of_label_stand_in_panels(monkeypatch: pytest.MonkeyPatch) -> No
     assert max(map(len, panels.values())) <= 10
 
 
+@pytest.mark.parametrize(("name", "former"), [("label", "--by"), ("eval", "--stage")])
+def test_former_names_of_mode_are_taken_and_not_shown(name: str, former: str) -> None:
+    assert f" {former} " not in wsss(name, "--help").succeeded().out
+    places = ("--model", "x", "--out", "y") if name == "label" else ("--data", "x")
+    line = wsss(name, "images", *places, former, "cam", "--mode", "walk").line()
+    assert f"{former} is the former name of --mode: leave {former} out" in line
+
+
 def test_version() -> None:
     done = command("--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"wsss {__version__}\n", "")
