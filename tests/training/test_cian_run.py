@@ -418,13 +418,13 @@ def test_a_run_has_no_walk_but_labels_any_image(
     table.write_text(f"file,labels\n{photo.stem},disc\n")
     command = ("label", photo, "--model", finished_cian_run, "--out", out)
     for options, message in (
-        (("--labels", table), "takes no image-level labels: leave --labels out, or label --by cam"),
+        (("--labels", table), "takes no image-level labels: leave --labels out, or use --by cam"),
         (("--by", "cam", "--crf"), "which has no CRF for --by cam: leave --crf out"),
     ):
         assert message in wsss(*command, *options).line()
     line = wsss("eval", finished_cian_run, "--data", tiny_data, "--stage", "labels").line()
     advised = ("eval", finished_cian_run / "labels", "--split", "train")
-    assert line.endswith(f"measure those that there are by `wsss {' '.join(map(str, advised))}`")
+    assert line.endswith(f"measure those that it has made, '{advised[1]}', with --split train")
     wsss(*advised, "--data", tiny_data).succeeded()
     network = _open(finished_cian_run, "segmenter")
     recipe = predictor.recipe
