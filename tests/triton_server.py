@@ -51,6 +51,15 @@ def triton_server(
         yield server
 
 
+def is_live(server: LocalServer) -> bool:
+    """Whether a server answers at all, ready or not."""
+    try:
+        with urllib.request.urlopen(f"http://{server.http}/v2/health/live", timeout=1) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
 def num_waiting(metrics: str, model: str) -> int:
     """Requests that a server has accepted for a model and not begun.
 

@@ -351,7 +351,8 @@ def test_a_restarted_server(
                 server.kill()
                 server.start()
             else:
-                server.restart()
+                server.stop()
+                server.start()
             for graph in graphs:
                 for name, array in graph.run(inputs).items():
                     np.testing.assert_array_equal(array, expected[name])

@@ -22,7 +22,7 @@ pytest.importorskip("tritonclient.http", reason="needs tritonclient: pip install
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 
 from command_line import wsss
-from triton_server import find_server, num_waiting
+from triton_server import find_server, is_live, num_waiting
 
 from wsss.errors import ServerError
 from wsss.runtime.backends.triton.backend import open_triton
@@ -324,7 +324,7 @@ def test_a_broken_model_is_not_ready_and_the_others_serve_if_asked_to(
         with pytest.raises(ServerError, match="is not ready after 8 s"):
             server.wait_ready(8)
         server.start(wait=False)
-        while not server.is_live():
+        while not is_live(server):
             assert not server.has_ended()
         graph = None
         for _ in range(60):

@@ -30,7 +30,6 @@ _RENAMED = {
     "cams_path": "cams",
     "images": "data",
     "labels_path": "labels",
-    "mode": "by",
     "overrides": "set_",
     "seeds_path": "seeds",
     "server": "url",

@@ -5,17 +5,14 @@ hard links, `onnx.load` lets sparse ones out of the folder, and the checker acce
 operators that it does not know. So the structure is walked here first, then onnx has its say.
 """
 
-import os
 from collections import ChainMap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ...errors import ArtifactError, DataError, MissingDependencyError, one_line, short_repr
+from ...errors import ArtifactError, MissingDependencyError, one_line, short_repr
 from ..backends.contract import TensorSpec
-from ..io.files import open_regular
 from .graph_tensors import (
     MAX_ELEMENTS,
-    MAX_GRAPH_BYTES,
     MAX_RANK,
     OPSETS,
     TYPES,
@@ -48,41 +45,21 @@ _FOREIGN = (
 )
 
 
-def check_graph(path: str | os.PathLike[str], expected: GraphEntry | None = None) -> None:
-    """Refuse a file that should not be given to an engine; nothing in it is executed.
+def check_graph(data: bytes, name: str, expected: GraphEntry | None = None) -> None:
+    """Refuse a graph that should not be given to an engine; nothing in it is executed.
 
     The data of every tensor must lie inside the file: external data is refused wherever the
     format allows it, also inside of its folder.
 
     Args:
-        path: an ONNX file.
+        data: the content of an ONNX file, at most `MAX_GRAPH_BYTES`.
+        name: the file, for messages.
         expected: what the manifest says of inputs and outputs, by name; not compared if absent.
 
     Raises:
-        ArtifactError: unreadable, damaged, hostile, beyond a limit of this module or not as
-            expected.
+        ArtifactError: damaged, hostile, beyond a limit of this module or not as expected.
         MissingDependencyError: onnx is not installed.
     """
-    name = os.fspath(path)
-    try:
-        with open_regular(name) as file:
-            num_bytes = os.fstat(file.fileno()).st_size
-            # Before it is read: a sparse file of terabytes costs its author nothing.
-            if num_bytes > MAX_GRAPH_BYTES:
-                raise ArtifactError(
-                    f"graph {name!r} has {num_bytes} bytes, expected at most {MAX_GRAPH_BYTES}: "
-                    "export it again"
-                )
-            data = file.read()
-    except DataError as error:
-        raise ArtifactError(str(error)) from None
-    except OSError as error:
-        raise ArtifactError(f"cannot read {name!r}: {error.strerror}: check the disk") from error
-    check_graph_bytes(data, name, expected)
-
-
-def check_graph_bytes(data: bytes, name: str, expected: GraphEntry | None = None) -> None:
-    """`check_graph` for the content of a file that is already read; `name` is for messages."""
     try:
         model = _parse(data)
         _refuse_external_data(model)

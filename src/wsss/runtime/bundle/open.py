@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ArtifactError, short_repr
-from .graph_check import check_graph_bytes
+from .graph_check import check_graph
 from .manifest import SCHEMA, Bundle, EngineEntry, GraphEntry, ManifestError, bundle_of, files_of
 
 __all__ = [
@@ -80,7 +80,7 @@ def open_bundle(folder: str | os.PathLike[str], *, partial: bool = False) -> Bun
         data = _checked_content(root / file, num_bytes, digest, keep=entry is not None)
         if entry:
             # The bytes that were hashed; whoever opens the file later calls `check_again`.
-            check_graph_bytes(data, str(root / file), entry)
+            check_graph(data, str(root / file), entry)
     return bundle
 
 

@@ -211,11 +211,12 @@ class LocalServer:
 
     def is_ready(self) -> bool:
         """Whether all models are loaded."""
-        return self._answers("v2/health/ready")
-
-    def is_live(self) -> bool:
-        """Whether the server answers at all."""
-        return self._answers("v2/health/live")
+        try:
+            url = f"http://{self.http}/v2/health/ready"
+            with urllib.request.urlopen(url, timeout=1) as answer:
+                return bool(answer.status == 200)
+        except OSError:  # not there yet, or status 400
+            return False
 
     def has_ended(self) -> bool:
         """Whether the process is gone, by itself or by a signal."""
@@ -251,11 +252,6 @@ class LocalServer:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
-    def restart(self) -> None:
-        """Stop if it runs, and start again on the same ports."""
-        self.stop()
-        self.start()
-
     def close(self) -> None:
         """Stop, and remove what the server has left."""
         try:
@@ -274,13 +270,6 @@ class LocalServer:
         if self._guard is not None:  # last, or a kill in between would find nobody who cleans up
             self._guard.end()
         return code
-
-    def _answers(self, path: str) -> bool:
-        try:
-            with urllib.request.urlopen(f"http://{self.http}/{path}", timeout=1) as answer:
-                return bool(answer.status == 200)
-        except OSError:  # not there yet, or status 400
-            return False
 
 
 def _has_gpu() -> bool:

@@ -41,12 +41,6 @@ class Normalisation:
         normalised: Tensor = Normaliser(self)(image)
         return normalised
 
-    def mean_colour(self) -> tuple[int, int, int]:
-        """RGB pixel in 0..255 nearest to an input of zero: what padding should look like."""
-        colour = tuple(round(value / self.scale) for value in self.mean)
-        first, second, third = colour if self.channel_order == "rgb" else colour[::-1]
-        return first, second, third
-
     def to_dict(self) -> dict[str, Any]:
         """JSON-compatible form for `from_dict`."""
         return asdict(self)
