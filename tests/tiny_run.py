@@ -183,6 +183,44 @@ def start_training(
     return process
 
 
+def train_apart(
+    data: Path,
+    out: Path,
+    overrides: Sequence[str] = (),
+    *,
+    method: str = "affinitynet",
+    save_every_step: bool = False,
+) -> None:
+    """Train in a process of its own to the end."""
+    process = start_training(data, out, overrides, method=method, save_every_step=save_every_step)
+    process.join()
+    assert process.exitcode == 0, errors_of(out)
+
+
+def kill_training(
+    data: Path,
+    out: Path,
+    below: str,
+    at: int,
+    overrides: Sequence[str] = (),
+    *,
+    method: str = "affinitynet",
+    save_every_step: bool = True,
+) -> None:
+    """Train in a process of its own that dies just before change `at` of a file of `below`."""
+    process = start_training(
+        data,
+        out,
+        overrides,
+        method=method,
+        save_every_step=save_every_step,
+        kill_at=at,
+        kill_below=below,
+    )
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, errors_of(out)
+
+
 def errors_of(out: Path) -> str:
     """What the processes that trained into this folder ended with."""
     return "; ".join(path.read_text() for path in sorted(out.parent.glob("error.*.txt")))
