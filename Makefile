@@ -6,7 +6,7 @@ STAMP := $(VENV)/.setup-done
 
 TRITON_VENV := .venv-triton
 
-.PHONY: setup demo test test-slow lint types triton-env triton-models
+.PHONY: setup demo test test-slow test-triton test-all server lint types triton-env triton-models
 
 setup: $(STAMP)
 
@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
-# A Triton server for the tests marked `triton`, which are skipped without it (570 MB, a minute).
+# A Triton server for the tests marked `triton` (570 MB, a minute).
 triton-env: $(TRITON_VENV)/READY
 
 $(TRITON_VENV)/READY: constraints-triton.txt
@@ -31,14 +31,23 @@ triton-models: setup
 demo: setup
 	$(BIN)/wsss demo --out demo_out --overwrite
 
-# One more than there are cores: a third of the time tests wait, for servers and for what they have killed.
-test test-slow: WORKERS = $(shell $(BIN)/python -c 'import os; print(os.cpu_count() + 1)')
+CORES = $(shell $(BIN)/python -c 'import os; print(os.cpu_count())')
+
+# `test-slow` also repeats the properties of hypothesis, with many examples.
+test: SELECTED = not slow and not triton
+test-slow: SELECTED = (slow or hypothesis) and not triton
+test-slow test-all: OPTIONS = --hypothesis-profile many
+test-triton: SELECTED = triton
+test test-slow: WORKERS = $(CORES)
+# Tests of a server wait for a third of their time.
+test-triton test-all: WORKERS = $$(($(CORES) + 1))
+test-triton test-all: server
+test test-slow test-triton test-all: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(OPTIONS) -m "$(SELECTED)"
+
 # Where the server's wheel does not exist, its tests are skipped and say so.
-test: SELECTED = not slow
-test-slow: SELECTED = slow
-test test-slow: setup
+server:
 	@$(MAKE) --no-print-directory triton-env || echo "no Triton server for this machine"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "$(SELECTED)"
 
 lint: setup
 	$(BIN)/ruff check .

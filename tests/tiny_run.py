@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from wsss.errors import WsssError
 from wsss.runtime.io.image_io import write_label_map
 from wsss.training.data.readers import read_image_set
+from wsss.training import methods
+from wsss.training.methods import open_method
 from wsss.training.pipeline import train
 from wsss.training.recipe.recipe import Recipe
 from wsss.training.recipes import load_recipe
@@ -33,11 +35,11 @@ TRAIN_NAMES = tuple(f"train_{index}" for index in range(NUM_TRAIN))
 NETWORKS = ("cam", "affinity", "segmenter")
 STAGES = ("cam", "seeds", "affinity", "labels", "segmenter")
 METHODS = {
-    "affinitynet": ("demo", NETWORKS),
-    "irnet": ("demo_irnet", ("cam", "irnet", "segmenter")),
-    "cian": ("demo_cian", ("cam", "cian", "segmenter")),
-    "sec": ("demo_sec", ("cam", "segmenter")),
-    "selfguided": ("demo_selfguided", ("cam", "segmenter")),
+    name: (
+        open_method(name).demo.recipe,
+        tuple(stage.name for stage in open_method(name).stages if stage.network),
+    )
+    for name in methods.METHODS
 }
 """Recipe that the tiny one is made from, and the stages that train a network."""
 WALK = ("walk.steps=8", "walk.radius=3", "walk.threshold=0.3")
@@ -182,6 +184,44 @@ def start_training(
     process = _START.Process(target=_train, args=(*arguments, dict(environment or {})))
     process.start()
     return process
+
+
+def train_apart(
+    data: Path,
+    out: Path,
+    overrides: Sequence[str] = (),
+    *,
+    method: str = "affinitynet",
+    save_every_step: bool = False,
+) -> None:
+    """Train in a process of its own to the end."""
+    process = start_training(data, out, overrides, method=method, save_every_step=save_every_step)
+    process.join()
+    assert process.exitcode == 0, errors_of(out)
+
+
+def kill_training(
+    data: Path,
+    out: Path,
+    below: str,
+    at: int,
+    overrides: Sequence[str] = (),
+    *,
+    method: str = "affinitynet",
+    save_every_step: bool = True,
+) -> None:
+    """Train in a process of its own that dies just before change `at` of a file of `below`."""
+    process = start_training(
+        data,
+        out,
+        overrides,
+        method=method,
+        save_every_step=save_every_step,
+        kill_at=at,
+        kill_below=below,
+    )
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, errors_of(out)
 
 
 def errors_of(out: Path) -> str:

@@ -1,39 +1,72 @@
-"""Networks are traced for export once a session: each takes seconds, and many tests do it."""
+"""Networks are traced for export once a test run: each takes seconds, and many tests do it."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+import torch
 from torch import nn
 
 Trace = Callable[[nn.Module, tuple[str, ...]], Any]
 
 
 @contextmanager
-def traced_once() -> Iterator[None]:
-    """Inside, a network that equals an earlier one gets the graph of that one."""
-    if find_spec("onnx") is None:
+def traced_once(folder: Path) -> Iterator[None]:
+    """Inside, a network that equals an earlier one gets the graph of that one.
+
+    Args:
+        folder: keeps the graphs; several processes may share it.
+    """
+    if find_spec("onnxscript") is None:
         yield
         return
     from wsss.export import trace as networks
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(networks, "_trace", _remembering(networks._trace))
+        patch.setattr(networks, "_trace", _remembering(networks._trace, folder))
         yield
 
 
-def _remembering(trace: Trace) -> Trace:
-    known: dict[str, Any] = {}
+@contextmanager
+def traced_afresh() -> Iterator[None]:
+    """Inside, networks are traced again, for tests of the tracing itself."""
+    from wsss.export import trace as networks
 
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "_trace", getattr(networks._trace, "afresh", networks._trace))
+        yield
+
+
+class StoredProgram:
+    """A traced program that is read when it is first run: few tests do."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def module(self) -> nn.Module:
+        return torch.export.load(self.path).module()
+
+
+def _remembering(trace: Trace, folder: Path) -> Trace:
     def remembering(module: nn.Module, names: tuple[str, ...]) -> Any:
-        key = _digest(module, names)
-        if key not in known:
-            known[key] = trace(module, names)
-        return known[key]
+        path = folder / f"{_digest(module, names)}.onnx"
+        if not path.exists():
+            model, program = trace(module, names)
+            own = folder / f"{os.getpid()}"  # two processes may trace the same network at once
+            torch.export.save(program, own.with_suffix(".pt2"))
+            onnx.save(model, own.with_suffix(".onnx"))
+            os.replace(own.with_suffix(".pt2"), path.with_suffix(".pt2"))
+            os.replace(own.with_suffix(".onnx"), path)
+            return model, program
+        return onnx.load(path), StoredProgram(path.with_suffix(".pt2"))
 
+    remembering.afresh = trace  # type: ignore[attr-defined]
     return remembering
 
 

@@ -1,17 +1,15 @@
-"""A tiny image set, and a run of it that the command has made."""
+"""A run and a bundle that the commands have made."""
 
+import json
 import shutil
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 from command_line import Outcome, picture, wsss
-from tiny_run import tiny_recipe, write_images
-from traced_once import traced_once
+from made_once import made_once
 
 from wsss.bench import machine
-from wsss.training.recipe.recipe import dump_recipe
 
 MEASURED = cache(machine.measure_machine)
 
@@ -23,16 +21,8 @@ def machine_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def networks_traced_once() -> Iterator[None]:
+def all_traced_once(networks_traced_once: None) -> None:
     """All that is exported here is one run."""
-    with traced_once():
-        yield
-
-
-@pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the tiny image set; not to be changed."""
-    return write_images(tmp_path_factory.mktemp("tiny") / "data")
 
 
 @pytest.fixture
@@ -43,36 +33,25 @@ def own_data(tiny_data: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny recipe as a user would write it."""
-    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
-    path.write_text(dump_recipe(tiny_recipe()))
-    return path
-
-
-@pytest.fixture(scope="session")
-def trained(
-    tmp_path_factory: pytest.TempPathFactory, tiny_data: Path, recipe_file: Path
-) -> tuple[Path, Outcome]:
-    """Folder of a run with all stages, and what `wsss train --json` said."""
-    run = tmp_path_factory.mktemp("trained") / "run"
-    outcome = wsss("train", recipe_file, "--data", tiny_data, "--out", run, "--json")
-    return run, outcome.succeeded()
-
-
-@pytest.fixture(scope="session")
 def run(trained: tuple[Path, Outcome]) -> Path:
     """Folder of the finished run; not to be changed."""
     return trained[0]
 
 
 @pytest.fixture(scope="session")
-def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+def exported(
+    run: Path, networks_traced_once: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Outcome]:
     """A bundle of that run, and what `wsss export` said; not to be changed."""
     pytest.importorskip("onnxscript", reason="needs onnxscript")
     pytest.importorskip("onnxruntime", reason="needs onnxruntime")
-    out = tmp_path_factory.mktemp("bundles") / "bundle"
-    return out, wsss("export", run, "--out", out).succeeded()
+
+    def make(place: Path) -> None:
+        outcome = wsss("export", run, "--out", place / "bundle").succeeded()
+        (place / "outcome.json").write_text(json.dumps(outcome))
+
+    folder = made_once(tmp_path_factory, "exported", make)
+    return folder / "bundle", Outcome(*json.loads((folder / "outcome.json").read_text()))
 
 
 @pytest.fixture(scope="session")

@@ -1,19 +1,8 @@
 """What tests of whole bundles share; each module gives its own `run`."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from traced_once import traced_once
-
-from wsss.training.demo.files import write_demo_scenes
-
-
-@pytest.fixture(scope="module")
-def networks_traced_once() -> Iterator[None]:
-    """For modules that export one run several times: `pytest.mark.usefixtures`."""
-    with traced_once():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +20,8 @@ def exported(
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of three drawn scenes of an odd size."""
+    from wsss.training.demo.files import write_demo_scenes
+
     folder = tmp_path_factory.mktemp("scenes")
     write_demo_scenes(folder, train=2, val=1, seed=0, size=(97, 130))
     return folder / "JPEGImages"

@@ -42,15 +42,19 @@ pytest.importorskip("onnxscript", reason="needs onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_untrained_run(tmp_path_factory.mktemp("run") / "run", untrained_recipe())
+pytestmark = pytest.mark.usefixtures("networks_traced_once")
 
 
 @pytest.fixture(scope="module")
-def exported(run: Path) -> Path:
+def exported(untrained_bundle: Path) -> Path:
     """A float32 bundle; not to be changed."""
-    return export_run(run, run.parent / "bundle", ExportSettings()).bundle.folder
+    return untrained_bundle
+
+
+@pytest.fixture(scope="module")
+def run(exported: Path) -> Path:
+    """Its run; not to be changed."""
+    return exported.parent / "run"
 
 
 @pytest.fixture(scope="module")

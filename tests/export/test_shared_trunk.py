@@ -1,12 +1,9 @@
 """IRNet on the classifier's MobileNetV2: the trunk that they share is computed once in `label`."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx
 import pytest
 from torch import nn
-from traced_once import traced_once
 from untrained_run import share_backbone, write_untrained_run
 
 from wsss.export.graphs import models as graphs
@@ -32,7 +29,9 @@ SIZES = ((2, (97, 129)), (1, (113, 74)), (1, (240, 320)))
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ExportSource]]:
+def sources(
+    tmp_path_factory: pytest.TempPathFactory, networks_traced_once: None
+) -> dict[str, ExportSource]:
     """Runs whose backbones are equal, and the same classifier beside a foreign backbone."""
     cases = {
         "unlike": (),
@@ -41,15 +40,14 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Expo
         "upright": ("cam.flip=false",),
     }
     made = {}
-    with traced_once():
-        for name, changes in cases.items():
-            recipe = load_recipe("irnet_mobilenetv2", (*SETTINGS, *changes))
-            assert (recipe.cam.align == "corners") == (name != "padded")
-            run = write_untrained_run(tmp_path_factory.mktemp(name) / "run", recipe)
-            if name != "unlike":
-                share_backbone(run)
-            made[name] = open_source(run, ("label",), "nhwc")
-        yield made
+    for name, changes in cases.items():
+        recipe = load_recipe("irnet_mobilenetv2", (*SETTINGS, *changes))
+        assert (recipe.cam.align == "corners") == (name != "padded")
+        run = write_untrained_run(tmp_path_factory.mktemp(name) / "run", recipe)
+        if name != "unlike":
+            share_backbone(run)
+        made[name] = open_source(run, ("label",), "nhwc")
+    return made
 
 
 def label_model(source: ExportSource) -> onnx.ModelProto:

@@ -9,10 +9,8 @@ import numpy as np
 import onnx
 import pytest
 from triton_server import find_server, triton_server
-from untrained_run import untrained_recipe, write_untrained_run
 
 from wsss.errors import MissingDependencyError
-from wsss.export.bundle import ExportSettings, export_run
 from wsss.export.triton import RepositoryOptions, write_repository
 from wsss.runtime.bundle.open import MANIFEST, file_entry, seal
 from wsss.runtime.serving.installation import Installation
@@ -29,12 +27,9 @@ def triton_environment() -> Installation:
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(untrained_bundle: Path) -> Path:
     """A bundle of networks with random weights, three classes; not to be changed."""
-    pytest.importorskip("onnxscript", reason="needs onnxscript")
-    folder = tmp_path_factory.mktemp("served")
-    run = write_untrained_run(folder / "run", untrained_recipe())
-    return export_run(run, folder / "bundle", ExportSettings()).bundle.folder
+    return untrained_bundle
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,5 @@
 """CIAN end to end: its stages, kills, two processes, and what its recipes refuse."""
 
-import json
-import shutil
-import signal
 from pathlib import Path
 
 import cian_reference
@@ -10,14 +7,12 @@ import numpy as np
 import pytest
 import torch
 from command_line import wsss
+from method_contract import MethodContract
 from tiny_run import (
     METHODS,
     TRAIN_NAMES,
-    assert_same_run,
     copy_run,
-    errors_of,
     start_group,
-    start_training,
     tiny_recipe,
 )
 
@@ -31,7 +26,6 @@ from wsss.training.engine.metrics import read_metrics
 from wsss.training.engine.networks import cian_architecture, open_network
 from wsss.training.engine.run import Run, read_stage
 from wsss.training.methods.cian.losses import CIAN_NAMES
-from wsss.training.methods.cian.method import STAGES
 from wsss.training.methods.cian.network import CianSegmenter
 from wsss.training.methods.cian.recipe import CianRecipe
 from wsss.training.methods.cian.train import cian_objective
@@ -47,6 +41,9 @@ from wsss.training.recipes import load_recipe
 NETWORKS = METHODS["cian"][1]
 ROUNDS = NETWORKS[1:]
 CPU = torch.device("cpu")
+# The scale of the module starts at 0 and learns fast, so that statistics over both processes
+# shape what is learnt.
+SGD = ("optimizer=sgd", "learning_rate=0.02", "momentum=0.5", "new_layer_factor=5")
 
 
 def _recipe(*overrides: str) -> Recipe:
@@ -57,24 +54,64 @@ def _train(images: ImageSet, out: Path, *overrides: str, **options: object) -> T
     return train(_recipe(*overrides), images, out, device="cpu", **options)  # type: ignore[arg-type]
 
 
+class TestCian(MethodContract):
+    method = "cian"
+    cams_refused = r"`cams_path` leaves"
+    refused = (
+        ("cian.train.batch_size=15", r"cian: `train\.batch_size` is 15, must be a multiple of `gr"),
+        ("segmenter.group_size=3", r"segmenter: `train\.batch_size` is 16, must be a multiple of "),
+        ("cian.group_size=1", r"cian\.group_size is 1, must be greater than or equal to 2"),
+        ("segmenter.head=linear", r"segmenter\.head is 'linear'"),
+        ("segmenter.start=weights", r"segmenter\.start is 'weights'"),
+        ("segmenter.loss=sec", r"segmenter\.loss is no key of this recipe"),
+        ("cian.loss=sec", r"cian\.loss is no key of this recipe"),
+        ("segmenter.sec.seed=2", r"segmenter\.sec is no key of this recipe"),
+        ("walk.beta=8", "walk is no key of this recipe"),
+        ("cian.train.augmentation.crop_size=128", r"cian\.train\..* is 128, must be k \* 8 \+ 1"),
+    )
+    epochs = tuple(f"{stage}.train.epochs=5" for stage in NETWORKS)
+    kills = (
+        ("cian", 6, "cian", "cian/weights.safetensors"),  # in the middle of the second epoch
+        ("labels", 4, "labels", "labels/train_3.png"),
+        ("segmenter", 5, "segmenter", "segmenter/weights.safetensors"),
+    )
+    shared = tuple(f"{stage}.train.{text}" for stage in ROUNDS for text in SGD)
+    groups = (("cian",), ("labels", "segmenter"))
+
+    def test_two_processes_compute_what_one_does(self, single: Path, double: Path) -> None:
+        """Not slow, unlike those of other methods: the hardest of them stands for all.
+
+        Batches in groups, a normalisation over both processes, and files that they share.
+        """
+        self.compare_processes(single, double)
+        start, one, two = (
+            load_checkpoint(run / stage / "weights.safetensors")[0]
+            for run, stage in ((single, "cian"), (single, "segmenter"), (double, "segmenter"))
+        )
+        assert float(start["affinity.norm.weight"].abs().max()) > 1e-4
+        mean = "affinity.norm.running_mean"
+        assert not torch.allclose(one[mean], start[mean], rtol=1e-3)
+        torch.testing.assert_close(two[mean], one[mean], rtol=1e-3, atol=2e-5)
+
+    def test_figures(self, finished: Path) -> None:
+        for stage in ("cian", "labels", "segmenter"):
+            assert read_stage(finished / stage)["figures"].keys() == {"miou", "images"}
+
+    def test_groups_are_not_split_over_processes(self, tiny_data: Path, tmp_path: Path) -> None:
+        """Six images are three pairs: they cannot be shared evenly, though six images can."""
+        out = tmp_path / "run"
+        processes = start_group(tiny_data, out, ("cian.train.batch_size=6",), method="cian")
+        for process in processes:
+            process.join()
+        assert [process.exitcode for process in processes] == [1, 1]
+        message = (tmp_path / "error.0.txt").read_text()
+        expected = "a batch of 6 images in groups of 2 cannot be shared by 2 processes: choose a mu"
+        assert expected in message and message.endswith("choose a multiple of 4")
+        assert not out.exists()
+
+
 def _open(run: Path, stage: str) -> CianSegmenter:
     return open_network(CianSegmenter, run / stage / "weights.safetensors", CPU)[0]
-
-
-def test_every_stage_leaves_its_record_and_its_files(
-    finished_cian_run: Path, tiny_images: ImageSet
-) -> None:
-    for stage in STAGES:
-        record = read_stage(finished_cian_run / stage.name)
-        assert set(record["inputs"]) == {"images", *stage.needs}
-        weights = finished_cian_run / stage.name / "weights.safetensors"
-        assert weights.is_file() == (stage.name in NETWORKS)
-    for stage in ("cian", "labels", "segmenter"):
-        assert read_stage(finished_cian_run / stage)["figures"].keys() == {"miou", "images"}
-    for sample in tiny_images.select("train").samples:
-        label_map = read_label_map(finished_cian_run / "labels" / f"{sample.name}.png")
-        assert label_map.shape == read_image(sample.image_path).shape[:2]
-        assert set(np.unique(label_map)) <= {0, *(label + 1 for label in sample.labels or ())}
 
 
 @pytest.mark.parametrize("stage", ROUNDS)
@@ -239,137 +276,7 @@ def test_without_the_cross_branch_there_is_one_loss_and_no_groups(
     assert _objective(run, network).order is None and _objective(run, network).group_size == 1
 
 
-# Kills and fellows
-
-
-EPOCHS = tuple(f"{stage}.train.epochs=5" for stage in NETWORKS)
-
-
-@pytest.fixture(scope="module")
-def straight(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted run, in a process like those that are killed."""
-    out = tmp_path_factory.mktemp("straight_cian") / "run"
-    _run_to_the_end(tiny_data, out)
-    return out
-
-
-def _run_to_the_end(data: Path, out: Path) -> None:
-    process = start_training(data, out, EPOCHS, method="cian", save_every_step=True)
-    process.join()
-    assert process.exitcode == 0, errors_of(out)
-
-
-@pytest.mark.parametrize(
-    ("below", "at", "missing"),
-    [
-        ("cian", 6, "weights.safetensors"),  # in the middle of the second epoch
-        ("labels", 4, "train_3.png"),
-        ("segmenter", 5, "weights.safetensors"),
-    ],
-)
-def test_a_killed_run_ends_in_the_same_bits(
-    tiny_data: Path, straight: Path, tmp_path: Path, below: str, at: int, missing: str
-) -> None:
-    out = tmp_path / "run"
-    options = {"save_every_step": True, "kill_at": at, "kill_below": below}
-    process = start_training(tiny_data, out, EPOCHS, method="cian", **options)  # type: ignore[arg-type]
-    process.join()
-    assert process.exitcode == -signal.SIGKILL, errors_of(out)
-    assert (out / below).is_dir() and not (out / below / missing).exists()
-    _run_to_the_end(tiny_data, out)
-    assert_same_run(straight, out)
-
-
-# Plain SGD: Adam would blow up rounding where a gradient is almost zero. The scale of the module
-# starts at 0 and learns fast, so that statistics over both processes shape what is learnt.
-SHARED = tuple(
-    f"{stage}.train.{setting}"
-    for stage in ROUNDS
-    for setting in ("optimizer=sgd", "learning_rate=0.02", "momentum=0.5", "new_layer_factor=5")
-)
-
-
-@pytest.fixture(scope="module")
-def single(
-    finished_cian_run: Path, tiny_images: ImageSet, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    out = tmp_path_factory.mktemp("single_cian") / "run"
-    copy_run(finished_cian_run, out, without=("cian", "labels", "segmenter"))
-    train(_recipe(*SHARED), tiny_images, out, device="cpu")
-    return out
-
-
-@pytest.fixture(scope="module")
-def double(single: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both rounds by two processes, each from what one process had made before it."""
-    out = copy_run(single, tmp_path_factory.mktemp("double_cian") / "run", without=ROUNDS)
-    for stage in ROUNDS:
-        processes = start_group(tiny_data, out, SHARED, method="cian", stages=[stage])
-        for process in processes:
-            process.join()
-        assert [process.exitcode for process in processes] == [0, 0], errors_of(out)
-        if stage == "cian":  # the second round too starts from what one process had made
-            shutil.copy(single / stage / "weights.safetensors", out / stage)
-    return out
-
-
-@pytest.mark.parametrize("stage", ROUNDS)
-def test_two_processes_compute_what_one_does(single: Path, double: Path, stage: str) -> None:
-    one, two = (read_metrics(run / stage / "metrics.jsonl") for run in (single, double))
-    assert len(one) == len(two) == 4
-    assert one[0]["loss"] != pytest.approx(one[-1]["loss"], rel=1e-3)
-    for expected, found in zip(one, two, strict=True):
-        assert found == pytest.approx(expected, rel=5e-4)
-    records = [json.loads((run / stage / "stage.json").read_text()) for run in (single, double)]
-    assert [record["processes"] for record in records] == [1, 2]
-
-
-def test_weights_and_statistics_are_those_of_one_process(
-    single: Path, double: Path, tmp_path: Path
-) -> None:
-    one, two = (
-        load_checkpoint(run / "segmenter" / "weights.safetensors")[0] for run in (single, double)
-    )
-    start, _ = load_checkpoint(single / "cian" / "weights.safetensors")
-    assert float(start["affinity.norm.weight"].abs().max()) > 1e-4
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=2e-5, msg=name)
-    mean = "affinity.norm.running_mean"
-    assert not torch.allclose(one[mean], start[mean], rtol=1e-3)
-
-
-def test_groups_are_not_split_over_processes(tiny_data: Path, tmp_path: Path) -> None:
-    """Six images are three pairs: they cannot be shared evenly, though six images can."""
-    out = tmp_path / "run"
-    processes = start_group(tiny_data, out, ("cian.train.batch_size=6",), method="cian")
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [1, 1]
-    message = (tmp_path / "error.0.txt").read_text()
-    expected = "a batch of 6 images in groups of 2 cannot be shared by 2 processes: choose a mul"
-    assert expected in message and message.endswith("choose a multiple of 4")
-    assert not out.exists()
-
-
 # What is refused, and what a run is good for
-
-
-def test_contradictions_in_recipes_are_faults() -> None:
-    for override, message in (
-        ("cian.train.batch_size=15", r"cian: `train\.batch_size` is 15, must be a multiple of `gr"),
-        ("segmenter.group_size=3", r"segmenter: `train\.batch_size` is 16, must be a multiple of "),
-        ("cian.group_size=1", r"cian\.group_size is 1, must be greater than or equal to 2"),
-        ("segmenter.head=linear", r"segmenter\.head is 'linear'"),
-        ("segmenter.start=weights", r"segmenter\.start is 'weights'"),
-        ("segmenter.loss=sec", r"segmenter\.loss is no key of this recipe"),
-        ("cian.loss=sec", r"cian\.loss is no key of this recipe"),
-        ("segmenter.sec.seed=2", r"segmenter\.sec is no key of this recipe"),
-        ("walk.beta=8", "walk is no key of this recipe"),
-        ("cian.train.augmentation.crop_size=128", r"cian\.train\..* is 128, must be k \* 8 \+ 1"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            load_recipe("demo_cian", [override])
 
 
 def test_published_values_of_the_recipe() -> None:

@@ -1,17 +1,13 @@
-"""Two processes compute what one computes: batches, normalisation over pairs, files, figures."""
+"""What processes share, and what cannot be shared; `method_contract.py` compares whole runs."""
 
-import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_run import (
-    NETWORKS,
     STAGES,
     TRAIN_NAMES,
-    copy_run,
     results_of,
     start_group,
     tiny_recipe,
@@ -21,82 +17,17 @@ from wsss.errors import ConfigError
 from wsss.runtime.io.progress import SILENT
 from wsss.training.data.image_set import ImageSet
 from wsss.training.engine import distributed
-from wsss.training.engine.checkpoint import load_checkpoint
-from wsss.training.engine.metrics import read_metrics
 from wsss.training.engine.run import Run
 from wsss.training.methods.shared.per_image import make_files
-from wsss.training.pipeline import train
-
-# Plain SGD: Adam would blow up rounding where a gradient is almost zero.
-SGD = ("optimizer=sgd", "learning_rate=0.05", "momentum=0.5", "new_layer_factor=2")
-OVERRIDES = (
-    *(f"{stage}.train.{setting}" for stage in NETWORKS for setting in SGD),
-    "affinity.train.learning_rate=0.02",
-    "affinity.start=weights",
-    "segmenter.start=weights",
-)
 
 
-@pytest.fixture(scope="module")
-def single(tiny_images: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("single") / "run"
-    train(tiny_recipe(*OVERRIDES), tiny_images, out, device="cpu")
-    return out
-
-
-def _train_in_two(
-    data: Path, out: Path, overrides: Sequence[str], stages: Sequence[str] | None = None
-) -> list[int | None]:
-    processes = start_group(data, out, overrides, stages=stages)
-    for process in processes:
-        process.join()
-    return [process.exitcode for process in processes]
-
-
-@pytest.fixture(scope="module")
-def double(single: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The networks trained by two processes, each from what one process had made before it."""
-    out = copy_run(single, tmp_path_factory.mktemp("double") / "run", without=NETWORKS)
-    assert _train_in_two(tiny_data, out, OVERRIDES, NETWORKS) == [0, 0]
-    return out
-
-
-@pytest.mark.parametrize("stage", NETWORKS)
-def test_weights_are_those_of_one_process(single: Path, double: Path, stage: str) -> None:
-    one, two = (load_checkpoint(run / stage / "weights.safetensors")[0] for run in (single, double))
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=2e-5, msg=f"{stage}: {name}")
-
-
-@pytest.mark.parametrize("stage", NETWORKS)
-def test_figures_of_each_step_are_those_of_the_whole_batch(
-    single: Path, double: Path, stage: str
-) -> None:
-    one, two = (read_metrics(run / stage / "metrics.jsonl") for run in (single, double))
-    assert len(one) == len(two) == 4
-    assert one[0]["loss"] != pytest.approx(one[-1]["loss"], rel=1e-3)  # something was learnt
-    for expected, found in zip(one, two, strict=True):
-        assert found == pytest.approx(expected, rel=2e-4)
-
-
-def test_figures_of_the_stages(single: Path, double: Path) -> None:
-    for stage in NETWORKS:
-        one, two = (
-            json.loads((run / stage / "stage.json").read_text()) for run in (single, double)
-        )
-        assert (one["processes"], two["processes"]) == (1, 2)
-        assert one["digest"] == two["digest"]
-        # A rounding may turn single pixels.
-        assert two["figures"] == pytest.approx(one["figures"], rel=1e-2)
-
-
+@pytest.mark.slow
 def test_two_processes_share_the_files_of_a_whole_run(
-    tiny_data: Path, tmp_path: Path, single: Path
+    tiny_data: Path, tmp_path: Path, finished_run: Path
 ) -> None:
     out = tmp_path / "run"
-    assert _train_in_two(tiny_data, out, OVERRIDES) == [0, 0]
-    assert results_of(out).keys() == results_of(single).keys()
+    assert _train_in_two(tiny_data, out) == [0, 0]
+    assert results_of(out).keys() == results_of(finished_run).keys()
     for stage in ("seeds", "labels"):
         assert sorted(p.stem for p in (out / stage).glob("*.png")) == sorted(TRAIN_NAMES)
     assert all((out / stage / "stage.json").is_file() for stage in STAGES)
@@ -104,12 +35,19 @@ def test_two_processes_share_the_files_of_a_whole_run(
 
 def test_a_batch_that_cannot_be_shared_is_refused(tiny_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert _train_in_two(tiny_data, out, ("segmenter.train.batch_size=3",)) == [1, 1]
+    assert _train_in_two(tiny_data, out, "segmenter.train.batch_size=3") == [1, 1]
     for rank in range(2):
         message = (tmp_path / f"error.{rank}.txt").read_text()
         assert message.startswith("ConfigError: a batch of 3 images cannot be shared by 2")
         assert message.endswith("choose a multiple of 2")
     assert not out.exists()
+
+
+def _train_in_two(data: Path, out: Path, *overrides: str) -> list[int | None]:
+    processes = start_group(data, out, overrides)
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
 
 
 class Fellows:

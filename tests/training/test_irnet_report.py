@@ -13,7 +13,7 @@ from wsss.runtime.report.pictures import draw_dots
 from wsss.training.data.image_set import ImageSet, Sample
 from wsss.training.data.instance_truth import InstanceTruth
 from wsss.training.methods.irnet import report as irnet_report
-from wsss.training.methods.irnet.method import STAGES
+from wsss.training.methods.irnet.method import METHOD
 from wsss.training.methods.irnet.recipe import IRNetRecipe
 from wsss.training.pipeline import train
 from wsss.training.predict.run_report import write_run_report
@@ -49,7 +49,7 @@ def test_the_report_shows_what_irnet_learnt(
 ) -> None:
     run = copy_run(finished_irnet_run, tmp_path / "run")
     page = report_of(run, tiny_images)
-    assert {stage.name for stage in STAGES} <= set(page.texts)
+    assert {stage.name for stage in METHOD.stages} <= set(page.texts)
     assert "affinity" not in page.texts
     assert set(HEADS) <= set(page.texts)
     assert page.texts.count("score 0 to 1") == 2  # of the stages' pictures and of IRNet's

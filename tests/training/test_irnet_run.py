@@ -1,14 +1,13 @@
 """IRNet end to end: what its run leaves, what it refuses, and that a killed one goes on."""
 
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny_run import METHODS, TRAIN_NAMES, assert_same_run, errors_of, start_training, tiny_recipe
+from method_contract import SGD, MethodContract
+from tiny_run import METHODS, TRAIN_NAMES, tiny_recipe
 
-from wsss.errors import ConfigError
 from wsss.runtime.instances.files import CLASSES, OBJECTS, read_ids
 from wsss.runtime.io.image_io import read_image, read_label_map
 from wsss.runtime.io.score_maps import load_score_maps
@@ -16,13 +15,11 @@ from wsss.training.data.image_set import ImageSet
 from wsss.training.engine.checkpoint import load_checkpoint
 from wsss.training.engine.metrics import read_metrics
 from wsss.training.engine.run import read_stage
-from wsss.training.methods.irnet.method import STAGES
 from wsss.training.methods.shared.pair_losses import DISPLACEMENT_NAMES, PAIR_NAMES
 from wsss.training.pipeline import TrainResult, train
-from wsss.training.predict.run_predictor import RunPredictor
 
 NETWORKS = METHODS["irnet"][1]
-EPOCHS = tuple(f"{stage}.train.epochs=5" for stage in NETWORKS)
+OBJECTS_DIR = f"instances/{OBJECTS}"
 
 
 def _train(images: ImageSet, out: Path, *overrides: str, **options: object) -> TrainResult:
@@ -30,28 +27,35 @@ def _train(images: ImageSet, out: Path, *overrides: str, **options: object) -> T
     return train(recipe, images, out, device="cpu", **options)  # type: ignore[arg-type]
 
 
-def test_every_stage_leaves_its_record_and_its_files(
+class TestIrnet(MethodContract):
+    method = "irnet"
+    has_walk = True
+    cams_refused = r"irnet\.start is 'classifier', but `cams_path` leaves"
+    epochs = tuple(f"{stage}.train.epochs=5" for stage in NETWORKS)
+    kills = (
+        # The third resume file, not yet in place.
+        ("irnet", 5, "irnet", "irnet/weights.safetensors"),
+        ("irnet", 14, "irnet/weights.safetensors", "irnet/stage.json"),
+        (OBJECTS_DIR, 4, OBJECTS_DIR, f"{OBJECTS_DIR}/train_3.png"),
+    )
+    shared = tuple(f"{stage}.train.{text}" for stage in NETWORKS[1:] for text in SGD)
+    groups = (NETWORKS[1:],)
+
+
+def test_every_image_gets_maps_and_instances(
     finished_irnet_run: Path, tiny_images: ImageSet
 ) -> None:
-    for stage in STAGES:
-        record = read_stage(finished_irnet_run / stage.name)
-        assert record["stage"] == stage.name
-        assert set(record["inputs"]) == {"images", *stage.needs}
-        weights = finished_irnet_run / stage.name / "weights.safetensors"
-        assert weights.is_file() == (stage.name in NETWORKS)
     figures = read_stage(finished_irnet_run / "labels")["figures"]
     assert figures.keys() == {"walk_miou", "walk_images", "miou", "images"}
     for sample in tiny_images.select("train").samples:
         size = read_image(sample.image_path).shape[:2]
-        allowed = {0, *(label + 1 for label in sample.labels or ())}
         maps = load_score_maps(finished_irnet_run / "labels" / "scores" / f"{sample.name}.npz")
         assert maps.background is None and tuple(maps.classes) == sample.labels
-        label_map = read_label_map(finished_irnet_run / "labels" / f"{sample.name}.png")
         folder = finished_irnet_run / "instances"
         ids = read_ids(folder / OBJECTS / f"{sample.name}.png").ids
         classes = read_label_map(folder / CLASSES / f"{sample.name}.png")
-        assert label_map.shape == ids.shape == classes.shape == size
-        assert set(np.unique(label_map)) | set(np.unique(classes)) <= allowed
+        assert ids.shape == classes.shape == size
+        assert set(np.unique(classes)) <= {0, *(label + 1 for label in sample.labels or ())}
         assert np.array_equal(ids == 0, classes == 0)
 
 
@@ -75,16 +79,6 @@ def test_the_backbone_stays_that_of_the_classifier(finished_irnet_run: Path) -> 
     assert header["method"] == "irnet" and bool(irnet["mean_displacement"].any())
 
 
-def test_a_run_labels_images_as_its_stages_did(
-    finished_irnet_run: Path, tiny_images: ImageSet
-) -> None:
-    predictor = RunPredictor(finished_irnet_run, "cpu")
-    for sample in tiny_images.select("train").samples:
-        found = predictor.recipe_label(read_image(sample.image_path), sample.labels, "labels")
-        stored = read_label_map(finished_irnet_run / "labels" / f"{sample.name}.png")
-        assert (found == stored).mean() > 0.99  # stored CAMs are rounded to float16
-
-
 def test_without_displacements_there_are_labels_and_no_instances(
     tiny_images: ImageSet, tmp_path: Path
 ) -> None:
@@ -94,50 +88,3 @@ def test_without_displacements_there_are_labels_and_no_instances(
     assert not set(DISPLACEMENT_NAMES) & set(row)
     assert {path.stem for path in (tmp_path / "run/labels").glob("*.png")} == set(TRAIN_NAMES)
     assert not list((tmp_path / "run/instances").rglob("*.png"))
-
-
-def test_cams_of_another_method_need_a_backbone_of_weights(
-    tiny_images: ImageSet, tmp_path: Path
-) -> None:
-    cams = tmp_path / "cams"
-    cams.mkdir()
-    for name in TRAIN_NAMES:
-        np.savez(cams / f"{name}.npz", cam=np.ones((1, 3, 4), np.float32), keys=[0])
-    with pytest.raises(ConfigError, match=r"irnet\.start is 'classifier', but `cams_path` leaves"):
-        _train(tiny_images, tmp_path / "run", cams_path=cams)
-
-
-@pytest.fixture(scope="module")
-def straight(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted run, in a process like those that are killed."""
-    out = tmp_path_factory.mktemp("straight_irnet") / "run"
-    _run_to_the_end(tiny_data, out)
-    return out
-
-
-def _run_to_the_end(data: Path, out: Path) -> None:
-    process = start_training(data, out, EPOCHS, method="irnet", save_every_step=True)
-    process.join()
-    assert process.exitcode == 0, errors_of(out)
-
-
-@pytest.mark.parametrize(
-    ("below", "at", "missing"),
-    [
-        ("irnet", 5, "weights.safetensors"),  # the third resume file, not yet in place
-        ("irnet", 14, "stage.json"),  # between the weights and the end
-        ("instances/SegmentationObject", 4, "SegmentationObject/train_3.png"),
-    ],
-)
-def test_a_killed_run_ends_in_the_same_bits(
-    tiny_data: Path, straight: Path, tmp_path: Path, below: str, at: int, missing: str
-) -> None:
-    out = tmp_path / "run"
-    options = {"save_every_step": True, "kill_at": at, "kill_below": below}
-    process = start_training(tiny_data, out, EPOCHS, method="irnet", **options)
-    process.join()
-    assert process.exitcode == -signal.SIGKILL, errors_of(out)
-    stage = below.split("/")[0]
-    assert (out / stage).is_dir() and not (out / stage / missing).exists()
-    _run_to_the_end(tiny_data, out)
-    assert_same_run(straight, out)

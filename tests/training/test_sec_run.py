@@ -1,12 +1,11 @@
 """SEC end to end: what its run leaves, that each loss can be switched, and two processes."""
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from tiny_run import METHODS, copy_run, results_of, start_group, tiny_recipe
+from method_contract import SGD, MethodContract
+from tiny_run import copy_run, tiny_recipe
 
 from wsss.errors import ConfigError
 from wsss.runtime.io.image_io import read_image
@@ -15,14 +14,30 @@ from wsss.training.engine.checkpoint import load_checkpoint
 from wsss.training.engine.metrics import read_metrics
 from wsss.training.engine.run import read_stage
 from wsss.training.methods.sec.train import TERMS
-from wsss.training.pipeline import METHODS as STAGES_OF
 from wsss.training.pipeline import train
-from wsss.training.predict.measure import evaluate
 from wsss.training.predict.run_predictor import RunPredictor
 from wsss.training.recipes import load_recipe
 
-STAGES = STAGES_OF["sec"]
-SGD = ("optimizer=sgd", "learning_rate=0.01", "momentum=0.5", "new_layer_factor=2")
+
+class TestSec(MethodContract):
+    method = "sec"
+    cams_refused = r"untrained: leave it out, or set segmenter\.start=weights"
+    refused = (
+        (
+            "segmenter.sec.seed=0 segmenter.sec.expand=0 segmenter.sec.constrain=0",
+            "are all 0, one must be above",
+        ),
+        ("segmenter.sec.crf.iterations=0", r"`constrain` is 1, but `crf\.iterations` is 0"),
+        (
+            "segmenter.sec.object_decay=1",
+            r"segmenter\.sec\.object_decay is 1, must be less than 1",
+        ),
+    )
+    epochs = ("cam.train.epochs=2", "segmenter.train.epochs=5")
+    kills = (("segmenter", 5, "segmenter", "segmenter/weights.safetensors"),)
+    shared = tuple(f"segmenter.train.{text}" for text in SGD)
+    groups = (("segmenter",),)
+    absolute = 1e-4
 
 
 def _segmenter(images: ImageSet, finished: Path, out: Path, *overrides: str) -> Path:
@@ -31,16 +46,6 @@ def _segmenter(images: ImageSet, finished: Path, out: Path, *overrides: str) -> 
     recipe = tiny_recipe(*overrides, method="sec")
     train(recipe, images, out, stages=["segmenter"], device="cpu")
     return out
-
-
-def test_every_stage_leaves_its_record_and_its_files(finished_sec_run: Path) -> None:
-    for stage in STAGES:
-        record = read_stage(finished_sec_run / stage.name)
-        assert record["stage"] == stage.name
-        assert set(record["inputs"]) == {"images", *stage.needs}
-        weights = finished_sec_run / stage.name / "weights.safetensors"
-        assert weights.is_file() == (stage.name in METHODS["sec"][1])
-    assert not (finished_sec_run / "labels").exists()
 
 
 def test_the_loss_is_the_sum_of_its_terms(finished_sec_run: Path) -> None:
@@ -128,59 +133,10 @@ def test_a_balance_that_nothing_looks_at_is_refused(name: str, overrides: tuple[
     assert load_recipe(name, [*overrides, "segmenter.loss=cross_entropy"]).segmenter.balance == 0.75
 
 
-def test_what_cannot_be_is_refused(
-    finished_sec_run: Path, tiny_images: ImageSet, tmp_path: Path
+def test_a_run_labels_by_cams_of_given_classes(
+    finished_sec_run: Path, tiny_images: ImageSet
 ) -> None:
-    for overrides, message in (
-        (("seed=0", "expand=0", "constrain=0"), "are all 0, one must be above"),
-        (("crf.iterations=0",), r"`constrain` is 1, but `crf\.iterations` is 0"),
-        (("object_decay=1",), r"segmenter\.sec\.object_decay is 1, must be less than 1"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            tiny_recipe(*(f"segmenter.sec.{text}" for text in overrides), method="sec")
-    with pytest.raises(
-        ConfigError, match=r"untrained: leave it out, or set segmenter\.start=weights"
-    ):
-        train(
-            tiny_recipe(method="sec"),
-            tiny_images,
-            tmp_path / "run",
-            cams_path=finished_sec_run / "cam" / "scores",
-        )
-
-
-def test_a_run_labels_and_is_measured(finished_sec_run: Path, tiny_images: ImageSet) -> None:
-    report = evaluate(finished_sec_run, tiny_images, device="cpu")
-    assert report.miou == read_stage(finished_sec_run / "segmenter")["figures"]["miou"]
     predictor = RunPredictor(finished_sec_run, "cpu")
     image = read_image(tiny_images.select("val").samples[0].image_path)
-    assert predictor.predict_one(image).label.shape == image.shape[:2]
     assert predictor.predict_one(image, (1,), "cam").label.max() in (0, 2)
-    with pytest.raises(ConfigError, match="method sec, which has no walk"):
-        predictor.predict_one(image, (1,), "labels")
-
-
-def test_two_processes_compute_what_one_computes(
-    tiny_data: Path, tiny_images: ImageSet, tmp_path: Path
-) -> None:
-    """Plain SGD: Adam would blow up rounding where a gradient is almost zero."""
-    overrides = tuple(f"{s}.train.{setting}" for s in METHODS["sec"][1] for setting in SGD)
-    single = tmp_path / "single"
-    train(tiny_recipe(*overrides, method="sec"), tiny_images, single, device="cpu")
-    double = copy_run(single, tmp_path / "double", without=["segmenter"])
-    group = start_group(tiny_data, double, overrides, method="sec", stages=["segmenter"])
-    for process in group:
-        process.join()
-    assert [process.exitcode for process in group] == [0, 0]
-    assert results_of(double).keys() == results_of(single).keys()
-    rows = [read_metrics(run / "segmenter" / "metrics.jsonl") for run in (single, double)]
-    assert rows[0][0]["loss"] != pytest.approx(rows[0][-1]["loss"], rel=1e-3)
-    for one, two in zip(*rows, strict=True):
-        assert two == pytest.approx(one, rel=1e-3)
-    weights = [load_checkpoint(r / "segmenter/weights.safetensors")[0] for r in (single, double)]
-    for name, value in weights[0].items():
-        np.testing.assert_allclose(weights[1][name], value, rtol=1e-3, atol=1e-4)
-    digests = [
-        json.loads((r / "segmenter/stage.json").read_text())["digest"] for r in (single, double)
-    ]
-    assert digests[0] == digests[1]
+    assert not (finished_sec_run / "labels").exists()

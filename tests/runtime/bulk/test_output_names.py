@@ -8,7 +8,7 @@ from itertools import permutations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wsss.errors import DataError
@@ -152,7 +152,6 @@ def comparable(path: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
-@settings(max_examples=60, deadline=None)
 @given(names=st.lists(NAME, min_size=1, max_size=40, unique=True))
 def test_any_names_map_one_to_one(names: list[str], tmp_path_factory: pytest.TempPathFactory):
     check_all(names, tmp_path_factory.mktemp("names") / "folder")

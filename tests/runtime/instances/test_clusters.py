@@ -1,7 +1,7 @@
 import instance_reference
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from instance_scenes import ideal_displacement
 from pytest import mark
@@ -16,7 +16,6 @@ def clustered(field, **changes):
     return cluster_cells(field.numpy(), centroids.numpy(), **changes)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     height=st.integers(1, 12),
     width=st.integers(1, 12),

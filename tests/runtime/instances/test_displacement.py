@@ -1,7 +1,7 @@
 import instance_reference
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pytest import importorskip, mark, raises
 
@@ -134,7 +134,6 @@ def test_companions_and_padding_have_no_influence(form):
         )
 
 
-@settings(max_examples=30, deadline=None)
 @given(
     height=st.integers(1, 12),
     width=st.integers(1, 12),

@@ -1,7 +1,7 @@
 import instance_reference
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from instance_scenes import ideal_displacement, outline, score_maps, walk_settings
 from pytest import mark, raises
@@ -158,7 +158,6 @@ def test_companions_have_no_influence_and_results_repeat(align):
             assert np.array_equal(found.scores, alone.scores)
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     height=st.integers(1, 12),
     width=st.integers(1, 12),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, PngImagePlugin
@@ -51,7 +51,6 @@ def test_shapes_that_do_not_fit() -> None:
         instances(IDS, [0] * (MAX_INSTANCES + 1))
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     st.tuples(st.integers(1, 6), st.integers(1, 6)).flatmap(
         lambda size: st.tuples(

@@ -1,6 +1,6 @@
 import instance_reference
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pytest import MonkeyPatch, approx, mark, raises
 
@@ -20,7 +20,6 @@ SCORES = np.linspace(0.3, 1.0, 15, dtype=np.float32).reshape(3, 5)
 CLASSES = np.array([7, 3], np.int64)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     height=st.integers(1, 15),
     width=st.integers(1, 15),
@@ -37,7 +36,6 @@ def test_segments_equal_a_flood_fill(height, width, num_labels, seed):
     assert np.array_equal(found == 0, labels == 0)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     height=st.integers(2, 15),
     width=st.integers(1, 15),

@@ -5,7 +5,7 @@ from collections import Counter
 import cian_reference
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wsss.training.methods.cian import class_groups as module
@@ -43,7 +43,6 @@ def is_rare(labels, index, group_size):
     return max((counts[label] for label in labels[index]), default=0) < group_size
 
 
-@settings(max_examples=200, deadline=None)
 @given(IMAGES, SIZES, SEEDS)
 def test_any_two_of_a_group_share_a_class(labels, group_size, seed):
     for group in grouped(labels, group_size, seed):
@@ -58,7 +57,6 @@ def test_a_group_needs_no_class_that_all_have():
     assert sorted(grouped([[0, 1], [1, 2], [0, 2]], 3, 0)[0]) == [0, 1, 2]
 
 
-@settings(max_examples=200, deadline=None)
 @given(IMAGES, SIZES, SEEDS)
 def test_every_image_comes_once_and_stand_ins_fill_what_lacks(labels, group_size, seed):
     found = grouped(labels, group_size, seed)
@@ -76,7 +74,6 @@ def test_every_image_comes_once_and_stand_ins_fill_what_lacks(labels, group_size
             )
 
 
-@settings(max_examples=200, deadline=None)
 @given(IMAGES, SIZES, SEEDS)
 def test_groups_that_lack_most_are_left_out(labels, group_size, seed):
     found = grouped(labels, group_size, seed)

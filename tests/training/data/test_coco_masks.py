@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -52,7 +52,6 @@ sizes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 coordinates = st.integers(-12, 60).map(lambda value: value / 4) | st.floats(-3, 15)
 
 
-@settings(max_examples=200, deadline=None)
 @given(sizes, st.lists(st.tuples(coordinates, coordinates), min_size=3, max_size=9))
 def test_polygons(size: tuple[int, int], corners: list[tuple[float, float]]) -> None:
     polygon = [value for corner in corners for value in corner]
@@ -71,7 +70,6 @@ def test_parts_add_up() -> None:
     assert rasterise([square, square], 3, 3).sum() == 4
 
 
-@settings(max_examples=100, deadline=None)
 @given(sizes, st.integers(0, 2**32 - 1), st.sampled_from([0.1, 0.5, 1]))
 def test_run_lengths(size: tuple[int, int], seed: int, share: float) -> None:
     inside = np.random.default_rng(seed).random(size) < share

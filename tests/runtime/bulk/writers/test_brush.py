@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from label_formats import brush_values
@@ -27,7 +27,6 @@ def _runs_of(lengths: list[int]) -> Labels:
 BORDERS = [1, 2, 3, 4, 5, 63, 64, 65, 16383, 16384, 16385, 32768, 40000]
 
 
-@settings(deadline=None)
 @given(label_maps | st.sampled_from(list(LABELS.values())))
 def test_round_trip(label: Labels) -> None:
     for region in regions(label):

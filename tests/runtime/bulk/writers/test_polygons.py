@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from labelled_images import LABELS, Labels, blobs, objects
@@ -34,7 +34,6 @@ def drawn(rings: list[tuple[int, Ring]], shape: tuple[int, ...]) -> Labels:
     return np.array(picture)
 
 
-@settings(max_examples=400, deadline=None)
 @given(label_maps | st.sampled_from(list(LABELS.values())))
 def test_rings_give_the_label_map_back(label: Labels) -> None:
     rings = list(class_rings(label))
@@ -42,7 +41,6 @@ def test_rings_give_the_label_map_back(label: Labels) -> None:
     np.testing.assert_array_equal(drawn(rings, label.shape), objects(label))
 
 
-@settings(deadline=None)
 @given(label_maps)
 def test_rings_turn_at_every_corner_and_stay_on_their_class(label: Labels) -> None:
     for value, ring in class_rings(label):

@@ -3,7 +3,7 @@
 import numpy as np
 import pycocotools.mask
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from labelled_images import LABELS, Labels
@@ -18,7 +18,6 @@ label_maps = shapes.flatmap(
 any_labels = label_maps | st.sampled_from(list(LABELS.values()))
 
 
-@settings(deadline=None)
 @given(any_labels)
 def test_regions_hold_each_class_once(label: Labels) -> None:
     found = np.zeros(label.size, np.uint8)
@@ -33,7 +32,6 @@ def test_regions_hold_each_class_once(label: Labels) -> None:
     np.testing.assert_array_equal(found.reshape(label.shape), np.where(label == 255, 0, label))
 
 
-@settings(deadline=None)
 @given(any_labels)
 def test_area_box_and_counts(label: Labels) -> None:
     for region in regions(label):
@@ -48,7 +46,6 @@ def test_area_box_and_counts(label: Labels) -> None:
         assert (region.counts[1:] > 0).all()
 
 
-@settings(max_examples=300, deadline=None)
 @given(any_labels)
 def test_text_is_that_of_pycocotools(label: Labels) -> None:
     for region in regions(label.T):
@@ -59,7 +56,6 @@ def test_text_is_that_of_pycocotools(label: Labels) -> None:
         assert pycocotools.mask.toBbox(expected).tolist() == [left, top, width, height]
 
 
-@settings(deadline=None)
 @given(any_labels)
 def test_our_reader_of_coco_takes_the_text(label: Labels) -> None:
     height, width = label.shape
@@ -71,7 +67,6 @@ def test_our_reader_of_coco_takes_the_text(label: Labels) -> None:
 
 # Beyond 2**29 pixels pycocotools overruns its own text; our images have at most 178,956,970.
 @pytest.mark.parametrize("largest", [15, 16, 31, 32, 1000, 2**28])
-@settings(deadline=None)
 @given(data=st.data())
 def test_counts_of_any_size(largest: int, data: st.DataObject) -> None:
     """Differences of either sign, at the borders between one character and the next."""

@@ -6,7 +6,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from labelled_images import NAMES, make_job
 
@@ -45,7 +45,6 @@ def test_names(name: str, expected: str) -> None:
     assert plain(name) == expected
 
 
-@settings(deadline=None)
 @given(any_text | tricky_text)
 @example("\\\udcff\\x5c\udcff")
 def test_names_are_fit_and_can_be_told_apart(name: str) -> None:

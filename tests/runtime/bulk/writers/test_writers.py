@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from label_formats import (
     read_coco,
@@ -145,7 +145,6 @@ def test_names_of_classes(name: str) -> None:
 any_text = st.text(st.characters(codec=None, exclude_categories=()), max_size=8)
 
 
-@settings(deadline=None)
 @given(st.lists(any_text, min_size=1, max_size=3, unique_by=plain), any_text)
 def test_any_names(classes: list[str], image_name: str) -> None:
     label = np.arange(len(classes) + 1, dtype=np.uint8)[None]
