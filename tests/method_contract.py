@@ -119,7 +119,9 @@ class MethodContract:
                 labels = read_label_map(finished / "labels" / f"{sample.name}.png")
                 assert (found == labels).mean() > 0.99
             else:
-                with pytest.raises(ConfigError, match=r"unknown mode 'walk': run .* has cam, segmenter"):
+                with pytest.raises(
+                    ConfigError, match=r"unknown mode 'walk': run .* has cam, segmenter"
+                ):
                     predictor.predict_one(image, sample.labels, "walk")
         report = evaluate(finished, tiny_images, device="cpu")
         assert report.miou == read_stage(finished / "segmenter")["figures"]["miou"]

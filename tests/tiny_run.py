@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from wsss.errors import WsssError
 from wsss.runtime.io.image_io import write_label_map
-from wsss.training.data.readers import read_image_set
 from wsss.training import methods
+from wsss.training.data.readers import read_image_set
 from wsss.training.methods import open_method
 from wsss.training.pipeline import train
 from wsss.training.recipe.recipe import Recipe

@@ -243,5 +243,7 @@ def test_seeds_are_refused(
     finished_self_guided_run: Path, tiny_images: ImageSet, tmp_path: Path
 ) -> None:
     recipe, seeds = tiny_recipe(method="selfguided"), finished_self_guided_run / "labels"
-    with pytest.raises(ConfigError, match="selfguided has no seeds of its own: leave `seeds_path` out"):
+    with pytest.raises(
+        ConfigError, match="selfguided has no seeds of its own: leave `seeds_path` out"
+    ):
         train(recipe, tiny_images, tmp_path / "run", seeds_path=seeds)
