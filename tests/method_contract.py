@@ -70,15 +70,19 @@ class MethodContract:
     absolute: ClassVar[float] = 2e-5
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        if "kill" in metafunc.fixturenames:
+        marked = {
+            name for m in metafunc.definition.iter_markers("parametrize") for name in m.args[:1]
+        }
+        if "kill" in metafunc.fixturenames and "kill" not in marked:
             metafunc.parametrize("kill", self.kills, ids=lambda kill: f"{kill[0]} {kill[1]}")
         if "refusal" in metafunc.fixturenames:
             metafunc.parametrize("refusal", self.refused, ids=lambda row: row[0])
 
     @pytest.fixture(scope="class")
-    def finished(self, finished_run_of: Callable[[str], Path]) -> Path:
+    @classmethod
+    def finished(cls, finished_run_of: Callable[[str], Path]) -> Path:
         """A run with all stages; not to be changed."""
-        return finished_run_of(self.method)
+        return finished_run_of(cls.method)
 
     # What a run leaves
 
@@ -143,10 +147,11 @@ class MethodContract:
     # Kills
 
     @pytest.fixture(scope="class")
-    def straight(self, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def straight(cls, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         """An uninterrupted run, in a process like those that are killed."""
-        out = tmp_path_factory.mktemp(f"straight_{self.method}") / "run"
-        train_apart(tiny_data, out, self.epochs, method=self.method, save_every_step=True)
+        out = tmp_path_factory.mktemp(f"straight_{cls.method}") / "run"
+        train_apart(tiny_data, out, cls.epochs, method=cls.method, save_every_step=True)
         return out
 
     @pytest.mark.slow
@@ -163,32 +168,34 @@ class MethodContract:
     # Two processes
 
     @pytest.fixture(scope="class")
+    @classmethod
     def single(
-        self, finished: Path, tiny_images: ImageSet, tmp_path_factory: pytest.TempPathFactory
+        cls, finished: Path, tiny_images: ImageSet, tmp_path_factory: pytest.TempPathFactory
     ) -> Path:
         """One process; stages whose settings are those of the finished run are that run's."""
-        out = copy_run(finished, tmp_path_factory.mktemp(f"single_{self.method}") / "run")
-        recipe = tiny_recipe(*self.shared, method=self.method)
+        out = copy_run(finished, tmp_path_factory.mktemp(f"single_{cls.method}") / "run")
+        recipe = tiny_recipe(*cls.shared, method=cls.method)
         train(recipe, tiny_images, out, device="cpu")
         return out
 
     @pytest.fixture(scope="class")
+    @classmethod
     def double(
-        self, single: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
+        cls, single: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
     ) -> Path:
         """The stages done by two processes, each group from what one process had made before."""
-        stages = [stage for group in self.groups for stage in group]
-        folder = tmp_path_factory.mktemp(f"double_{self.method}")
+        stages = [stage for group in cls.groups for stage in group]
+        folder = tmp_path_factory.mktemp(f"double_{cls.method}")
         out = copy_run(single, folder / "run", without=stages)
-        for group in self.groups:
+        for group in cls.groups:
             processes = start_group(
-                tiny_data, out, self.shared, method=self.method, stages=list(group)
+                tiny_data, out, cls.shared, method=cls.method, stages=list(group)
             )
             for process in processes:
                 process.join()
             assert [process.exitcode for process in processes] == [0, 0], errors_of(out)
-            if group != self.groups[-1]:
-                for stage in set(group) & set(METHODS[self.method][1]):
+            if group != cls.groups[-1]:
+                for stage in set(group) & set(METHODS[cls.method][1]):
                     shutil.copy(single / stage / "weights.safetensors", out / stage)
         return out
 

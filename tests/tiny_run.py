@@ -1,6 +1,7 @@
 """A whole run of a method in seconds: ten drawn images of two classes, and a recipe to fit.
 
-Also what it takes to train in a process of its own that can be killed or have fellows.
+Also what it takes to train in a process of its own that can be killed or have fellows. Nothing here
+imports torch before it trains.
 """
 
 import json
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -21,12 +23,9 @@ from numpy.typing import NDArray
 
 from wsss.errors import WsssError
 from wsss.runtime.io.image_io import write_label_map
-from wsss.training import methods
-from wsss.training.data.readers import read_image_set
-from wsss.training.methods import open_method
-from wsss.training.pipeline import train
-from wsss.training.recipe.recipe import Recipe
-from wsss.training.recipes import load_recipe
+
+if TYPE_CHECKING:
+    from wsss.training.recipe.recipe import Recipe
 
 CLASSES = ("disc", "bar")
 COLOURS = ((220, 60, 40), (40, 80, 220))
@@ -35,11 +34,11 @@ TRAIN_NAMES = tuple(f"train_{index}" for index in range(NUM_TRAIN))
 NETWORKS = ("cam", "affinity", "segmenter")
 STAGES = ("cam", "seeds", "affinity", "labels", "segmenter")
 METHODS = {
-    name: (
-        open_method(name).demo.recipe,
-        tuple(stage.name for stage in open_method(name).stages if stage.network),
-    )
-    for name in methods.METHODS
+    "affinitynet": ("demo", NETWORKS),
+    "irnet": ("demo_irnet", ("cam", "irnet", "segmenter")),
+    "cian": ("demo_cian", ("cam", "cian", "segmenter")),
+    "sec": ("demo_sec", ("cam", "segmenter")),
+    "selfguided": ("demo_selfguided", ("cam", "segmenter")),
 }
 """Recipe that the tiny one is made from, and the stages that train a network."""
 WALK = ("walk.steps=8", "walk.radius=3", "walk.threshold=0.3")
@@ -54,7 +53,7 @@ TINY = {
 
 _START = multiprocessing.get_context("forkserver")
 # torch.optim imports torch._dynamo when it is first used: a second for each process.
-_START.set_forkserver_preload([__name__, "torch._dynamo"])
+_START.set_forkserver_preload([__name__, "wsss.training.pipeline", "torch._dynamo"])
 
 
 def write_images(root: Path) -> Path:
@@ -105,11 +104,13 @@ def draw(
 
 
 @cache
-def tiny_recipe(*overrides: str, method: str = "affinitynet") -> Recipe:
+def tiny_recipe(*overrides: str, method: str = "affinitynet") -> "Recipe":
     """The recipe of the demo at the smallest crops and two epochs a stage.
 
     Read once: runs that are compared must not see different versions of the file.
     """
+    from wsss.training.recipes import load_recipe
+
     base, networks = METHODS[method]
     settings = ["cam.scales=[1.0]", "seeds.crf.iterations=1", "cam.threshold=0.2", *TINY[method]]
     for stage in networks:
@@ -232,7 +233,7 @@ def errors_of(out: Path) -> str:
 def _train(
     data: Path,
     out: Path,
-    recipe: Recipe,
+    recipe: "Recipe",
     stages: Sequence[str] | None,
     save_every_step: bool,
     kill_at: int | None,
@@ -241,7 +242,9 @@ def _train(
 ) -> None:
     import torch
 
+    from wsss.training.data.readers import read_image_set
     from wsss.training.engine import loop
+    from wsss.training.pipeline import train
 
     os.environ.update(environment)
     os.fsync = lambda descriptor: None  # seconds on a busy disk; a killed process needs none

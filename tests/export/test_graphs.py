@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from all_pairs import all_pairs
 from traced_once import traced_afresh
 from untrained_run import CLASSES, untrained_recipe, write_untrained_run
 
@@ -292,9 +293,12 @@ def test_only_trained_networks_are_exported(tmp_path: Path) -> None:
         open_source(run, ("labels",), "nhwc")
 
 
-@pytest.mark.parametrize("align", ["reference", "corners"])
-@pytest.mark.parametrize("stride", [1, 4, 8, 16])
-@pytest.mark.parametrize("scale", [0.1, 0.5, 0.75, 1.0, 1.25, 4 / 3, 1.5, 2.0])
+@pytest.mark.parametrize(
+    ("scale", "stride", "align"),
+    all_pairs(
+        [0.1, 0.5, 0.75, 1.0, 1.25, 4 / 3, 1.5, 2.0], [1, 4, 8, 16], ["reference", "corners"]
+    ),
+)
 def test_sizes_are_rounded_as_python_rounds_them(align: str, stride: int, scale: float) -> None:
     nodes: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []

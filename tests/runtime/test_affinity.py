@@ -1,5 +1,6 @@
 import reference
 import torch
+from all_pairs import all_pairs
 from pytest import approx, importorskip, mark, raises
 
 from wsss.errors import ConfigError, DataError, ShapeError
@@ -31,9 +32,7 @@ def test_offsets_are_the_published_half_disc(radius, count):
     assert not mirrored & set(offsets)
 
 
-@mark.parametrize("radius", [2, 5])
-@mark.parametrize("borders", BORDERS)
-@mark.parametrize("size", SIZES)
+@mark.parametrize(("size", "borders", "radius"), all_pairs(SIZES, BORDERS, [2, 5]))
 def test_pairs_equal_the_naive_enumeration(size, borders, radius):
     pairs = PairOffsets(radius)
     found = set()
@@ -56,9 +55,7 @@ def test_reference_borders_leave_the_corners_alone_as_published():
     assert (pair_labels(labels, borders="reference") == 0).sum() == 43 * 55 * 34
 
 
-@mark.parametrize("radius", [2, 5])
-@mark.parametrize("borders", BORDERS)
-@mark.parametrize("size", SIZES)
+@mark.parametrize(("size", "borders", "radius"), all_pairs(SIZES, BORDERS, [2, 5]))
 def test_affinity_equals_naive_loops(size, borders, radius):
     features = random_features(2, 6, *size)
     affinity = affinity_from_features(features, radius=radius, beta=3.0, borders=borders)
@@ -132,10 +129,10 @@ def test_distance_gradient_equals_autograd_through_shifts():
     torch.testing.assert_close(found, features.grad)
 
 
-@mark.parametrize("radius", [2, 5])
-@mark.parametrize("borders", BORDERS)
-@mark.parametrize("size", SIZES)
-@mark.parametrize("dtype", [torch.uint8, torch.int64])
+@mark.parametrize(
+    ("dtype", "size", "borders", "radius"),
+    all_pairs([torch.uint8, torch.int64], SIZES, BORDERS, [2, 5]),
+)
 def test_pair_labels_equal_naive_loops(size, borders, radius, dtype):
     generator = torch.Generator().manual_seed(3)
     choice = torch.randint(0, 4, (2, *size), generator=generator)

@@ -3,6 +3,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from all_pairs import all_pairs
 from pytest import approx, mark, raises
 from reference import pairs_of_grid, path_between
 from reference import path_maxima as naive_maxima
@@ -60,10 +61,9 @@ def test_parts_unite_to_the_path_exactly(radius):
     assert set(built) == {SINGLE_CELL, *range(len(offsets))}
 
 
-@mark.parametrize("batch", [1, 3])
-@mark.parametrize("radius", [2, 5, 10])
-@mark.parametrize("borders", BORDERS)
-@mark.parametrize("size", SIZES)
+@mark.parametrize(
+    ("size", "borders", "radius", "batch"), all_pairs(SIZES, BORDERS, [2, 5, 10], [1, 3])
+)
 def test_affinity_and_maxima_equal_naive_loops(size, borders, radius, batch):
     boundary = random_boundary(batch, *size)
     expected = naive_maxima(boundary, radius, borders)
@@ -158,9 +158,10 @@ def test_gradient_passes_gradcheck(size, radius, borders):
     assert torch.autograd.gradcheck(maxima, (boundary,), eps=1e-6, atol=1e-6)
 
 
-@mark.parametrize("radius", [2, 5, 10])
-@mark.parametrize("borders", BORDERS)
-@mark.parametrize("size", [(1, 13), (2, 3), (5, 9), (11, 20)])
+@mark.parametrize(
+    ("size", "borders", "radius"),
+    all_pairs([(1, 13), (2, 3), (5, 9), (11, 20)], BORDERS, [2, 5, 10]),
+)
 def test_gradient_equals_naive_loops(size, borders, radius):
     boundary = distinct_boundary(2, *size, seed=1).requires_grad_()
     maxima = path_maxima(boundary, radius=radius, borders=borders)

@@ -2,6 +2,7 @@ import math
 
 import reference
 import torch
+from all_pairs import all_pairs
 from pytest import approx, mark, raises
 
 from wsss.errors import ConfigError, DataError, ShapeError
@@ -27,9 +28,7 @@ def pad(values, height, width):
     )
 
 
-@mark.parametrize("steps", [0, 1, 2, 7, 256])
-@mark.parametrize("borders", BORDERS)
-@mark.parametrize("size", SIZES)
+@mark.parametrize(("size", "borders", "steps"), all_pairs(SIZES, BORDERS, [0, 1, 2, 7, 256]))
 def test_float64_walk_equals_the_dense_power(size, borders, steps):
     affinity = reference.random_affinity(generator(), 2, *size, borders=borders)
     scores = random_scores(2, 3, *size)

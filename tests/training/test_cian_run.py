@@ -23,12 +23,12 @@ from wsss.training.data.image_set import ImageSet
 from wsss.training.engine.checkpoint import load_checkpoint, save_checkpoint
 from wsss.training.engine.loop import _epoch_order
 from wsss.training.engine.metrics import read_metrics
-from wsss.training.engine.networks import cian_architecture, open_network
+from wsss.training.engine.networks import open_network
 from wsss.training.engine.run import Run, read_stage
 from wsss.training.methods.cian.losses import CIAN_NAMES
 from wsss.training.methods.cian.network import CianSegmenter
 from wsss.training.methods.cian.recipe import CianRecipe
-from wsss.training.methods.cian.train import cian_objective
+from wsss.training.methods.cian.train import cian_objective, first_network
 from wsss.training.methods.shared.crops import inside_cells, nearest_labels
 from wsss.training.methods.shared.segmenter_network import segment_logits
 from wsss.training.pipeline import TrainResult, train
@@ -245,7 +245,7 @@ def test_groups_of_an_epoch_share_a_class_and_depend_on_seed_and_epoch(
     run = _run_of(finished_cian_run, tiny_images)
     samples = run.train_set.samples
     with torch.device("meta"):
-        network = cian_architecture(run.recipe_of(CianRecipe), 2).build()
+        network = first_network(run.recipe_of(CianRecipe), 2).build()
     objective = _objective(run, network)  # type: ignore[arg-type]
     orders = {}
     for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1)):

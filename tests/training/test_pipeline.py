@@ -30,7 +30,7 @@ from wsss.runtime.io.score_maps import load_score_maps
 from wsss.training.data.image_set import ImageSet
 from wsss.training.engine.checkpoint import load_checkpoint, save_checkpoint
 from wsss.training.engine.run import Run, read_stage
-from wsss.training.methods.affinitynet.method import STAGES as METHOD
+from wsss.training.methods.affinitynet.method import METHOD
 from wsss.training.methods.affinitynet.train import train_affinity
 from wsss.training.pipeline import TrainResult, train
 
@@ -80,7 +80,7 @@ def test_every_stage_leaves_its_record_and_its_files(
         assert record["seconds"] >= 0
         assert record["memory"].keys() == {"host_mib"}
         assert sys.platform != "linux" or 50 < record["memory"]["host_mib"] < 50_000
-        assert set(record["inputs"]) == {"images", *METHOD[STAGES.index(stage)].needs}
+        assert set(record["inputs"]) == {"images", *METHOD.stage(stage).needs}
     figures = {stage: read_stage(finished_run / stage)["figures"] for stage in STAGES}
     assert figures["cam"].keys() == {"val_classification", "val_map", "miou", "images"}
     assert figures["seeds"].keys() == {"decided", "miou", "accuracy", "images"}

@@ -1,6 +1,7 @@
 import instance_reference
 import numpy as np
 import torch
+from all_pairs import all_pairs
 from hypothesis import given
 from hypothesis import strategies as st
 from pytest import importorskip, mark, raises
@@ -41,9 +42,7 @@ def without_rest(monkeypatch, field, steps):
         return refine_centroids(field, steps=steps, form="torch")
 
 
-@mark.parametrize("form", FORMS)
-@mark.parametrize("steps", [0, 1, 2, 7, 15])
-@mark.parametrize("size", SIZES)
+@mark.parametrize(("size", "steps", "form"), all_pairs(SIZES, [0, 1, 2, 7, 15], FORMS))
 def test_wild_fields_equal_naive_loops(size, steps, form):
     field = random_field(2, *size)
     found = refine_centroids(field, steps=steps, form=choose(form))
@@ -90,9 +89,10 @@ def test_both_forms_give_the_same_bits(strength, dtype):
     assert torch.equal(one, other)
 
 
-@mark.parametrize("form", FORMS)
-@mark.parametrize("steps", [0, 1, 11, 12, 13, 24, 299, 300])
-@mark.parametrize("kind", ["pulling", "wild"])
+@mark.parametrize(
+    ("kind", "steps", "form"),
+    all_pairs(["pulling", "wild"], [0, 1, 11, 12, 13, 24, 299, 300], FORMS),
+)
 def test_resting_cells_change_no_result(kind, steps, form, monkeypatch):
     make = pulling_field if kind == "pulling" else random_field
     field = make(3, 21, 17, dtype=torch.float32)

@@ -4,6 +4,7 @@ import sys
 
 import reference
 import torch
+from all_pairs import all_pairs
 from pytest import importorskip, mark, raises
 
 from wsss.errors import ConfigError, MissingDependencyError
@@ -19,9 +20,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@mark.parametrize("steps", [1, 2, 7, 256])
-@mark.parametrize("maps", [1, 2, 3, 5])
-@mark.parametrize("size", SIZES)
+@mark.parametrize(("size", "maps", "steps"), all_pairs(SIZES, [1, 2, 3, 5], [1, 2, 7, 256]))
 def test_the_native_walk_equals_the_dense_power(size, maps, steps):
     importorskip("numba")
     affinity = reference.random_affinity(generator(), 2, *size)

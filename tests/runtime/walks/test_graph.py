@@ -4,6 +4,7 @@ from functools import lru_cache
 import onnx
 import reference
 import torch
+from all_pairs import all_pairs
 from pytest import importorskip, mark, raises
 
 from wsss.errors import ConfigError
@@ -59,9 +60,7 @@ def assert_close(found, expected, atol):
     torch.testing.assert_close(found.double(), expected.double(), rtol=0, atol=atol)
 
 
-@mark.parametrize("steps", [0, 1, 2, 7, 256])
-@mark.parametrize("borders", BORDERS)
-@mark.parametrize("size", SIZES)
+@mark.parametrize(("size", "borders", "steps"), all_pairs(SIZES, BORDERS, [0, 1, 2, 7, 256]))
 def test_walk_equals_the_dense_power_and_propagate(size, borders, steps):
     opened = session(steps=steps, borders=borders)
     for batch, maps in COUNTS:
