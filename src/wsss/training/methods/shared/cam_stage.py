@@ -1,6 +1,8 @@
 """Stage 1: a multi-label classifier, and its class activation maps for every training image."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,12 +36,28 @@ def cam_network(recipe: Recipe, num_classes: int) -> NetworkSpec:
     return NetworkSpec(CamClassifier, backbone.name, backbone.output_stride, arguments)
 
 
-def make_cams(run: Run, folder: Path, digest: str) -> None:
-    """Train the classifier, then write `scores/NAME.npz` for every training image."""
+ClassLoss = Callable[[Tensor, Tensor], Tensor]
+"""(B, C) logits and (B, C) labels of 0 and 1 -> scalar, a mean over images."""
+
+
+def usual_loss(recipe: Recipe) -> ClassLoss:
+    """What the classifier of every published method learns by."""
+    return classification_loss
+
+
+def make_cams(
+    run: Run, folder: Path, digest: str, make_loss: Callable[[Any], ClassLoss] = usual_loss
+) -> None:
+    """Train the classifier, then write `scores/NAME.npz` for every training image.
+
+    Args:
+        make_loss: gives the classifier's loss for a recipe.
+    """
     if run.cams_path is not None:
         _take_cams(run, run.cams_path, folder)
     else:
-        write_cams(run, train_classifier(run, folder, digest), folder / "scores")
+        network = train_classifier(run, folder, digest, make_loss(run.recipe))
+        write_cams(run, network, folder / "scores")
 
 
 def measure_cams(run: Run, folder: Path) -> dict[str, float]:
@@ -51,7 +69,9 @@ def measure_cams(run: Run, folder: Path) -> dict[str, float]:
     return figures | measure_scores(run, folder / "scores", run.recipe.cam.threshold)
 
 
-def train_classifier(run: Run, folder: Path, digest: str) -> CamClassifier:
+def train_classifier(
+    run: Run, folder: Path, digest: str, loss: ClassLoss = classification_loss
+) -> CamClassifier:
     """Multi-label training with image-level labels only; writes `weights.safetensors`."""
     section, train_set, val_set = run.recipe.cam, run.train_set, run.val_set
 
@@ -62,14 +82,19 @@ def train_classifier(run: Run, folder: Path, digest: str) -> CamClassifier:
         network.dropout.probability = section.dropout
         warm_up_head(run, network, section.warmup)
         if not section.skip_training:
-            objective = classification_objective(run, network, train_set)
+            objective = classification_objective(run, network, train_set, loss)
             fit_objective(run, folder, digest, objective, section.train, validate)
 
     spec = cam_network(run.recipe, len(train_set.classes))
     return trained_network(CamClassifier, run, folder, spec, section.train, fit)
 
 
-def classification_objective(run: Run, network: CamClassifier, train_set: ImageSet) -> Objective:
+def classification_objective(
+    run: Run,
+    network: CamClassifier,
+    train_set: ImageSet,
+    loss: ClassLoss = classification_loss,
+) -> Objective:
     """Multi-label classification of augmented crops."""
     settings = run.recipe.cam.train.augmentation
     samples = train_set.samples
@@ -82,12 +107,12 @@ def classification_objective(run: Run, network: CamClassifier, train_set: ImageS
     def terms(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         logits = model(batch["image"], inside_pixels(batch))
         count = torch.tensor([float(len(logits))], device=logits.device)
-        return classification_loss(logits.float(), batch["labels"])[None] * count, count
+        return loss(logits.float(), batch["labels"])[None] * count, count
 
-    def loss(sums: Tensor, counts: Tensor) -> Tensor:
+    def mean(sums: Tensor, counts: Tensor) -> Tensor:
         return (sums / counts).sum()
 
-    return Objective(network, len(samples), sample, terms, loss, ("classification",))
+    return Objective(network, len(samples), sample, terms, mean, ("classification",))
 
 
 @torch.no_grad()

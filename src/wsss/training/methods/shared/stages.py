@@ -1,10 +1,12 @@
 """Stages and figures that methods have in common."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from ...engine.run import Stage
 from ..contract import DemoFigure, Measured
-from .cam_stage import cam_network, make_cams, measure_cams
+from .cam_stage import ClassLoss, cam_network, make_cams, measure_cams, usual_loss
 from .seed_stage import make_seeds, measure_seeds
 from .segmenter_stage import (
     MakeObjective,
@@ -14,16 +16,29 @@ from .segmenter_stage import (
     train_segmenter,
 )
 
-CAM = Stage(
-    "cam",
-    ("backbone", "data", "cam"),
-    (),
-    make_cams,
-    measure_cams,
-    ("cam.threshold", "data.val_split", "data.figures_split"),
-    "classifier and its activation maps",
-    cam_network,
-)
+
+def cam_stage(
+    make_loss: Callable[[Any], ClassLoss] = usual_loss, settings: tuple[str, ...] = ()
+) -> Stage:
+    """The classifier and its activation maps.
+
+    Args:
+        make_loss: gives the classifier's loss for a recipe.
+        settings: sections of the recipe that the loss takes values from.
+    """
+    return Stage(
+        "cam",
+        ("backbone", "data", "cam", *settings),
+        (),
+        partial(make_cams, make_loss=make_loss),
+        measure_cams,
+        ("cam.threshold", "data.val_split", "data.figures_split"),
+        "classifier and its activation maps",
+        cam_network,
+    )
+
+
+CAM = cam_stage()
 SEEDS = Stage(
     "seeds", ("seeds",), ("cam",), make_seeds, measure_seeds, text="labels taken as certain"
 )

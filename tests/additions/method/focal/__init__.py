@@ -1,0 +1,1 @@
+"""CAMs of a classifier that learns by the focal loss (Lin and others, ICCV 2017)."""
