@@ -1,7 +1,8 @@
 """The walk compiled for the CPU by numba: no temporary arrays, both weights of a pair from cache.
 
-Same flat layout as `flat.py`, with zeros in front and behind instead of shortened vectors, so that
-the inner loops need no bounds. Images, and where there are few of them their maps, go to threads.
+Same flat layout as `walk_torch.py`, with zeros in front and behind instead of shortened vectors,
+so that the inner loops need no bounds. Images, and where there are few of them their maps, go to
+threads.
 """
 
 from collections.abc import Callable
