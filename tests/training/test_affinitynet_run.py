@@ -14,6 +14,7 @@ class TestAffinityNet(MethodContract):
     method = "affinitynet"
     has_walk = True
     cams_refused = r"affinity\.start is 'classifier', but `cams_path` leaves"
+    refused = (("affinity.radius=0", r"affinity\.radius is 0, must be"),)
     epochs = tuple(f"{stage}.train.epochs=5" for stage in NETWORKS)
     kills = (
         # Of the changes in a stage's folder the fifth is the third resume file, not yet in place.

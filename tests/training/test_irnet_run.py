@@ -31,6 +31,7 @@ class TestIrnet(MethodContract):
     method = "irnet"
     has_walk = True
     cams_refused = r"irnet\.start is 'classifier', but `cams_path` leaves"
+    refused = (("irnet.radius=0", r"irnet\.radius is 0, must be"),)
     epochs = tuple(f"{stage}.train.epochs=5" for stage in NETWORKS)
     kills = (
         # The third resume file, not yet in place.

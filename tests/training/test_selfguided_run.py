@@ -58,7 +58,6 @@ class TestSelfGuided(MethodContract):
     absolute = 1e-4
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("kill", kills, ids=lambda kill: kill[0])
     def test_a_run_that_saves_once_an_epoch_ends_in_the_same_bits(
         self, tiny_data: Path, straight: Path, tmp_path: Path, kill: Kill
     ) -> None:
