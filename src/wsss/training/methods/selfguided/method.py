@@ -7,7 +7,7 @@ folder, digest) and may be called alone.
 
 1. cam: a classifier learns the image-level labels.
 2. segmenter: one network with the classifier's head and one for labels. Before each epoch it makes
-   the labels that it learns in this epoch (`stages.selfguided.refined_maps`):
+   the labels that it learns in this epoch (`train.refined_maps`):
 
    step 1: its high-level features are class-specific maps of where things are;
    step 2: each map walks to cells that are alike in intermediate features;
