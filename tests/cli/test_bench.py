@@ -14,7 +14,7 @@ from wsss.bench import cam as cam_bench
 from wsss.bench import cases as bench_cases
 from wsss.bench import label_torch as label_forms
 from wsss.bench import walk as walk_bench
-from wsss.bench.photo import drawn_crf_case, drawn_walk_case
+from wsss.bench.cases import drawn_crf_case, drawn_walk_case
 from wsss.cli.main import app
 
 WALK_KEYS = {

@@ -18,8 +18,7 @@ from wsss.runtime.refine.geometry import Align
 from wsss.training.backbones.build import build_backbone
 from wsss.training.data.image_set import ImageSet
 from wsss.training.engine.run import Run
-from wsss.training.methods.irnet.affinity import affinities
-from wsss.training.methods.irnet.network import IRNet, image_boundary, image_maps
+from wsss.training.methods.irnet.network import IRNet, affinities, image_boundary, image_maps
 from wsss.training.methods.irnet.train import (
     irnet_network,
     irnet_objective,

@@ -33,8 +33,7 @@ from .cam_torch import (
     torch_forms,
 )
 from .machine import Machine, exact_float32, has_bfloat16, synchroniser
-from .onnx_forms import FORMS, GRAPH, divided, opened
-from .onnx_profile import profile_graph
+from .onnx_forms import FORMS, GRAPH, divided, opened, profile_graph
 from .stages import StageClock, StageRow, Timing, stage_rows, time_forms
 
 TOLERANCE = 1e-3

@@ -23,8 +23,7 @@ from .cam import bfloat16_note
 from .cam_torch import PUBLISHED, TORCH
 from .label_torch import Image, Labeller, Photo, calibration_images, label_photos, torch_labellers
 from .machine import Machine, exact_float32, synchroniser
-from .onnx_forms import FORMS, GRAPH, divided, opened
-from .onnx_profile import profile_graph
+from .onnx_forms import FORMS, GRAPH, divided, opened, profile_graph
 from .stages import (
     DISK,
     NETWORKS_AND_WALK,

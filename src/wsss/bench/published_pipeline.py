@@ -20,13 +20,13 @@ from ..runtime.refine.geometry import grid_size, resize, scaled_size
 from ..runtime.refine.pairs import PairOffsets
 from ..runtime.refine.pseudo_labels import WalkSettings, label_from_scores, scores_on_grid
 from ..training.backbones.backbone import Normalisation
-from ..training.backbones.frozen_norm import FrozenBatchNorm2d
+from ..training.backbones.layers import FrozenBatchNorm2d
 from ..training.engine.networks import AnyNetwork
 from ..training.methods.contract import AffinitySource
 from ..training.methods.shared.affinity_network import AffinityNetwork
 from ..training.methods.shared.classifier import CamClassifier
-from ..training.recipe.cam import CamSection
 from ..training.recipe.recipe import WalkRecipe
+from ..training.recipe.sections import CamSection
 from . import published_operators as published
 from . import stages
 from .stages import StageClock, charged

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import ConfigError
+from .exit_codes import termination_as_interrupt
 from .output import print_json, progress, stdout
-from .signals import termination_as_interrupt
 
 if TYPE_CHECKING:
     from ..export.bundle import ExportResult

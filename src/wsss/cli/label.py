@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import ConfigError
+from .exit_codes import termination_as_interrupt
 from .options import Backend, GraphDevice, one_mode, refuse_shared_memory
 from .output import print_json, progress, stdout
-from .signals import termination_as_interrupt
 
 if TYPE_CHECKING:
     from ..runtime.backends.triton.options import TritonOptions

@@ -16,7 +16,7 @@ from ...errors import ArtifactError, ConfigError
 from ...runtime.bundle.open import Bundle, open_bundle
 from ...runtime.io.files import atomic_write_bytes, make_folder, replace_folder, write_error
 from ...version import __version__
-from ..graphs.subgraph import drop_defaults
+from ..graphs.subgraph import drop_defaults, limit_sizes
 from .check import check_repository
 from .configs import (
     DECODE,
@@ -39,7 +39,6 @@ from .ensembles import (
 )
 from .messages import CONFIG, config_text
 from .options import RepositoryOptions, options_from_json, options_to_json
-from .size_limit import limit_sizes
 
 MARKER = "wsss.json"
 """At the root of a repository of ours; the server looks at folders alone."""

@@ -1,7 +1,9 @@
 """Several recipes on one image set: runs are made, or taken as they are, and measured alike."""
 
+import csv
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -9,20 +11,39 @@ from typing import Any
 
 from ...runtime.io.files import atomic_write_bytes, make_folder
 from ...runtime.io.progress import SILENT, Progress
+from ..data.class_list import VOC_CLASSES
 from ..data.image_set import ImageSet
-from ..engine.devices import choose_device
+from ..engine.networks import choose_device
+from ..methods.contract import Method, Published
 from ..pipeline import train
-from ..predict.iou import iou_columns
-from ..predict.run_view import RunView, open_run
+from ..predict.run_view import RunView, iou_columns, open_run
 from ..recipe.recipe import dump_recipe
 from ..report.page import IouColumn
 from .inputs import check_entries, read_entries
-from .published_figures import published_miou
 
 MEASURED = "measured.json"
 """Per-class IoU of what was measured before, by run and what it was made of."""
 MEASURED_FORMAT = 3
 """Raised when `iou_columns` gives other columns, or other figures of the same run."""
+_VOC_IMAGES = {"segmenter": 1449}
+_VOC_TRAIN_IMAGES = 1464
+
+COLUMNS = (
+    "recipe",
+    "method",
+    "backbone",
+    "stage",
+    "miou",
+    "published",
+    "published_source",
+    "list_name",
+    "images",
+    "background",
+    "image_labels_used",
+    "seconds",
+    "host_mib",
+    "gpu_mib",
+)
 
 
 @dataclass(frozen=True)
@@ -229,3 +250,47 @@ def _cost(name: str, stage: str, record: Mapping[str, Any]) -> StageCost:
     memory = record.get("memory", {})
     seconds = record.get("seconds")
     return StageCost(name, stage, seconds, memory.get("host_mib"), memory.get("gpu_mib"))
+
+
+def published_miou(
+    method: Method, backbone: str, measured: str, classes: Sequence[str], images: int | None
+) -> Published | None:
+    """What the authors had of the same network; None where nothing was found, or not on VOC 2012.
+
+    Args:
+        measured: kind of `Method.measured`.
+        classes, images: what our own figure is of; the number of images tells other lists.
+    """
+    of_voc = _VOC_IMAGES.get(measured, _VOC_TRAIN_IMAGES)
+    is_voc = tuple(classes) == VOC_CLASSES and images == of_voc
+    return method.published.get((backbone, measured)) if is_voc else None
+
+
+def write_compare_table(comparison: Comparison, path: Path) -> Path:
+    """Write a line for each mIoU, then one for each stage without; returns the path.
+
+    Behind `COLUMNS` stands the IoU of each class in per cent, as `iou NAME`. What was not measured
+    or recorded is empty.
+    """
+    names = ("background", *comparison.images.classes)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([*COLUMNS, *(f"iou {name}" for name in names)])
+    for cells, classes in _lines(comparison):
+        writer.writerow([*(cells.get(key) for key in COLUMNS), *map(classes.get, names)])
+    atomic_write_bytes(path, text.getvalue().encode("utf-8", "backslashreplace"))
+    return path
+
+
+def _lines(
+    comparison: Comparison,
+) -> Iterator[tuple[Mapping[str, object], Mapping[str, float | None]]]:
+    """Cells by column, and IoU by class."""
+    measured = {(row.recipe, row.stage) for row in comparison.rows}
+    for row in comparison.rows:
+        yield vars(row), row.classes
+    for cost in comparison.costs():
+        if (cost.recipe, cost.stage) not in measured:
+            recipe = comparison.runs[cost.recipe].run.recipe
+            names = {"method": recipe.method, "backbone": recipe.backbone.name}
+            yield vars(cost) | names, {}

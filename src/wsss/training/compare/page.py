@@ -13,10 +13,18 @@ from ...runtime.report.pictures import Picture, shrink
 from ...runtime.report.text import escaped, format_count, format_seconds
 from ...version import __version__
 from ..data.image_set import Sample
-from ..predict.iou import circumstances
-from ..predict.run_view import RunView
-from ..report.cells import PICTURE_SIDE, caption, class_legend, evenly, labels_cell
-from ..report.page import Sheet, SheetRow, iou_table, sheet_section
+from ..predict.run_view import RunView, circumstances
+from ..report.page import (
+    PICTURE_SIDE,
+    Sheet,
+    SheetRow,
+    caption,
+    class_legend,
+    evenly,
+    iou_table,
+    labels_cell,
+    sheet_section,
+)
 from .compare import CompareRow, Comparison, StageCost
 
 INSTANCE_FIGURES = {

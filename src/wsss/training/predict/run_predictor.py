@@ -35,8 +35,7 @@ from ...runtime.refine.pseudo_labels import (
     walk_scores,
 )
 from ..data.image_set import Sample
-from ..engine.devices import choose_device
-from ..engine.networks import AnyNetwork, Network, open_network
+from ..engine.networks import AnyNetwork, Network, choose_device, open_network
 from ..methods import METHODS, open_method
 from ..methods.contract import Affinities, AffinitySource, InstanceSource
 from ..methods.shared.affinity_network import AffinityNetwork
