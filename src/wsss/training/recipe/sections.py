@@ -156,7 +156,7 @@ class BackboneSection(Section):
     output_stride: BackboneStride = 8
     """Pixels per cell of the last feature map; each backbone has some of these strides."""
     from_scratch: bool = False
-    """Start from random weights, which `small` can; otherwise `--weights` is required."""
+    """Start from random weights, which `small` can; otherwise pretrained weights are required."""
 
     @model_validator(mode="after")
     def _scratch_is_possible(self) -> "BackboneSection":
