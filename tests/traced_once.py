@@ -26,7 +26,7 @@ def traced_once(folder: Path) -> Iterator[None]:
     if find_spec("onnxscript") is None:
         yield
         return
-    from wsss.export import trace as networks
+    from wsss.export.graphs import trace as networks
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "_trace", _remembering(networks._trace, folder))
@@ -36,7 +36,7 @@ def traced_once(folder: Path) -> Iterator[None]:
 @contextmanager
 def traced_afresh() -> Iterator[None]:
     """Inside, networks are traced again, for tests of the tracing itself."""
-    from wsss.export import trace as networks
+    from wsss.export.graphs import trace as networks
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "_trace", getattr(networks._trace, "afresh", networks._trace))

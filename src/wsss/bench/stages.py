@@ -23,9 +23,8 @@ AFFINITY_NETWORK, AFFINITY, WALK, LABEL = "affinity network", "affinity", "walk"
 OTHER = "other"
 
 DISK = frozenset({READ, WRITE})
-NETWORKS_AND_WALK = frozenset(
-    {CAM_NETWORK, CLASSIFIER, SEGMENTER, AFFINITY_NETWORK, AFFINITY, WALK}
-)
+NETWORKS = frozenset({CAM_NETWORK, CLASSIFIER, SEGMENTER, AFFINITY_NETWORK})
+NETWORKS_AND_WALK = NETWORKS | {AFFINITY, WALK}
 """Everything else of labelling is to cost little; making affinities counts as part of the walk."""
 
 Result = TypeVar("Result")

@@ -125,7 +125,7 @@ def _resize(features: Tensor, grid: torch.Size, align_corners: bool) -> Tensor:
     return F.interpolate(features, size=grid, mode="bilinear", align_corners=align_corners)
 
 
-def features(
+def read(
     network: AffinityNet, image: NDArray[np.uint8], recipe: AffinityNetRecipe, device: torch.device
 ) -> Tensor:
     """(1, C, h, w) features of an image, averaged over the scales of the walk."""
@@ -134,16 +134,11 @@ def features(
     )
 
 
-def affinities(
-    network: AffinityNet, image: NDArray[np.uint8], recipe: AffinityNetRecipe, device: torch.device
-) -> Affinities:
+def affinities(features: Tensor, recipe: AffinityNetRecipe) -> Affinities:
     """Affinities of an image; nothing damps its CAMs."""
     walk = recipe.walk
     affinity = affinity_from_features(
-        features(network, image, recipe, device),
-        radius=walk.radius,
-        beta=walk.beta,
-        borders=walk.borders,
+        features, radius=walk.radius, beta=walk.beta, borders=walk.borders
     )
     return affinity, None
 
@@ -152,7 +147,7 @@ def maps(
     network: AffinityNet, image: NDArray[np.uint8], recipe: AffinityNetRecipe, device: torch.device
 ) -> dict[str, Tensor]:
     """What the exported graph gives."""
-    return {"affinity": affinities(network, image, recipe, device)[0]}
+    return {"affinity": affinities(read(network, image, recipe, device), recipe)[0]}
 
 
-SOURCE = AffinitySource("features", "affinity", maps, affinities, walk_settings, features)
+SOURCE = AffinitySource("features", "affinity", read, affinities, maps, walk_settings)

@@ -284,11 +284,15 @@ def walk_settings(recipe: IRNetRecipe) -> WalkSettings:
     return WalkSettings.of_section(recipe.walk.model_dump(), recipe.cam.align, maps_on_grid=on_grid)
 
 
-def affinities(
+def read(
     network: IRNet, image: NDArray[np.uint8], recipe: IRNetRecipe, device: torch.device
-) -> Affinities:
+) -> Tensor:
+    """(1, 1, h, w) boundaries of an image."""
+    return image_boundary(network, image, align=recipe.cam.align, device=device)
+
+
+def affinities(boundary: Tensor, recipe: IRNetRecipe) -> Affinities:
     """Affinities of an image, and 1 minus its boundaries if they damp its CAMs."""
-    boundary = image_boundary(network, image, align=recipe.cam.align, device=device)
     return boundary_affinities(boundary, walk_settings(recipe))
 
 
@@ -301,4 +305,4 @@ def maps(
     return found if displacement is None else found | {"displacement": displacement}
 
 
-SOURCE = AffinitySource("boundary", "irnet", maps, affinities, walk_settings)
+SOURCE = AffinitySource("boundary", "irnet", read, affinities, maps, walk_settings)
