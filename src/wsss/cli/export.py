@@ -257,7 +257,7 @@ def _serving_options(
         return None
     if dry_run:
         raise ConfigError("--dry-run writes nothing: leave --triton out")
-    from ..export.triton.messages import model_config_pb2
+    from ..export.triton.configs import model_config_pb2
     from ..export.triton.options import options_from_settings
     from ..export.triton.repository import require_free
 

@@ -19,10 +19,12 @@ from ...version import __version__
 from ..graphs.subgraph import drop_defaults, limit_sizes
 from .check import check_repository
 from .configs import (
+    CONFIG,
     DECODE,
     ONNX_FILE,
     PYTHON_FILE,
     RELAY,
+    config_text,
     decode_config,
     graph_config,
     image_spec,
@@ -37,7 +39,6 @@ from .ensembles import (
     has_ensemble,
     relay_model,
 )
-from .messages import CONFIG, config_text
 from .options import RepositoryOptions, options_from_json, options_to_json
 
 MARKER = "wsss.json"

@@ -112,7 +112,7 @@ class Comparison:
         """JSON-compatible."""
         return {
             "data": str(self.images.root),
-            "runs": {name: str(opened.run.folder) for name, opened in self.runs.items()},
+            "runs": {name: str(view.run.folder) for name, view in self.runs.items()},
             "rows": [asdict(row) for row in self.rows],
             "costs": [asdict(cost) for cost in self.costs()],
             "instances": self.instances(),
@@ -122,13 +122,13 @@ class Comparison:
         """Of all stages that have finished, measured by mIoU or not; run by run."""
         return [
             _cost(name, stage, record)
-            for name, opened in self.runs.items()
-            for stage, record in opened.finished.items()
+            for name, view in self.runs.items()
+            for stage, record in view.finished.items()
         ]
 
     def instances(self) -> dict[str, dict[str, float]]:
         """Average precision of those runs that tell single objects, by run; see the stage."""
-        records = {name: opened.finished.get("instances") for name, opened in self.runs.items()}
+        records = {name: view.finished.get("instances") for name, view in self.runs.items()}
         return {name: record["figures"] for name, record in records.items() if record}
 
 
@@ -177,7 +177,7 @@ def compare(
     # Opened when all are trained: networks in memory would count as memory of the trainings.
     runs = {entry.name: open_run(entry.folder, images, device, progress) for entry in entries}
     columns = _columns(runs, out)
-    rows = [row for name, opened in runs.items() for row in _rows(name, opened, columns[name])]
+    rows = [row for name, view in runs.items() for row in _rows(name, view, columns[name])]
     return Comparison(images, runs, columns, rows)
 
 
@@ -194,24 +194,24 @@ def _columns(runs: Mapping[str, RunView], out: Path) -> dict[str, dict[str, IouC
         known = {}
     columns = {}
     make_folder(out)
-    for name, opened in runs.items():
-        digests = [str(record.get("digest")) for record in opened.finished.values()]
-        settings = sha256(dump_recipe(opened.run.recipe).encode()).hexdigest()
+    for name, view in runs.items():
+        digests = [str(record.get("digest")) for record in view.finished.values()]
+        settings = sha256(dump_recipe(view.run.recipe).encode()).hexdigest()
         key = " ".join(
-            [str(MEASURED_FORMAT), *digests, settings, opened.run.images.digest(masks=True)]
+            [str(MEASURED_FORMAT), *digests, settings, view.run.images.digest(masks=True)]
         )
-        columns[name] = known[key] = known.get(key) or iou_columns(opened)
+        columns[name] = known[key] = known.get(key) or iou_columns(view)
         stored = {key: {k: asdict(v) for k, v in kinds.items()} for key, kinds in known.items()}
         atomic_write_bytes(path, json.dumps(stored).encode())
     return columns
 
 
-def _rows(name: str, opened: RunView, columns: Mapping[str, IouColumn]) -> list[CompareRow]:
-    method, backbone = opened.run.recipe.method, opened.run.recipe.backbone.name
+def _rows(name: str, view: RunView, columns: Mapping[str, IouColumn]) -> list[CompareRow]:
+    method, backbone = view.run.recipe.method, view.run.recipe.backbone.name
     rows = []
-    for stage, record in opened.finished.items():
+    for stage, record in view.finished.items():
         figures = record["figures"]
-        for each in opened.method.measured:
+        for each in view.method.measured:
             if each.stage != stage or figures.get(each.figure) is None:
                 continue
             measured = each.kind
@@ -221,8 +221,8 @@ def _rows(name: str, opened: RunView, columns: Mapping[str, IouColumn]) -> list[
                 miou = column.miou
             else:
                 column = IouColumn(measured, "", images=figures.get("images"))
-            classes = opened.run.images.classes
-            published = published_miou(opened.method, backbone, measured, classes, column.images)
+            classes = view.run.images.classes
+            published = published_miou(view.method, backbone, measured, classes, column.images)
             cost = _cost(name, stage, record) if measured == stage else StageCost(name, stage)
             rows.append(
                 CompareRow(

@@ -79,9 +79,9 @@ def write_run_report(
     Raises:
         ArtifactError: no run, or one of other classes; DataError: an image cannot be read.
     """
-    opened = open_run(run_folder, images, device, progress)
-    run, method, stages = opened.run, opened.method, opened.stages
-    finished, predictor = opened.finished, opened.predictor
+    view = open_run(run_folder, images, device, progress)
+    run, method, stages = view.run, view.method, view.stages
+    finished, predictor = view.finished, view.predictor
     report = Report(
         title=run_folder.resolve().name,
         lead=f"Recipe {run.recipe.name}, from image-level labels to a segmenter.",
@@ -92,7 +92,7 @@ def write_run_report(
             *(method.sheets(run, finished) if predictor is not None else ()),
         ],
         classes=images.classes,
-        iou=list(iou_columns(opened, MAX_MEASURED).values()),
+        iou=list(iou_columns(view, MAX_MEASURED).values()),
         charts=[chart for name in stages for chart in stage_charts(run_folder / name)],
         recipe=(run_folder / "recipe.toml").read_text(encoding="utf-8"),
         footer=f"Written by wsss {__version__}. Source of the images: {images.layout}.",

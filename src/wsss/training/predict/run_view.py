@@ -74,7 +74,7 @@ def open_run(folder: Path, images: ImageSet, device: str, progress: Progress) ->
     )
 
 
-def iou_columns(opened: RunView, limit: int | None = None) -> dict[str, IouColumn]:
+def iou_columns(view: RunView, limit: int | None = None) -> dict[str, IouColumn]:
     """What `Method.measured` lists, by kind.
 
     Stored maps are measured on the list of figures, networks that segment on the validation list.
@@ -82,21 +82,21 @@ def iou_columns(opened: RunView, limit: int | None = None) -> dict[str, IouColum
     Args:
         limit: images whose stored maps are measured; longer lists are thinned evenly.
     """
-    recipe = opened.run.recipe
+    recipe = view.run.recipe
     return {
-        each.kind: _of_network(opened, each.stage, each.section(recipe))
+        each.kind: _of_network(view, each.stage, each.section(recipe))
         if each.place is None
-        else _stored(opened, each.title, each.place, limit, each.threshold(recipe))
-        for each in opened.method.measured
+        else _stored(view, each.title, each.place, limit, each.threshold(recipe))
+        for each in view.method.measured
     }
 
 
 def _stored(
-    opened: RunView, name: str, place: str, limit: int | None, threshold: float = 0.0
+    view: RunView, name: str, place: str, limit: int | None, threshold: float = 0.0
 ) -> IouColumn:
     """Of maps below the run's folder; `threshold` plays no part where they are label maps."""
-    run, figures_set = opened.run, opened.run.figures_set
-    was_run = place.split("/")[0] in opened.finished
+    run, figures_set = view.run, view.run.figures_set
+    was_run = place.split("/")[0] in view.finished
     if not was_run or figures_set is None:
         return IouColumn(name, "no masks" if was_run else "not run")
     subset = _thinned(figures_set, limit)
@@ -113,10 +113,10 @@ def _stored(
     return _column(name, report, len(figures_set.samples))
 
 
-def _of_network(opened: RunView, stage: str, section: SegmenterSection) -> IouColumn:
+def _of_network(view: RunView, stage: str, section: SegmenterSection) -> IouColumn:
     """Of a stage whose network is a segmenter, used as its section says."""
-    run = opened.run
-    if stage not in opened.finished or not run.weights(stage).is_file():
+    run = view.run
+    if stage not in view.finished or not run.weights(stage).is_file():
         return IouColumn(stage, "not run")
     report = evaluate_on_validation(run, run.folder / stage, section)
     return IouColumn(stage, "no masks") if report is None else _column(stage, report, report.images)
