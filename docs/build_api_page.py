@@ -76,7 +76,7 @@ def render() -> str:
     results: dict[str, type] = {}
     for title, names in GROUPS.items():
         parts.append(f"\n## {title}\n")
-        for name in filter(is_there, names):
+        for name in names:
             item = public_object(name)
             parts += entry(f"wsss.{name}", item)
             results |= {each.__name__: each for each in results_of(item)}
@@ -92,14 +92,6 @@ def render() -> str:
         kind = "" if base == "WsssError" else f" (a `{base}`)"
         parts.append(_item(f"- `{each.__name__}`{kind}: {_doc(each)}"))
     return "".join(parts).rstrip() + "\n"
-
-
-def is_there(name: str) -> bool:
-    """Whether a public name can be imported."""
-    try:
-        return getattr(wsss, name) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def public_object(name: str) -> Any:

@@ -7,8 +7,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from wsss.training.methods import METHODS, open_method
-from wsss.training.recipe.base import OneOf
 from wsss.training.recipe.recipe import Recipe
+from wsss.training.recipe.sections import OneOf
 from wsss.training.recipes import load_recipe, shipped_recipes
 
 _TABLE = "| key | default | range | meaning |\n|---|---|---|---|\n"

@@ -39,7 +39,7 @@ import signal
 import sys
 from pathlib import Path
 from local_model import LocalModel
-from wsss.cli.signals import termination_as_interrupt
+from wsss.cli.exit_codes import termination_as_interrupt
 from wsss.runtime.bulk.plan import Settings
 from wsss.runtime.bulk.run import label_in_bulk
 

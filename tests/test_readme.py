@@ -39,7 +39,6 @@ def place(tmp_path, monkeypatch):
 
 
 def test_six_lines_of_python(place):
-    pytest.importorskip("wsss.opening", reason="needs wsss.open_model")
     (code,) = PYTHON
     assert len([line for line in code.splitlines() if line.strip()]) == 6
     code = code.replace(RECIPE, "tiny.toml").replace(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .opening import open_model
 from .runtime.backends.registry import Backend, Device
@@ -10,6 +11,7 @@ from .runtime.bulk.predictor_spec import job_spec
 from .runtime.bulk.run import LabelSummary, Shard, label_in_bulk
 from .runtime.io.image_io import DEFAULT_MAX_PIXELS
 from .runtime.io.progress import SILENT, Progress
+from .runtime.predictor import PredictorSpec
 
 _INSTANCE_FORMATS = ("instances", "coco-instances")
 
@@ -94,16 +96,17 @@ def label_images(
     part = Shard.parse(shard) if shard is not None else None
     sources = [images] if isinstance(images, str | Path) else list(images)
     with_instances = instances or not set(_INSTANCE_FORMATS).isdisjoint(formats)
-    with open_model(
-        model, device=device, backend=backend, url=url, instances=with_instances
-    ) as predictor:
-        spec = job_spec(
-            predictor,
-            mode=mode,
-            crf=crf,
-            has_labels=labels_path is not None,
-            threshold=None if threshold is None else str(threshold),
-        )
+    spec = open_job_spec(
+        model,
+        mode=mode,
+        crf=crf,
+        has_labels=labels_path is not None,
+        threshold=None if threshold is None else str(threshold),
+        device=device,
+        backend=backend,
+        url=url,
+        instances=with_instances,
+    )
     return label_in_bulk(
         sources,
         spec,
@@ -118,3 +121,22 @@ def label_images(
         retry_failed=retry_failed,
         progress=progress,
     )
+
+
+def open_job_spec(
+    model: str | Path,
+    *,
+    mode: str | None,
+    crf: bool | None,
+    has_labels: bool,
+    threshold: str | None,
+    **options: Any,
+) -> PredictorSpec:
+    """Open a model once, so that its faults show before any work, and describe it for a job.
+
+    Args:
+        mode, crf, has_labels, threshold: see `job_spec`.
+        options: of `open_model`.
+    """
+    with open_model(model, **options) as predictor:
+        return job_spec(predictor, mode=mode, crf=crf, has_labels=has_labels, threshold=threshold)

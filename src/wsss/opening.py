@@ -54,7 +54,7 @@ def open_model(
         from .runtime.backends.triton.options import TritonOptions
 
         if server is not None:
-            raise ConfigError("url and server name the same thing: give one of them")
+            raise ConfigError("`url` and `server` name the same thing: give one of them")
         server = TritonOptions(url)
     if server is not None and backend == "auto":
         backend = "triton"
@@ -78,11 +78,11 @@ def open_model(
     if backend not in ("auto", "torch") or server is not None:
         raise ConfigError(
             f"'{path}' is no bundle, and a run is computed by torch: `wsss export` it for "
-            f"--backend {backend}"
+            f"`backend` {backend}"
         )
     if device == "tensorrt":
         raise ConfigError(
-            f"'{path}' is no bundle, and a run is computed by torch: choose another --device"
+            f"'{path}' is no bundle, and a run is computed by torch: choose another `device`"
         )
     from .training.predict.run_predictor import RunPredictor
 

@@ -14,7 +14,7 @@ from wsss.bench import cam as cam_bench
 from wsss.bench import cases as bench_cases
 from wsss.bench import label_torch as label_forms
 from wsss.bench import walk as walk_bench
-from wsss.bench.photo import drawn_crf_case, drawn_walk_case
+from wsss.bench.cases import drawn_crf_case, drawn_walk_case
 from wsss.cli.main import app
 
 WALK_KEYS = {
@@ -173,7 +173,7 @@ def test_no_speed_of_wrong_labels(
     def wrong(*_: object) -> object:
         return lambda image, classes, clock: np.full(image.shape[:2], 2, np.uint8)
 
-    monkeypatch.setattr(label_forms, "_walking", lambda *_, **__: wrong())
+    monkeypatch.setattr(label_forms, "_predicting", lambda *_, **__: wrong())
     arguments = ("bench", "label", "--model", trained[0], "--data", tiny_data, "--quick")
     assert "form 'torch' of walk is wrong here" in wsss(*arguments).line()
 

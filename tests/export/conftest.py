@@ -20,7 +20,7 @@ def exported(
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of three drawn scenes of an odd size."""
-    from wsss.training.demo.files import write_demo_scenes
+    from wsss.training.demo.run import write_demo_scenes
 
     folder = tmp_path_factory.mktemp("scenes")
     write_demo_scenes(folder, train=2, val=1, seed=0, size=(97, 130))

@@ -32,7 +32,7 @@ from wsss.runtime.bulk.work.records import ImageRecord
 from wsss.runtime.bundle.open import MANIFEST, file_entry, open_bundle, seal
 from wsss.runtime.bundle.predictor import BundlePredictor
 from wsss.runtime.io.image_io import read_image, read_label_map
-from wsss.training.demo.files import write_demo_scenes
+from wsss.training.demo.run import write_demo_scenes
 from wsss.training.demo.scenes import draw_scene
 from wsss.training.predict.run_predictor import RunPredictor
 

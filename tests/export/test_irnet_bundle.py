@@ -24,7 +24,7 @@ from wsss.runtime.instances.files import read_ids
 from wsss.runtime.instances.instance_map import InstanceMap
 from wsss.runtime.io.image_io import read_image
 from wsss.training.data.image_set import ImageSet, Sample
-from wsss.training.demo.files import write_demo_scenes
+from wsss.training.demo.run import write_demo_scenes
 from wsss.training.engine.checkpoint import load_checkpoint, save_checkpoint
 from wsss.training.evaluation.instance_predictions import PairPredictions
 from wsss.training.methods.irnet.network import DISPLACEMENT_CHANNELS, MIXED_CHANNELS

@@ -26,7 +26,7 @@ from triton_server import triton_server
 from wsss.errors import ArtifactError, ConfigError
 from wsss.export.triton import RepositoryOptions, write_repository
 from wsss.export.triton import repository as repository_module
-from wsss.export.triton.messages import CONFIG, read_config
+from wsss.export.triton.configs import CONFIG, read_config
 from wsss.export.triton.options import options_from_json, options_from_settings, options_to_json
 from wsss.export.triton.repository import read_contents
 from wsss.runtime.backends.triton.backend import TritonGraph

@@ -23,7 +23,7 @@ from triton_requests import LABEL_OUTPUTS, Arrays, ask, classes, client_of, give
 from triton_server import triton_server
 
 from wsss.export.triton import RepositoryOptions, write_repository
-from wsss.export.triton.messages import CONFIG, config_text, read_config
+from wsss.export.triton.configs import CONFIG, config_text, read_config
 from wsss.runtime.bundle.open import MANIFEST, seal
 from wsss.runtime.io.image_io import decode_image
 from wsss.runtime.serving.local_server import LocalServer

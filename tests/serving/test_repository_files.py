@@ -16,11 +16,10 @@ from untrained_run import CLASSES
 from wsss.errors import ArtifactError, ConfigError, MissingDependencyError, WsssError
 from wsss.export.triton import RepositoryOptions, check_repository, write_repository
 from wsss.export.triton import repository as repository_module
-from wsss.export.triton.configs import SHRINKAGE
-from wsss.export.triton.messages import CONFIG, config_text, model_config_pb2, read_config
+from wsss.export.triton.configs import CONFIG, SHRINKAGE, config_text, model_config_pb2, read_config
+from wsss.export.triton.ensembles import limit_sizes
 from wsss.export.triton.options import options_from_settings
 from wsss.export.triton.repository import read_contents, render_configs
-from wsss.export.triton.size_limit import limit_sizes
 from wsss.export.triton.skeleton import demo_bundle, graph_entry, write_skeleton
 from wsss.runtime.bundle.open import MANIFEST, EngineEntry, open_bundle, seal
 

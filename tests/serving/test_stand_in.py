@@ -12,7 +12,7 @@ from triton_requests import Arrays, ask, classes, client_of, images, resident_by
 from triton_server import find_server, is_live, triton_server
 
 from wsss.errors import ServerError
-from wsss.export.triton.messages import CONFIG, config_text, model_config_pb2, read_config
+from wsss.export.triton.configs import CONFIG, config_text, model_config_pb2, read_config
 from wsss.runtime.serving.local_server import LocalServer
 
 pytestmark = pytest.mark.triton

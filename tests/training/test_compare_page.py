@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from tiny_run import CLASSES, NUM_TRAIN, NUM_VAL, copy_run
 
-from wsss.training.compare.compare import Comparison, compare
+from wsss.training.compare.compare import Comparison, compare, write_compare_table
 from wsss.training.compare.page import write_compare_page
-from wsss.training.compare.table import write_compare_table
 from wsss.training.data.image_set import ImageSet
 from wsss.training.engine.run import read_stage
 

@@ -9,7 +9,7 @@ from wsss.errors import ConfigError
 from wsss.runtime.io.image_io import read_image, read_label_map
 from wsss.training.data.readers import read_image_set
 from wsss.training.demo.figures import FIGURES
-from wsss.training.demo.files import DEMO_CLASSES, write_demo_scenes
+from wsss.training.demo.run import DEMO_CLASSES, write_demo_scenes
 from wsss.training.demo.scenes import MIN_VISIBLE, draw_scene
 
 SIZE = (80, 97)

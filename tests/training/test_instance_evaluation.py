@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from wsss.errors import DataError
 from wsss.runtime.instances.instance_map import InstanceMap
 from wsss.runtime.io.image_io import write_label_map
-from wsss.training.data.image_set import ImageSet, Sample
-from wsss.training.data.instance_truth import InstanceTruth
+from wsss.training.data.image_set import ImageSet, InstanceTruth, Sample
 from wsss.training.evaluation.average_precision import (
     InstanceMasks,
     average_precision,

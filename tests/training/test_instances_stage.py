@@ -27,8 +27,8 @@ from wsss.runtime.io.progress import SILENT
 from wsss.runtime.io.score_maps import ScoreMaps, load_score_maps, save_score_maps
 from wsss.training.data.image_set import ImageSet
 from wsss.training.data.readers import read_image_set
-from wsss.training.demo.files import write_demo_scenes
-from wsss.training.demo.touching import draw_touching_scene
+from wsss.training.demo.run import write_demo_scenes
+from wsss.training.demo.scenes import draw_touching_scene
 from wsss.training.engine.run import Run, read_stage
 from wsss.training.evaluation.instance_predictions import PairPredictions
 from wsss.training.methods.irnet.instances import measure_instances as measure_stage

@@ -10,8 +10,7 @@ from report_page import Page, read_page
 from tiny_run import copy_run, tiny_recipe
 
 from wsss.runtime.report.pictures import draw_dots
-from wsss.training.data.image_set import ImageSet, Sample
-from wsss.training.data.instance_truth import InstanceTruth
+from wsss.training.data.image_set import ImageSet, InstanceTruth, Sample
 from wsss.training.methods.irnet import report as irnet_report
 from wsss.training.methods.irnet.method import METHOD
 from wsss.training.methods.irnet.recipe import IRNetRecipe

@@ -18,8 +18,7 @@ from wsss.runtime.refine.geometry import Align
 from wsss.training.backbones.build import build_backbone
 from wsss.training.data.image_set import ImageSet
 from wsss.training.engine.run import Run
-from wsss.training.methods.irnet.affinity import affinities
-from wsss.training.methods.irnet.network import IRNet, image_boundary, image_maps
+from wsss.training.methods.irnet.network import IRNet, affinities, image_boundary, image_maps
 from wsss.training.methods.irnet.train import (
     irnet_network,
     irnet_objective,
@@ -147,8 +146,8 @@ def test_without_displacements_there_are_boundaries_only() -> None:
 def test_affinities_of_an_image_follow_its_boundaries(align: Align) -> None:
     recipe = tiny_recipe(f"cam.align={align}", "walk.beta=3", "walk.radius=4", method="irnet")
     network, image = network_for(align), photo(33, 49)
-    affinity, damping = affinities(network, image, recipe, CPU)
     boundary = image_boundary(network, image, align=align, device=CPU)
+    affinity, damping = affinities(boundary, recipe)
     expected = (1 - reference.path_maxima(boundary, 4, "full")) ** 3
     torch.testing.assert_close(affinity.double(), expected, rtol=1e-5, atol=1e-9)
     assert damping is not None and torch.equal(damping, 1 - boundary)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from wsss.errors import ConfigError, DataError
 from wsss.runtime.io.progress import SILENT
 from wsss.training.backbones.build import build_backbone
-from wsss.training.backbones.dropout import BatchKeyedDropout2d
+from wsss.training.backbones.layers import BatchKeyedDropout2d
 from wsss.training.backbones.parameters import mark_new
 from wsss.training.data.image_set import ImageSet
 from wsss.training.engine import loop
@@ -23,7 +23,7 @@ from wsss.training.methods.affinitynet.network import AffinityNet
 from wsss.training.methods.shared.classifier import CamClassifier
 from wsss.training.methods.shared.segmenter_network import Segmenter
 from wsss.training.pipeline import train as train_method
-from wsss.training.recipe.train import TrainSettings
+from wsss.training.recipe.sections import TrainSettings
 
 NUM_SAMPLES, BATCH, EPOCHS = 10, 4, 3
 STEPS = 6

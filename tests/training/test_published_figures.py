@@ -7,7 +7,7 @@ import pytest
 from command_line import picture, wsss
 from tiny_run import CLASSES
 
-from wsss.training.compare.published_figures import published_miou
+from wsss.training.compare.compare import published_miou
 from wsss.training.data.class_list import VOC_CLASSES
 from wsss.training.data.readers import read_image_set
 from wsss.training.methods import open_method

@@ -18,8 +18,15 @@ from wsss.training.data.image_set import ImageSet, MaskFile, Sample
 from wsss.training.predict.run_report import stage_charts, write_run_report
 from wsss.training.recipe.recipe import dump_recipe
 from wsss.training.recipes import load_recipe
-from wsss.training.report.cells import evenly
-from wsss.training.report.page import IouColumn, Report, Sheet, SheetRow, StageCard, render_report
+from wsss.training.report.page import (
+    IouColumn,
+    Report,
+    Sheet,
+    SheetRow,
+    StageCard,
+    evenly,
+    render_report,
+)
 
 CLASSES = ("<b>", 'cat "&" dog')
 SIZE = (12, 17)

@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from wsss.training.data.readers import read_image_set
 from wsss.training.demo.figures import FIGURES
-from wsss.training.demo.files import DEMO_CLASSES, write_demo_scenes
-from wsss.training.demo.scenes import Scene
-from wsss.training.demo.touching import draw_touching_scene
+from wsss.training.demo.run import DEMO_CLASSES, write_demo_scenes
+from wsss.training.demo.scenes import Scene, draw_touching_scene
 
 SIZE = (120, 144)
 

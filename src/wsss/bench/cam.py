@@ -13,7 +13,7 @@ from ..errors import WsssError
 from ..export.graphs.models import cam_model
 from ..export.graphs.subgraph import keep_outputs
 from ..export.graphs.trace import network_graph
-from ..export.precision import Precision, lower
+from ..export.precision import Precision, to_precision
 from ..export.source import graph_settings
 from ..runtime.backends.contract import OpenGraph
 from ..runtime.io.files import atomic_write_bytes
@@ -33,8 +33,7 @@ from .cam_torch import (
     torch_forms,
 )
 from .machine import Machine, exact_float32, has_bfloat16, synchroniser
-from .onnx_forms import FORMS, GRAPH, divided, opened
-from .onnx_profile import profile_graph
+from .onnx_forms import FORMS, GRAPH, divided, opened, profile_graph
 from .stages import StageClock, StageRow, Timing, stage_rows, time_forms
 
 TOLERANCE = 1e-3
@@ -157,7 +156,7 @@ def _write_graphs(case: CamCase, precisions: Sequence[Precision], folder: Path) 
     settings = graph_settings(case.recipe, case.network.num_classes, "nhwc")
     files = {}
     for precision in precisions:
-        lowered = lower(network, precision, case.calibration, section.align)
+        lowered = to_precision(network, precision, case.calibration, section.align)
         path = folder / f"{precision}.onnx"
         model = cam_model(lowered, settings)
         # Without the pass over the square image that finds classes: no other form does it.

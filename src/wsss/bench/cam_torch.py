@@ -24,12 +24,12 @@ from ..training.engine.networks import AnyNetwork
 from ..training.methods import METHODS
 from ..training.methods.shared.classifier import CamClassifier, image_activation
 from ..training.predict.run_predictor import RunPredictor
-from ..training.recipe.cam import CamSection
 from ..training.recipe.recipe import Recipe
+from ..training.recipe.sections import CamSection
 from ..training.recipes import load_recipe
 from . import stages
+from .cases import SIZE, draw_photo
 from .machine import has_bfloat16
-from .photo import SIZE, draw_photo
 from .published_pipeline import as_published, published_activation
 from .stages import Form, StageClock, charged
 

@@ -16,7 +16,7 @@ from ..runtime.refine.seeds import background_score
 from ..training.methods import METHODS, open_method
 from . import published_operators as published
 from .machine import synchroniser
-from .timing import median_seconds
+from .stages import median_seconds
 
 PUBLISHED = {
     **{m.name: m.seed_crf for m in map(open_method, METHODS) if m.seed_crf is not None},

@@ -17,7 +17,7 @@ from ..runtime.instances.settings import InstanceSettings
 from ..runtime.refine.boundary_affinity import boundary_affinities
 from ..runtime.refine.pseudo_labels import WalkSettings, walk_planes
 from . import published_operators as published
-from .timing import median_seconds
+from .stages import median_seconds
 
 LEAST_AGREEMENT = 0.99
 """Share of cells that must arrive where the published form arrives before a time is told. The rest

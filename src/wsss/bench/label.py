@@ -10,7 +10,7 @@ import torch
 
 from ..errors import ArtifactError, WsssError
 from ..export.bundle import write_graphs
-from ..export.precision import LEAST_AGREEMENT, Precision, lower
+from ..export.precision import LEAST_AGREEMENT, Precision, to_precision
 from ..export.source import graphs_of, open_source
 from ..runtime.backends.contract import Array, OpenGraph
 from ..runtime.bundle.inputs import Layout, label_inputs
@@ -23,8 +23,7 @@ from .cam import bfloat16_note
 from .cam_torch import PUBLISHED, TORCH
 from .label_torch import Image, Labeller, Photo, calibration_images, label_photos, torch_labellers
 from .machine import Machine, exact_float32, synchroniser
-from .onnx_forms import FORMS, GRAPH, divided, opened
-from .onnx_profile import profile_graph
+from .onnx_forms import FORMS, GRAPH, divided, opened, profile_graph
 from .stages import (
     DISK,
     NETWORKS_AND_WALK,
@@ -296,7 +295,7 @@ def _write_graphs(
     files: dict[str, dict[str, Path]] = {way: {} for way in ways}
     for precision in precisions:
         networks = {
-            stage: lower(network, precision, calibration, source.settings.align)
+            stage: to_precision(network, precision, calibration, source.settings.align)
             for stage, network in source.networks.items()
         }
         make_folder(folder / precision)

@@ -4,35 +4,27 @@ A labeller starts from pixels; reading and writing are the same for all of them 
 `bench/label.py`. The dense CRF is left out everywhere, it has a bench of its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from ..errors import ConfigError
-from ..runtime.refine.cam import normalise_cam
-from ..runtime.refine.feature_affinity import affinity_from_features
-from ..runtime.refine.pseudo_labels import scores_on_grid
-from ..runtime.refine.random_walk import propagate
 from ..training.data.image_set import spread
 from ..training.data.readers import read_image_set
-from ..training.methods.contract import AffinitySource
-from ..training.methods.shared.affinity_network import AffinityNetwork
-from ..training.methods.shared.classifier import (
-    CamClassifier,
-    class_probabilities,
-    image_activation,
-)
-from ..training.methods.shared.segmenter_network import Segmenter, segment_logits
-from ..training.predict.run_predictor import CLASS_THRESHOLD, RunPredictor
-from ..training.recipe.recipe import Recipe, WalkRecipe
+from ..training.engine.networks import Network
+from ..training.methods.shared.classifier import CamClassifier
+from ..training.methods.shared.segmenter_network import Segmenter
+from ..training.predict.run_predictor import RunPredictor, Step
 from . import stages
-from .cam_torch import BFLOAT16, PUBLISHED, TORCH, channels_last, images_apart
+from .cam_torch import BFLOAT16, PUBLISHED, TORCH, images_apart
 from .machine import has_bfloat16
-from .published_pipeline import as_published, label_of_walked, published_label, source_features
+from .published_pipeline import as_published, published_label
 from .stages import StageClock, charged
 
 Image = NDArray[np.uint8]
@@ -76,131 +68,76 @@ def calibration_images(data: Path, photos: Sequence[Photo]) -> list[Image]:
 
 
 def torch_labellers(predictor: RunPredictor, way: str, device: torch.device) -> dict[str, Labeller]:
-    """Of the run, by form; the segmenter has no published one."""
-    recipe = predictor.recipe
-    if way == "segmenter":
-        segmenter = predictor.network("segmenter", Segmenter)
-        labellers = {TORCH: _segmenting(segmenter, recipe, device, reduced=False)}
-        if has_bfloat16(device):
-            fast = channels_last(segmenter)
-            labellers[BFLOAT16] = _segmenting(fast, recipe, device, reduced=True)
-        return labellers
-    walking = predictor.walk_recipe()
-    source = predictor.method.affinity
-    if source is None or source.features is None:
+    """Return the torch forms of a run by name; the segmenter has no published one."""
+    labellers: dict[str, Labeller] = {}
+    if way == "walk":
+        labellers[PUBLISHED] = _publishing(predictor, device)
+    labellers[TORCH] = _predicting(predictor, way, device, reduced=False)
+    if has_bfloat16(device):
+        fast = RunPredictor(predictor.folder, device.type)
+        for stage in fast.stages_of(way):
+            # The layout in which bfloat16 convolutions are fast.
+            fast.network(stage, Network).backbone.memory_format = torch.channels_last
+        labellers[BFLOAT16] = _predicting(fast, way, device, reduced=True)
+    return labellers
+
+
+def _publishing(predictor: RunPredictor, device: torch.device) -> Labeller:
+    """Label as the released code does, which is always given the classes.
+
+    Where nobody knows the classes, the predictor finds them.
+    """
+    recipe, source = predictor.walk_recipe(), predictor.method.affinity
+    if source is None or source.kind != "features":
         raise ConfigError(
             f"run '{predictor.folder}' is of method {recipe.method}: this is measured for methods "
             "whose affinities are made of features"
         )
-    classifier, affinity = predictor.network("cam", CamClassifier), predictor.affinity_network()
-    apart = as_published(classifier), as_published(affinity)
-    labellers = {
-        PUBLISHED: _publishing(*apart, source, walking, device),
-        TORCH: _walking(classifier, affinity, source, walking, device, reduced=False),
-    }
-    if has_bfloat16(device):
-        fast_networks = channels_last(classifier), channels_last(affinity)
-        labellers[BFLOAT16] = _walking(*fast_networks, source, walking, device, reduced=True)
-    return labellers
+    classifier = as_published(predictor.network("cam", CamClassifier))
+    network = as_published(predictor.affinity_network())
 
-
-def _publishing(
-    classifier: CamClassifier,
-    network: AffinityNetwork,
-    source: AffinitySource,
-    recipe: WalkRecipe,
-    device: torch.device,
-) -> Labeller:
     def label(image: Image, classes: Classes, clock: StageClock) -> Image | None:
-        # The released code is always told the classes; where nobody knows them, ours are found.
+        found: Sequence[int]
         if classes is None:
-            classes = _find_classes(classifier, image, recipe, clock, device, reduced=False)
-        return published_label(classifier, network, source, recipe, image, classes, clock, device)
+            with clock.stage(stages.CLASSIFIER):
+                found = predictor.find_classes(image)
+        else:
+            found = classes
+        return published_label(classifier, network, source, recipe, image, found, clock, device)
 
     return label
 
 
-def _walking(
-    classifier: CamClassifier,
-    network: AffinityNetwork,
-    source: AffinitySource,
-    recipe: WalkRecipe,
-    device: torch.device,
-    *,
-    reduced: bool,
+def _predicting(
+    predictor: RunPredictor, way: str, device: torch.device, *, reduced: bool
 ) -> Labeller:
-    """`RunPredictor` in mode `walk`, with a stage for each step.
+    """Label with the predictor, its steps on the clock.
 
     Args:
         reduced: networks in bfloat16; the walk stays in float32.
     """
-    settings = source.walk_settings(recipe)
-    modules = (classifier.backbone, classifier.classifier)
+    parts: dict[str, Sequence[nn.Module]] = {}
+    if way == "walk":
+        classifier = predictor.network("cam", CamClassifier)
+        parts[stages.CAM_NETWORK] = (classifier.backbone, classifier.classifier)
+        parts[stages.AFFINITY_NETWORK] = [predictor.affinity_network()]
+    else:
+        parts[stages.SEGMENTER] = [predictor.network("segmenter", Segmenter)]
 
     def label(image: Image, classes: Classes, clock: StageClock) -> Image:
-        if classes is None:
-            classes = _find_classes(classifier, image, recipe, clock, device, reduced=reduced)
-        with clock.stage(stages.RESIZE_AND_MERGE), _precision(device, reduced):
-            with charged(clock, stages.CAM_NETWORK, modules):
-                activation = image_activation(classifier, image, recipe.cam, device)
-            maps = normalise_cam(activation, classes, (image.shape[0], image.shape[1]))
-            with charged(clock, stages.AFFINITY_NETWORK, [network]):
-                features = source_features(source, network, image, recipe, device)
-        if not classes:  # nothing walks
-            return np.zeros(maps.size, np.uint8)
-        with clock.stage(stages.LABEL):
-            grid = (features.shape[-2], features.shape[-1])
-            planes = scores_on_grid(maps, grid, settings).to(device)[None]
-        with clock.stage(stages.AFFINITY):
-            affinity = affinity_from_features(
-                features, radius=settings.radius, beta=settings.beta, borders=settings.borders
-            )
-        with clock.stage(stages.WALK):
-            walked = propagate(
-                planes,
-                affinity,
-                radius=settings.radius,
-                steps=settings.steps,
-                tolerance=settings.tolerance,
-            )[0].clamp_(min=0)
-        with clock.stage(stages.LABEL):
-            return label_of_walked(walked, maps, settings)
+        @contextmanager
+        def timer(step: Step) -> Iterator[None]:
+            modules = parts.get(step, ())
+            with (
+                clock.stage(stages.RESIZE_AND_MERGE if modules else step),
+                charged(clock, step, modules),
+                torch.autocast(
+                    device.type, torch.bfloat16, enabled=reduced and step in stages.NETWORKS
+                ),
+            ):
+                yield
+
+        predictor.timer = timer
+        return predictor.predict_one(image, classes if way == "walk" else None, way, False).label
 
     return label
-
-
-def _segmenting(
-    network: Segmenter, recipe: Recipe, device: torch.device, *, reduced: bool
-) -> Labeller:
-    """`RunPredictor` in mode `segmenter`, with a stage for each step."""
-    section, align = recipe.segmenter, recipe.cam.align
-
-    def label(image: Image, classes: Classes, clock: StageClock) -> Image:
-        with (
-            clock.stage(stages.RESIZE_AND_MERGE),
-            _precision(device, reduced),
-            charged(clock, stages.SEGMENTER, [network]),
-        ):
-            planes = segment_logits(network, image, section, align, device)
-        with clock.stage(stages.LABEL):
-            return np.asarray(planes.argmax(0).to(torch.uint8).cpu().numpy())
-
-    return label
-
-
-def _find_classes(
-    classifier: CamClassifier,
-    image: Image,
-    recipe: Recipe,
-    clock: StageClock,
-    device: torch.device,
-    *,
-    reduced: bool,
-) -> tuple[int, ...]:
-    with clock.stage(stages.CLASSIFIER), _precision(device, reduced):
-        probabilities = class_probabilities(classifier, image, recipe.cam, device)
-    return tuple(int(index) for index in np.flatnonzero(probabilities >= CLASS_THRESHOLD))
-
-
-def _precision(device: torch.device, reduced: bool) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=reduced)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from .timing import timed_rounds
+from .stages import timed_rounds
 
 _SIDE = 1536
 _COPY_BYTES = 256 * 2**20

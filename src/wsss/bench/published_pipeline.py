@@ -20,13 +20,13 @@ from ..runtime.refine.geometry import grid_size, resize, scaled_size
 from ..runtime.refine.pairs import PairOffsets
 from ..runtime.refine.pseudo_labels import WalkSettings, label_from_scores, scores_on_grid
 from ..training.backbones.backbone import Normalisation
-from ..training.backbones.frozen_norm import FrozenBatchNorm2d
+from ..training.backbones.layers import FrozenBatchNorm2d
 from ..training.engine.networks import AnyNetwork
 from ..training.methods.contract import AffinitySource
 from ..training.methods.shared.affinity_network import AffinityNetwork
 from ..training.methods.shared.classifier import CamClassifier
-from ..training.recipe.cam import CamSection
 from ..training.recipe.recipe import WalkRecipe
+from ..training.recipe.sections import CamSection
 from . import published_operators as published
 from . import stages
 from .stages import StageClock, charged
@@ -115,6 +115,7 @@ def published_label(
 
     Args:
         classifier, network: of `as_published`.
+        source: of kind `features`.
         labels: classes in the image.
 
     Returns:
@@ -125,7 +126,7 @@ def published_label(
     with clock.stage(stages.MERGE):
         maps = normalise_cam(activation, labels, (image.shape[0], image.shape[1]))
     with clock.stage(stages.RESIZE), charged(clock, stages.AFFINITY_NETWORK, [network]):
-        features = source_features(source, network, image, recipe, device)
+        features = source.read(network, image, recipe, device)
     if not labels:  # nothing walks; the whole image is background
         return np.zeros(maps.size, np.uint8)
     grid = (features.shape[-2], features.shape[-1])
@@ -145,20 +146,7 @@ def published_label(
     if factor > 1:
         return None
     with clock.stage(stages.LABEL):
-        return label_of_walked(walked, maps, settings)
-
-
-def source_features(
-    source: AffinitySource,
-    network: AffinityNetwork,
-    image: NDArray[np.uint8],
-    recipe: WalkRecipe,
-    device: torch.device,
-) -> Tensor:
-    """(1, C, h, w) features that affinities are made of; of sources that have them alone."""
-    if source.features is None:
-        raise ValueError("these affinities are not made of features")
-    return source.features(network, image, recipe, device)
+        return _label_of_walked(walked, maps, settings)
 
 
 def _cut(grid: tuple[int, int], device: torch.device) -> int:
@@ -180,7 +168,7 @@ def _squared_walk(scores: Tensor, dense: Tensor, steps: int) -> Tensor:
     return (scores.flatten(1) @ transition).view_as(scores)
 
 
-def label_of_walked(walked: Tensor, maps: ScoreMaps, settings: WalkSettings) -> NDArray[np.uint8]:
+def _label_of_walked(walked: Tensor, maps: ScoreMaps, settings: WalkSettings) -> NDArray[np.uint8]:
     """(n, h, w) walked scores -> (H, W) label map, as `walk_scores` and `label_from_scores` end."""
     background: NDArray[np.float32] | None = None
     if settings.background == "power":

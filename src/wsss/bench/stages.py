@@ -1,6 +1,9 @@
-"""Where the time of a form goes: a clock that stages share, and forms timed in turn with it."""
+"""Timing and memory of forms of one computation, in this process and in turn, and their stages."""
 
+import ctypes
+import gc
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,6 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from torch import nn
+
+from ..runtime.system import peak_memory
 
 READ, WRITE = "read", "encode, write"
 RESIZE, MERGE = "resize, normalise", "merge"
@@ -18,9 +23,8 @@ AFFINITY_NETWORK, AFFINITY, WALK, LABEL = "affinity network", "affinity", "walk"
 OTHER = "other"
 
 DISK = frozenset({READ, WRITE})
-NETWORKS_AND_WALK = frozenset(
-    {CAM_NETWORK, CLASSIFIER, SEGMENTER, AFFINITY_NETWORK, AFFINITY, WALK}
-)
+NETWORKS = frozenset({CAM_NETWORK, CLASSIFIER, SEGMENTER, AFFINITY_NETWORK})
+NETWORKS_AND_WALK = NETWORKS | {AFFINITY, WALK}
 """Everything else of labelling is to cost little; making affinities counts as part of the walk."""
 
 Result = TypeVar("Result")
@@ -189,3 +193,51 @@ def stage_rows(part: str, form: str, timing: Timing[Result]) -> list[StageRow]:
         StageRow(part, form, name, seconds, seconds / timing.seconds)
         for name, seconds in timing.stages.items()
     ]
+
+
+def median_seconds(
+    functions: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    synchronise: Callable[[], None],
+) -> dict[str, float]:
+    """Median of `timed_rounds`."""
+    seconds = timed_rounds(functions, rounds=rounds, synchronise=synchronise)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def timed_rounds(
+    functions: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    synchronise: Callable[[], None],
+) -> dict[str, list[float]]:
+    """Seconds of each function over rounds in which each runs once, after one warm-up.
+
+    Args:
+        synchronise: waits for a device; nothing to do on a CPU.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for round_ in range(-1, rounds):
+        for name, function in functions.items():
+            synchronise()
+            started = time.perf_counter()
+            function()
+            synchronise()
+            if round_ >= 0:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def peak_bytes(function: Callable[[], object]) -> int | None:
+    """Greatest growth of this process's memory while the function runs; None where unknown."""
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)  # freed blocks would be used again without showing
+    if not peak_memory.forget_peak():
+        return None
+    before = peak_memory.resident_bytes()
+    result = function()
+    grown = peak_memory.peak_bytes() - before
+    del result
+    return max(grown, 0)

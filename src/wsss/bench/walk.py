@@ -17,7 +17,7 @@ from ..runtime.refine.pseudo_labels import WalkSettings
 from ..runtime.refine.random_walk import Form, chebyshev_degree, propagate
 from . import published_operators as published
 from .machine import Machine, synchroniser
-from .timing import median_seconds, peak_bytes
+from .stages import median_seconds, peak_bytes
 
 STRIDES, BATCHES = (8, 4), (1, 8, 32)
 ROUNDING, LEAST_AGREEMENT = 2e-5, 0.9999

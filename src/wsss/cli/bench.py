@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import ConfigError
-from .exit_codes import Command
+from .exit_codes import Command, termination_as_interrupt
 from .options import Device, refuse_shared_memory
 from .output import print_json, progress, stdout
-from .signals import termination_as_interrupt
 
 if TYPE_CHECKING:
     from ..bench.crf import CrfRow
@@ -72,7 +71,7 @@ def walk(
     from ..bench.machine import measure_machine
     from ..bench.walk import BATCHES, STRIDES, bench_affinity, bench_walk
     from ..runtime.refine.pseudo_labels import WalkSettings
-    from ..training.engine.devices import choose_device
+    from ..training.engine.networks import choose_device
 
     if affinity is not None and (affinity == "model") != (model is not None):
         raise ConfigError("--affinity model goes with --model and --data, --affinity photo without")
@@ -110,7 +109,7 @@ def crf(
     from ..bench.cases import crf_cases
     from ..bench.crf import PUBLISHED, bench_crf
     from ..bench.machine import measure_machine
-    from ..training.engine.devices import choose_device
+    from ..training.engine.networks import choose_device
 
     torch.set_num_threads(threads)
     place = choose_device(device)
@@ -154,9 +153,9 @@ def cam(
 
     from ..bench.cam import bench_cam
     from ..bench.cam_torch import calibration_photos, cam_case, same_size_photos
+    from ..bench.cases import SIZE
     from ..bench.machine import measure_machine
-    from ..bench.photo import SIZE
-    from ..training.engine.devices import choose_device
+    from ..training.engine.networks import choose_device
 
     precisions = _precisions(precision)
     torch.set_num_threads(threads)
@@ -201,7 +200,7 @@ def label(
     from ..bench.label import bench_label
     from ..bench.machine import measure_machine
     from ..runtime.bundle.open import is_bundle
-    from ..training.engine.devices import choose_device
+    from ..training.engine.networks import choose_device
 
     if precision is not None and is_bundle(model):
         raise ConfigError(f"--precision is for runs: bundle '{model}' has the one of its export")

@@ -57,9 +57,9 @@ def compare(
     as CIAN with `wsss train --seeds`, is trained first and given as its run.
     """
     from ..training.compare.compare import compare as run_comparison
+    from ..training.compare.compare import write_compare_table
     from ..training.compare.inputs import read_weights
     from ..training.compare.page import write_compare_page
-    from ..training.compare.table import write_compare_table
     from ..training.data.readers import read_image_set
 
     images = read_image_set(data)

@@ -1,7 +1,8 @@
 """What a command raises, as one line on stderr and an exit code.
 
 0 done, 1 the user's input or environment, 2 wrong usage (typer's), 3 finished but some images
-failed, 130 interrupted with all finished work kept.
+failed, 130 interrupted with all finished work kept. SIGTERM, which schedulers send, ends a command
+as Ctrl-C does.
 
 The library names parameters in backticks (`overwrite`), because Python users set those. This
 module is the only place that turns them into options of the command that runs (--overwrite).
@@ -9,9 +10,12 @@ module is the only place that turns them into options of the command that runs (
 
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, NoReturn
 
 from typer import BadParameter, TyperException
@@ -24,8 +28,6 @@ from .output import print_error
 EXTRAS = {"torch": "train", "onnxscript": "export"}
 EXTRAS |= {entry.package: entry.extra for entry in BACKENDS.values()}
 """Optional packages, and the extra that installs them."""
-
-
 _RENAMED = {
     "cams_path": "cams",
     "images": "data",
@@ -145,3 +147,20 @@ def _drop_output() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def termination_as_interrupt() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM inside; no effect in other threads than the main one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import ConfigError
+from .exit_codes import termination_as_interrupt
 from .output import print_json, progress, stdout
-from .signals import termination_as_interrupt
 
 if TYPE_CHECKING:
     from ..export.bundle import ExportResult
@@ -257,7 +257,7 @@ def _serving_options(
         return None
     if dry_run:
         raise ConfigError("--dry-run writes nothing: leave --triton out")
-    from ..export.triton.messages import model_config_pb2
+    from ..export.triton.configs import model_config_pb2
     from ..export.triton.options import options_from_settings
     from ..export.triton.repository import require_free
 

@@ -3,14 +3,14 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ..errors import ConfigError
+from .exit_codes import termination_as_interrupt
 from .options import Backend, GraphDevice, one_mode, refuse_shared_memory
 from .output import print_json, progress, stdout
-from .signals import termination_as_interrupt
 
 if TYPE_CHECKING:
     from ..runtime.backends.triton.options import TritonOptions
@@ -266,6 +266,7 @@ def label(
         raise ConfigError(
             "nothing to label: give IMAGES and --model (only --merge and --report need neither)"
         )
+    from ..labelling import open_job_spec
     from ..runtime.bulk.plan import DEFAULT_TILE_PIXELS, Settings
     from ..runtime.bulk.run import Shard, label_in_bulk
     from ..runtime.io.image_io import DEFAULT_MAX_PIXELS
@@ -278,10 +279,10 @@ def label(
         tile_pixels=DEFAULT_TILE_PIXELS if tile_pixels is None else tile_pixels,
     )
     part = Shard.parse(shard) if shard is not None else None
-    spec = _spec(
+    spec = open_job_spec(
         model,
-        one_mode(mode, by, "--by"),
-        crf,
+        mode=one_mode(mode, by, "--by"),
+        crf=crf,
         has_labels=labels is not None,
         threshold=threshold,
         backend=backend,
@@ -320,23 +321,6 @@ def label(
         )
     if summary.failed:
         sys.exit(3)
-
-
-def _spec(
-    model: Path,
-    mode: str | None,
-    crf: bool | None,
-    *,
-    has_labels: bool,
-    threshold: str | None,
-    **options: Any,
-) -> "PredictorSpec":
-    """The model of a job; it is opened once, so that what is wrong shows before any work."""
-    from ..opening import open_model
-    from ..runtime.bulk.predictor_spec import job_spec
-
-    with open_model(model, **options) as predictor:
-        return job_spec(predictor, mode=mode, crf=crf, has_labels=has_labels, threshold=threshold)
 
 
 def _formats(names: str | None, instances: bool) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ from .parity.agreement import (
     require_agreement,
 )
 from .parity.parity import TOLERANCE, GraphParity, check_parity, drawn_cases, photo_cases
-from .precision import Precision, lower
+from .precision import Precision, to_precision
 from .source import ExportSource, open_source
 
 MAX_CALIBRATION = 12
@@ -313,7 +313,7 @@ def _lower(
         count = min(MAX_CALIBRATION, len(photos) // 2)
         calibration, measured = calibration[:count], photos[count:]
     networks = {
-        stage: lower(
+        stage: to_precision(
             network,
             settings.precision,
             calibration,

@@ -37,7 +37,7 @@ def require_precision(name: str) -> Precision:
     raise ConfigError(f"unknown precision '{name}': choose of {', '.join(get_args(Precision))}")
 
 
-def lower(
+def to_precision(
     network: NetworkGraph,
     precision: Precision,
     images: Sequence[NDArray[np.uint8]],

@@ -14,7 +14,7 @@ from ..runtime.io.progress import SILENT, Progress
 from .backbones.foreign_weights import check_weights_file
 from .data.image_set import ImageSet
 from .engine import distributed
-from .engine.devices import choose_device
+from .engine.networks import choose_device
 from .engine.run import (
     STAGE_FORMAT,
     Run,

@@ -17,9 +17,8 @@ from pydantic.fields import FieldInfo
 from ..errors import ConfigError, fault_text
 from .backbones.build import BACKBONES, output_strides
 from .methods import METHODS, open_method
-from .recipe.base import either
 from .recipe.recipe import Recipe, value_at
-from .recipe.sections import BackboneSection
+from .recipe.sections import BackboneSection, either
 
 DEFAULT_STRIDE: int = BackboneSection.model_fields["output_stride"].default
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsss.training.methods.cian import class_groups as module
-from wsss.training.methods.cian.class_groups import class_groups
+from wsss.training.methods.cian import train as module
+from wsss.training.methods.cian.train import class_groups
 
 IMAGES = st.lists(st.sets(st.integers(0, 4), max_size=3).map(sorted), min_size=1, max_size=40)
 SIZES = st.integers(2, 5)

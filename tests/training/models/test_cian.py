@@ -13,9 +13,8 @@ from wsss.training.engine.checkpoint import load_checkpoint
 from wsss.training.engine.loop import build_optimizer
 from wsss.training.engine.networks import NetworkSpec, open_network, save_network, start_network
 from wsss.training.methods.cian import network as cian
-from wsss.training.methods.cian.network import CianSegmenter, CrossImageAffinity
+from wsss.training.methods.cian.network import CianSegmenter, CrossImageAffinity, WholeBatchNorm2d
 from wsss.training.methods.cian.recipe import CianTrainSettings
-from wsss.training.methods.cian.whole_batch_norm import WholeBatchNorm2d
 from wsss.training.methods.shared.classifier import CamClassifier
 
 CPU = torch.device("cpu")

@@ -25,8 +25,7 @@ from wsss.errors import ArtifactError
 from wsss.runtime.io.image_io import read_image
 from wsss.training.backbones.backbone import CAFFE_BGR, CAFFE_RGB, IMAGENET, SYMMETRIC
 from wsss.training.backbones.build import BACKBONES, build_backbone
-from wsss.training.backbones.foreign_weights import load_backbone_weights
-from wsss.training.backbones.weight_names import translate
+from wsss.training.backbones.foreign_weights import load_backbone_weights, translate
 from wsss.training.engine.checkpoint import save_checkpoint
 from wsss.training.methods.shared.classifier import CamClassifier
 

@@ -15,8 +15,12 @@ from wsss.training.backbones.backbone import (
     Normalisation,
     stage_geometry,
 )
-from wsss.training.backbones.dropout import BatchKeyedDropout2d, set_dropout_context
-from wsss.training.backbones.frozen_norm import FrozenBatchNorm2d, convolve_normalised
+from wsss.training.backbones.layers import (
+    BatchKeyedDropout2d,
+    FrozenBatchNorm2d,
+    convolve_normalised,
+    set_dropout_context,
+)
 from wsss.training.backbones.parameters import mark_new, parameter_groups
 
 

@@ -78,7 +78,7 @@ class GraphSettings:
 
 
 @dataclass
-class Draft:
+class GraphContext:
     """A graph that is being written."""
 
     settings: GraphSettings

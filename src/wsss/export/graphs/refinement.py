@@ -9,7 +9,7 @@ from onnx import TensorProto
 from ...runtime.refine.pseudo_labels import WalkSettings
 from . import geometry
 from .builder import Builder
-from .graph_context import Draft, GraphSettings
+from .graph_context import GraphContext, GraphSettings
 from .walk import add_walk
 
 PLANES, WALKED = "refine/planes", "refine/walked"
@@ -19,7 +19,7 @@ CLASSES = "refine/classes"
 
 
 def add_refinement(
-    draft: Draft, image: str, cam: str, probabilities: str, affinity: str, damping: str
+    context: GraphContext, image: str, cam: str, probabilities: str, affinity: str, damping: str
 ) -> dict[str, str]:
     """CAMs of the classes in the image, walked and made into labels.
 
@@ -30,7 +30,7 @@ def add_refinement(
     `label_from_scores`. A class absent from one image of a batch has scores of 0 there, which
     never pass the background.
     """
-    settings, graph = draft.settings, draft.at("refine/")
+    settings, graph = context.settings, context.at("refine/")
     _, size = geometry.add_image(graph, image, settings.layout)
     used = _used_classes(graph, probabilities, settings)
     indices = _union(graph, used, settings.num_classes)
@@ -41,8 +41,8 @@ def add_refinement(
     graph("Identity", graph("Mul", planes, damping) if damping else planes, output=PLANES)
     walk = settings.walk
     add_walk(
-        draft.nodes,
-        draft.constants,
+        context.nodes,
+        context.constants,
         scores=PLANES,
         affinity=affinity,
         walked=WALKED,

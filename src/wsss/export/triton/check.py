@@ -11,8 +11,16 @@ from typing import Any
 import onnx
 
 from ...errors import ArtifactError
-from .configs import ONNX_FILE, PLAN_FILE, PYTHON_FILE
-from .messages import CONFIG, TYPES, full_dims, model_config_pb2, read_config
+from .configs import (
+    CONFIG,
+    ONNX_FILE,
+    PLAN_FILE,
+    PYTHON_FILE,
+    TYPES,
+    full_dims,
+    model_config_pb2,
+    read_config,
+)
 
 FILES = {"onnxruntime": ONNX_FILE, "tensorrt": PLAN_FILE, "python": PYTHON_FILE}
 

@@ -23,8 +23,17 @@ from ...runtime.backends.contract import TensorSpec
 from ...runtime.bundle.open import Bundle
 from ..graphs.builder import IR_VERSION, OPSET
 from ..graphs.graph_io import unknown_classes
-from .configs import DECODE, ENCODED, FILLED, RELAY, RELAYED, add_identity, image_spec
-from .messages import add_tensor, model_config_pb2
+from .configs import (
+    DECODE,
+    ENCODED,
+    FILLED,
+    RELAY,
+    RELAYED,
+    add_identity,
+    add_tensor,
+    image_spec,
+    model_config_pb2,
+)
 from .options import RepositoryOptions
 
 ENSEMBLE, ENCODED_ENSEMBLE = "label_ensemble", "label_encoded"

@@ -16,13 +16,15 @@ from ...errors import ArtifactError, ConfigError
 from ...runtime.bundle.open import Bundle, open_bundle
 from ...runtime.io.files import atomic_write_bytes, make_folder, replace_folder, write_error
 from ...version import __version__
-from ..graphs.subgraph import drop_defaults
+from ..graphs.subgraph import drop_defaults, limit_sizes
 from .check import check_repository
 from .configs import (
+    CONFIG,
     DECODE,
     ONNX_FILE,
     PYTHON_FILE,
     RELAY,
+    config_text,
     decode_config,
     graph_config,
     image_spec,
@@ -37,9 +39,7 @@ from .ensembles import (
     has_ensemble,
     relay_model,
 )
-from .messages import CONFIG, config_text
 from .options import RepositoryOptions, options_from_json, options_to_json
-from .size_limit import limit_sizes
 
 MARKER = "wsss.json"
 """At the root of a repository of ours; the server looks at folders alone."""

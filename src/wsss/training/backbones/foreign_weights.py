@@ -7,8 +7,9 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,8 +18,7 @@ from torch import Tensor
 from ...errors import ArtifactError, one_line, short_repr
 from .backbone import SYMMETRIC, Backbone, Normalisation
 from .build import BACKBONES, build_backbone
-from .frozen_norm import FrozenBatchNorm2d
-from .weight_names import Translated, translate, unwrapped
+from .layers import FrozenBatchNorm2d
 
 MAX_BYTES = 4 * 2**30
 """The largest known file, VGG16 with its fully connected layers, has 0.5 GiB."""
@@ -26,13 +26,33 @@ SAFETENSORS = ".safetensors"
 PICKLE_SUFFIXES = (".pth", ".pt")
 
 _log = logging.getLogger(__name__)
+COUNTER = "num_batches_tracked"
+"""Buffer of `nn.BatchNorm2d` that frozen normalisation has no use for."""
+_OWN_CHECKPOINT = "backbone."
+_WRAPPER = "module."
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Translated(Generic[Value]):
+    """Entries of a file under our names.
+
+    Attributes:
+        entries: our name -> (name in the file, value); may hold names that no layer has.
+        head: names in the file that belong to the classification head or to other networks.
+        duplicates: names in the file of layers that another entry names as well.
+    """
+
+    entries: dict[str, tuple[str, Value]]
+    head: list[str]
+    duplicates: list[str]
 
 
 def load_backbone_weights(backbone: Backbone, path: Path) -> None:
     """Fill a backbone with pretrained weights and set the normalisation that they expect.
 
     Taken are `.safetensors`, a checkpoint of ours among them, and `.pth` or `.pt` as torchvision
-    publishes them; see `weight_names` for the layer names. The classification head is left out,
+    publishes them; see `translate` for the layer names. The classification head is left out,
     and said so. Layers that get weights are no longer marked as new.
 
     The metadata of a `.safetensors` file may hold `normalisation` (JSON of
@@ -287,3 +307,30 @@ def _absorb_eps(backbone: Backbone, eps: float) -> None:
     for part in backbone.modules():
         if isinstance(part, FrozenBatchNorm2d):
             part.running_var += eps - part.eps
+
+
+def translate(kind: type[Backbone], named: Mapping[str, Value]) -> Translated[Value]:
+    """Rename the entries of a file for one of our backbones, by its `own_name`.
+
+    Of a checkpoint of ours the backbone is taken.
+    """
+    heads = tuple(f"{part}." for part in kind.head_names)
+    is_checkpoint = any(unwrapped(name).startswith(_OWN_CHECKPOINT) for name in named)
+    found: Translated[Value] = Translated({}, [], [])
+    for name, value in named.items():
+        layer = unwrapped(name)
+        own = kind.own_name(layer.removeprefix(_OWN_CHECKPOINT))
+        if name.endswith(f".{COUNTER}"):
+            continue
+        if own.startswith(heads) or (is_checkpoint and not layer.startswith(_OWN_CHECKPOINT)):
+            found.head.append(name)
+        elif own in found.entries:
+            found.duplicates.append(name)
+        else:
+            found.entries[own] = (name, value)
+    return found
+
+
+def unwrapped(name: str) -> str:
+    """A layer's name without what data-parallel wrappers put before it."""
+    return name.removeprefix(_WRAPPER)

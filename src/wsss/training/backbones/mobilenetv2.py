@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .backbone import Backbone, Tap, initialise_convolutions, stage_geometry
-from .frozen_norm import FrozenBatchNorm2d, convolve_normalised
+from .layers import FrozenBatchNorm2d, convolve_normalised
 
 # (expansion, channels, units, stride) of each stage, table 2 of the paper.
 STAGES = (

@@ -14,7 +14,7 @@ from .backbone import (
     initialise_convolutions,
     stage_geometry,
 )
-from .frozen_norm import FrozenBatchNorm2d, convolve_normalised
+from .layers import FrozenBatchNorm2d, convolve_normalised
 
 EXPANSION = 4
 

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .backbone import Backbone, Tap, initialise_convolutions
-from .dropout import BatchKeyedDropout2d
-from .frozen_norm import FrozenBatchNorm2d, convolve_normalised
+from .layers import BatchKeyedDropout2d, FrozenBatchNorm2d, convolve_normalised
 
 _MXNET_STATISTICS = {
     "weight": "weight",

@@ -17,7 +17,7 @@ from .backbone import (
     Tap,
     initialise_convolutions,
 )
-from .dropout import BatchKeyedDropout2d
+from .layers import BatchKeyedDropout2d
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 

@@ -1,7 +1,9 @@
 """Several recipes on one image set: runs are made, or taken as they are, and measured alike."""
 
+import csv
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -9,20 +11,39 @@ from typing import Any
 
 from ...runtime.io.files import atomic_write_bytes, make_folder
 from ...runtime.io.progress import SILENT, Progress
+from ..data.class_list import VOC_CLASSES
 from ..data.image_set import ImageSet
-from ..engine.devices import choose_device
+from ..engine.networks import choose_device
+from ..methods.contract import Method, Published
 from ..pipeline import train
-from ..predict.iou import iou_columns
-from ..predict.run_view import RunView, open_run
+from ..predict.run_view import RunView, iou_columns, open_run
 from ..recipe.recipe import dump_recipe
 from ..report.page import IouColumn
 from .inputs import check_entries, read_entries
-from .published_figures import published_miou
 
 MEASURED = "measured.json"
 """Per-class IoU of what was measured before, by run and what it was made of."""
 MEASURED_FORMAT = 3
 """Raised when `iou_columns` gives other columns, or other figures of the same run."""
+_VOC_IMAGES = {"segmenter": 1449}
+_VOC_TRAIN_IMAGES = 1464
+
+COLUMNS = (
+    "recipe",
+    "method",
+    "backbone",
+    "stage",
+    "miou",
+    "published",
+    "published_source",
+    "list_name",
+    "images",
+    "background",
+    "image_labels_used",
+    "seconds",
+    "host_mib",
+    "gpu_mib",
+)
 
 
 @dataclass(frozen=True)
@@ -91,7 +112,7 @@ class Comparison:
         """JSON-compatible."""
         return {
             "data": str(self.images.root),
-            "runs": {name: str(opened.run.folder) for name, opened in self.runs.items()},
+            "runs": {name: str(view.run.folder) for name, view in self.runs.items()},
             "rows": [asdict(row) for row in self.rows],
             "costs": [asdict(cost) for cost in self.costs()],
             "instances": self.instances(),
@@ -101,13 +122,13 @@ class Comparison:
         """Of all stages that have finished, measured by mIoU or not; run by run."""
         return [
             _cost(name, stage, record)
-            for name, opened in self.runs.items()
-            for stage, record in opened.finished.items()
+            for name, view in self.runs.items()
+            for stage, record in view.finished.items()
         ]
 
     def instances(self) -> dict[str, dict[str, float]]:
         """Average precision of those runs that tell single objects, by run; see the stage."""
-        records = {name: opened.finished.get("instances") for name, opened in self.runs.items()}
+        records = {name: view.finished.get("instances") for name, view in self.runs.items()}
         return {name: record["figures"] for name, record in records.items() if record}
 
 
@@ -156,7 +177,7 @@ def compare(
     # Opened when all are trained: networks in memory would count as memory of the trainings.
     runs = {entry.name: open_run(entry.folder, images, device, progress) for entry in entries}
     columns = _columns(runs, out)
-    rows = [row for name, opened in runs.items() for row in _rows(name, opened, columns[name])]
+    rows = [row for name, view in runs.items() for row in _rows(name, view, columns[name])]
     return Comparison(images, runs, columns, rows)
 
 
@@ -173,24 +194,24 @@ def _columns(runs: Mapping[str, RunView], out: Path) -> dict[str, dict[str, IouC
         known = {}
     columns = {}
     make_folder(out)
-    for name, opened in runs.items():
-        digests = [str(record.get("digest")) for record in opened.finished.values()]
-        settings = sha256(dump_recipe(opened.run.recipe).encode()).hexdigest()
+    for name, view in runs.items():
+        digests = [str(record.get("digest")) for record in view.finished.values()]
+        settings = sha256(dump_recipe(view.run.recipe).encode()).hexdigest()
         key = " ".join(
-            [str(MEASURED_FORMAT), *digests, settings, opened.run.images.digest(masks=True)]
+            [str(MEASURED_FORMAT), *digests, settings, view.run.images.digest(masks=True)]
         )
-        columns[name] = known[key] = known.get(key) or iou_columns(opened)
+        columns[name] = known[key] = known.get(key) or iou_columns(view)
         stored = {key: {k: asdict(v) for k, v in kinds.items()} for key, kinds in known.items()}
         atomic_write_bytes(path, json.dumps(stored).encode())
     return columns
 
 
-def _rows(name: str, opened: RunView, columns: Mapping[str, IouColumn]) -> list[CompareRow]:
-    method, backbone = opened.run.recipe.method, opened.run.recipe.backbone.name
+def _rows(name: str, view: RunView, columns: Mapping[str, IouColumn]) -> list[CompareRow]:
+    method, backbone = view.run.recipe.method, view.run.recipe.backbone.name
     rows = []
-    for stage, record in opened.finished.items():
+    for stage, record in view.finished.items():
         figures = record["figures"]
-        for each in opened.method.measured:
+        for each in view.method.measured:
             if each.stage != stage or figures.get(each.figure) is None:
                 continue
             measured = each.kind
@@ -200,8 +221,8 @@ def _rows(name: str, opened: RunView, columns: Mapping[str, IouColumn]) -> list[
                 miou = column.miou
             else:
                 column = IouColumn(measured, "", images=figures.get("images"))
-            classes = opened.run.images.classes
-            published = published_miou(opened.method, backbone, measured, classes, column.images)
+            classes = view.run.images.classes
+            published = published_miou(view.method, backbone, measured, classes, column.images)
             cost = _cost(name, stage, record) if measured == stage else StageCost(name, stage)
             rows.append(
                 CompareRow(
@@ -229,3 +250,47 @@ def _cost(name: str, stage: str, record: Mapping[str, Any]) -> StageCost:
     memory = record.get("memory", {})
     seconds = record.get("seconds")
     return StageCost(name, stage, seconds, memory.get("host_mib"), memory.get("gpu_mib"))
+
+
+def published_miou(
+    method: Method, backbone: str, measured: str, classes: Sequence[str], images: int | None
+) -> Published | None:
+    """What the authors had of the same network; None where nothing was found, or not on VOC 2012.
+
+    Args:
+        measured: kind of `Method.measured`.
+        classes, images: what our own figure is of; the number of images tells other lists.
+    """
+    of_voc = _VOC_IMAGES.get(measured, _VOC_TRAIN_IMAGES)
+    is_voc = tuple(classes) == VOC_CLASSES and images == of_voc
+    return method.published.get((backbone, measured)) if is_voc else None
+
+
+def write_compare_table(comparison: Comparison, path: Path) -> Path:
+    """Write a line for each mIoU, then one for each stage without; returns the path.
+
+    Behind `COLUMNS` stands the IoU of each class in per cent, as `iou NAME`. What was not measured
+    or recorded is empty.
+    """
+    names = ("background", *comparison.images.classes)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([*COLUMNS, *(f"iou {name}" for name in names)])
+    for cells, classes in _lines(comparison):
+        writer.writerow([*(cells.get(key) for key in COLUMNS), *map(classes.get, names)])
+    atomic_write_bytes(path, text.getvalue().encode("utf-8", "backslashreplace"))
+    return path
+
+
+def _lines(
+    comparison: Comparison,
+) -> Iterator[tuple[Mapping[str, object], Mapping[str, float | None]]]:
+    """Cells by column, and IoU by class."""
+    measured = {(row.recipe, row.stage) for row in comparison.rows}
+    for row in comparison.rows:
+        yield vars(row), row.classes
+    for cost in comparison.costs():
+        if (cost.recipe, cost.stage) not in measured:
+            recipe = comparison.runs[cost.recipe].run.recipe
+            names = {"method": recipe.method, "backbone": recipe.backbone.name}
+            yield vars(cost) | names, {}

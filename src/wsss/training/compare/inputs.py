@@ -127,17 +127,17 @@ def _require_fitting_weights(run: Run) -> None:
 
 
 def _check_run(folder: Path, images: ImageSet) -> None:
-    """A run can be measured on these images: made of them, and its networks can be opened.
+    """A run can be measured on these images: made of them, and its networks can be view.
 
     Raises:
         ArtifactError: it cannot.
     """
-    opened = open_run(folder, images, "cpu", SILENT)
-    _require_same_images(opened)
-    if opened.predictor is not None:
-        for stage in opened.stages:
-            if opened.predictor.has(stage):
-                opened.predictor.network(stage, Network)
+    view = open_run(folder, images, "cpu", SILENT)
+    _require_same_images(view)
+    if view.predictor is not None:
+        for stage in view.stages:
+            if view.predictor.has(stage):
+                view.predictor.network(stage, Network)
 
 
 def _recipe_or_run(given: str, overrides: Sequence[str]) -> Recipe | Path:
@@ -184,12 +184,12 @@ def _weights_key(recipe: Recipe, weights: Mapping[str, Path]) -> str:
     return key
 
 
-def _require_same_images(opened: RunView) -> None:
+def _require_same_images(view: RunView) -> None:
     """Stages were made of the images that are compared on, so that their figures are of these."""
-    digest = opened.run.images.digest(masks=False)
-    for stage, record in opened.finished.items():
+    digest = view.run.images.digest(masks=False)
+    for stage, record in view.finished.items():
         if record["inputs"].get("images") != digest:
             raise ArtifactError(
-                f"stage '{stage}' of '{opened.run.folder}' was made of other images than those of "
-                f"'{opened.run.images.root}': give its recipe instead, or the images it was made of"
+                f"stage '{stage}' of '{view.run.folder}' was made of other images than those of "
+                f"'{view.run.images.root}': give its recipe instead, or the images it was made of"
             )

@@ -13,10 +13,18 @@ from ...runtime.report.pictures import Picture, shrink
 from ...runtime.report.text import escaped, format_count, format_seconds
 from ...version import __version__
 from ..data.image_set import Sample
-from ..predict.iou import circumstances
-from ..predict.run_view import RunView
-from ..report.cells import PICTURE_SIDE, caption, class_legend, evenly, labels_cell
-from ..report.page import Sheet, SheetRow, iou_table, sheet_section
+from ..predict.run_view import RunView, circumstances
+from ..report.page import (
+    PICTURE_SIDE,
+    Sheet,
+    SheetRow,
+    caption,
+    class_legend,
+    evenly,
+    iou_table,
+    labels_cell,
+    sheet_section,
+)
 from .compare import CompareRow, Comparison, StageCost
 
 INSTANCE_FIGURES = {
@@ -48,7 +56,7 @@ def write_compare_page(comparison: Comparison, path: Path, *, pictures: int = 8)
     facts = [
         ("Images", f"{images.root.name}: {len(images.samples)}"),
         ("Classes", str(len(images.classes))),
-        *((name, _network(opened)) for name, opened in runs.items()),
+        *((name, _network(view)) for name, view in runs.items()),
     ]
     lead = "Methods from image-level labels to a segmenter, on the same images."
     footer = f"Written by wsss {__version__}. Source of the images: {images.layout}."
@@ -56,8 +64,8 @@ def write_compare_page(comparison: Comparison, path: Path, *, pictures: int = 8)
     return path
 
 
-def _network(opened: RunView) -> str:
-    recipe = opened.run.recipe
+def _network(view: RunView) -> str:
+    recipe = view.run.recipe
     return f"{recipe.method}, {recipe.backbone.name}"
 
 
@@ -120,7 +128,7 @@ def _instances_table(comparison: Comparison) -> str:
 def _cost_table(comparison: Comparison) -> str:
     names, costs = list(comparison.runs), comparison.costs()
     lines = []
-    for stage in dict.fromkeys(s for opened in comparison.runs.values() for s in opened.stages):
+    for stage in dict.fromkeys(s for view in comparison.runs.values() for s in view.stages):
         found = {cost.recipe: cost for cost in costs if cost.stage == stage}
         cells = "".join(f"<td>{_cost(found.get(name))}</td>" for name in names)
         lines.append(f"<tr><th>{escaped(stage)}</th>{cells}</tr>")
@@ -188,7 +196,7 @@ def _sheets(comparison: Comparison, pictures: int) -> list[Sheet]:
                 _segment,
             )
         )
-    if any("labels" in opened.stages for opened in runs):
+    if any("labels" in view.stages for view in runs):
         sheets.append(
             _sheet(
                 comparison,
@@ -218,21 +226,21 @@ def _sheet(
             image = read_image(sample.image_path)
             truth = sample.load_mask() if sample.mask is not None else None
             cells = [shrink(image, PICTURE_SIDE), labels_cell(image, truth, "no mask")]
-            for opened in runs.values():
-                absent = "not run" if stage in opened.stages else "no such step"
-                cells.append(labels_cell(image, label(opened, sample, image), absent))
+            for view in runs.values():
+                absent = "not run" if stage in view.stages else "no such step"
+                cells.append(labels_cell(image, label(view, sample, image), absent))
             rows.append(SheetRow(sample.name, caption(run, sample), cells))
             task.advance()
     columns = [("photo", ""), ("truth", "mask"), *((name, "") for name in runs)]
     return Sheet(title, text, columns, rows, class_legend(run))
 
 
-def _segment(opened: RunView, sample: Sample, image: Picture) -> Labels | None:
-    if "segmenter" not in opened.finished or opened.predictor is None:
+def _segment(view: RunView, sample: Sample, image: Picture) -> Labels | None:
+    if "segmenter" not in view.finished or view.predictor is None:
         return None
-    return opened.predictor.recipe_label(image, None, "segmenter")
+    return view.predictor.recipe_label(image, None, "segmenter")
 
 
-def _pseudo_label(opened: RunView, sample: Sample, image: Picture) -> Labels | None:
-    path = opened.run.folder / "labels" / f"{sample.name}.png"
+def _pseudo_label(view: RunView, sample: Sample, image: Picture) -> Labels | None:
+    path = view.run.folder / "labels" / f"{sample.name}.png"
     return read_label_map(path) if path.is_file() else None

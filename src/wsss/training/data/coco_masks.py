@@ -14,7 +14,7 @@ from ...errors import DataError
 from ...runtime.instances.instance_map import MAX_INSTANCES
 from ...runtime.io.image_io import DEFAULT_MAX_PIXELS
 from ...runtime.io.palette import IGNORE_INDEX
-from .instance_truth import InstanceTruth
+from .image_set import InstanceTruth
 
 _FARTHEST = 1e9  # beyond, slopes overflow; false for what is no number, too
 

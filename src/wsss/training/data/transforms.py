@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.io.palette import IGNORE_INDEX
-from ..recipe.train import Augmentation
+from ..recipe.sections import Augmentation
 
 Image = NDArray[np.uint8]
 

@@ -22,9 +22,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...errors import ArtifactError, ConfigError, DataError
 from ...runtime.io.progress import Progress, ProgressTask
-from ..backbones.dropout import set_dropout_context
+from ..backbones.layers import set_dropout_context
 from ..backbones.parameters import parameter_groups
-from ..recipe.train import TrainSettings
+from ..recipe.sections import TrainSettings
 from . import distributed
 from .checkpoint import (
     load_checkpoint,

@@ -1,6 +1,7 @@
 """Networks of a run: what builds them, and how they are kept in checkpoints and opened again."""
 
 import inspect
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ...errors import ArtifactError, one_line, short_repr
+from ...errors import ArtifactError, ConfigError, MissingDependencyError, one_line, short_repr
 from ...version import __version__
 from ..backbones.backbone import Backbone, Normalisation
 from ..backbones.build import build_backbone
@@ -270,3 +271,24 @@ def _subclasses(kind: type[Network]) -> Iterator[type[Network]]:
     for each in kind.__subclasses__():
         yield each
         yield from _subclasses(each)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this process.
+
+    Args:
+        name: auto, cpu or cuda.
+
+    Raises:
+        ConfigError: cuda asked for and not there, or an unknown name.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"unknown device '{name}': choose auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise MissingDependencyError(
+            "`device` cuda: this torch finds no CUDA device: install a CUDA build of torch, or "
+            "use `device` cpu"
+        )
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

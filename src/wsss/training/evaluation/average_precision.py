@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ...errors import DataError
 from ...runtime.instances.instance_map import LEAST_SCORE, InstanceMap
-from ..data.instance_truth import InstanceTruth
+from ..data.image_set import InstanceTruth
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

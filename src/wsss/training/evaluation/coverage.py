@@ -67,7 +67,7 @@ def measure_coverage(
     """Measure the label maps of a job at rising thresholds of their confidence maps.
 
     Args:
-        out: folder of a job with `--format png,confidence`, without `--min-confidence`.
+        out: folder of a job in the formats png and confidence, without `min_confidence`.
         split: list of the image set; default: all images.
 
     Raises:

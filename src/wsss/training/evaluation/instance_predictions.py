@@ -19,7 +19,7 @@ from ..data.coco import items_of, read_json, read_numbers
 from ..data.coco_masks import rasterise
 from ..data.files import image_name
 from ..data.image_set import ImageSet, MaskFile, Sample
-from ..data.voc_instances import classes_under
+from ..data.voc import classes_under
 from .average_precision import InstanceMasks
 from .instances import InstancePredictions
 

@@ -36,18 +36,18 @@ class AffinitySource:
         kind: `features`: affinities are distances of features; `boundary`: they are what the
             boundaries on the path between two cells leave. Export has one graph for each kind.
         stage: the stage that trains the network; the exported graph has the same name.
-        maps: (network, image, recipe, device) -> the outputs of that graph, computed in torch.
-        affinities: the same arguments -> what the walk takes.
-        features: the same arguments -> (1, C, h, w) features; only of kind `features`.
+        read: (network, image, recipe, device) -> (1, C, h, w) features, or (1, 1, h, w) boundary.
+        affinities: (what `read` gave, recipe) -> what the walk takes.
+        maps: the arguments of `read` -> the outputs of the exported graph, computed in torch.
         walk_settings: the recipe's walk as the runtime takes it.
     """
 
     kind: AffinityKind
     stage: str
+    read: Callable[[Any, NDArray[np.uint8], Any, torch.device], Tensor]
+    affinities: Callable[[Tensor, Any], Affinities]
     maps: Callable[[Any, NDArray[np.uint8], Any, torch.device], dict[str, Tensor]]
-    affinities: Callable[[Any, NDArray[np.uint8], Any, torch.device], Affinities]
     walk_settings: Callable[[Any], WalkSettings]
-    features: Callable[[Any, NDArray[np.uint8], Any, torch.device], Tensor] | None = None
 
     @property
     def output(self) -> str:

@@ -1,10 +1,11 @@
 """The trained networks of a run, applied to any image."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,8 +36,7 @@ from ...runtime.refine.pseudo_labels import (
     walk_scores,
 )
 from ..data.image_set import Sample
-from ..engine.devices import choose_device
-from ..engine.networks import AnyNetwork, Network, open_network
+from ..engine.networks import AnyNetwork, Network, choose_device, open_network
 from ..methods import METHODS, open_method
 from ..methods.contract import Affinities, AffinitySource, InstanceSource
 from ..methods.shared.affinity_network import AffinityNetwork
@@ -46,6 +46,16 @@ from ..recipe.recipe import WalkRecipe
 from ..recipe.sections import NO_CRF
 from ..recipes import load_recipe
 
+Step = Literal[
+    "classifier",
+    "CAM network",
+    "affinity network",
+    "affinity",
+    "walk",
+    "label",
+    "segmenter network",
+]
+"""Networks include resizing the image and joining what they give at several scales."""
 CLASS_THRESHOLD = 0.5
 """Probability from which the classifier calls a class present."""
 
@@ -58,6 +68,7 @@ class RunPredictor(Predictor):
     Attributes:
         classes: class names without background.
         thresholds: probability from which the classifier calls a class present: of each, or of all.
+        timer: is entered around each step of a prediction, with the name of the step, see `Step`.
     """
 
     def __init__(
@@ -95,6 +106,7 @@ class RunPredictor(Predictor):
         self._thresholds: float | NDArray[np.float64] = CLASS_THRESHOLD
         self.thresholds = thresholds
         self.with_instances = instances
+        self.timer: Callable[[Step], AbstractContextManager[object]] = nullcontext
         if instances:
             self.require_instances()
         trained = [stage.name for stage in self.method.stages if self.has(stage.name)]
@@ -224,15 +236,18 @@ class RunPredictor(Predictor):
     def affinities(self, image: NDArray[np.uint8]) -> Affinities:
         """Along which the scores of an image walk."""
         source = self._affinity_source()
-        return source.affinities(self.affinity_network(), image, self.recipe, self.device)
+        with self.timer("affinity network"):
+            found = source.read(self.affinity_network(), image, self.recipe, self.device)
+        with self.timer("affinity"):
+            return source.affinities(found, self.recipe)
 
     @torch.no_grad()
     def affinity_features(self, image: NDArray[np.uint8]) -> Tensor:
         """(1, C, h, w) features of an image, where affinities are made of features."""
-        features = self._affinity_source().features
-        if features is None:
+        source = self._affinity_source()
+        if source.kind != "features":
             raise ValueError("the affinities of this run are not made of features")
-        return features(self.affinity_network(), image, self.recipe, self.device)
+        return source.read(self.affinity_network(), image, self.recipe, self.device)
 
     @torch.no_grad()
     def affinity_maps(self, image: NDArray[np.uint8]) -> dict[str, Tensor]:
@@ -249,7 +264,8 @@ class RunPredictor(Predictor):
     def class_probabilities(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(C,) probability that each class is in the image, by the classifier alone."""
         classifier = self.network("cam", CamClassifier)
-        return class_probabilities(classifier, image, self.recipe.cam, self.device)
+        with self.timer("classifier"):
+            return class_probabilities(classifier, image, self.recipe.cam, self.device)
 
     def recipe_label(
         self, image: NDArray[np.uint8], classes: Sequence[int] | None, mode: str
@@ -270,7 +286,8 @@ class RunPredictor(Predictor):
             section = recipe.segmenter
             if not crf:
                 section = section.model_copy(update={"crf": NO_CRF})
-            label = segment_image(segmenter, image, section, recipe.cam.align, self.device)
+            with self.timer("segmenter network"):
+                label = segment_image(segmenter, image, section, recipe.cam.align, self.device)
             return Prediction(label, classes=tuple(range(len(self.classes))))
         if mode == "cam":
             maps = self._cams(image, classes)
@@ -294,21 +311,23 @@ class RunPredictor(Predictor):
         self, image: NDArray[np.uint8], cams: ScoreMaps, walked: ScoreMaps, crf: bool
     ) -> Prediction:
         recipe = self.walk_recipe()
-        change = walk_change(cams, walked, self._walk_settings())
+        with self.timer("label"):
+            change = walk_change(cams, walked, self._walk_settings())
         label = self._label(image, walked, recipe.walk.threshold, crf)
         return Prediction(label, classes=_classes_of(cams), change=change)
 
     def _label(
         self, image: NDArray[np.uint8], maps: ScoreMaps, threshold: float, crf: bool
     ) -> NDArray[np.uint8]:
-        return label_from_scores(
-            maps,
-            threshold=threshold,
-            align=self.recipe.cam.align,
-            image=image,
-            crf=self.walk_recipe().walk.crf.settings() if crf else None,
-            device=self.device,
-        )
+        with self.timer("label"):
+            return label_from_scores(
+                maps,
+                threshold=threshold,
+                align=self.recipe.cam.align,
+                image=image,
+                crf=self.walk_recipe().walk.crf.settings() if crf else None,
+                device=self.device,
+            )
 
     def _cams(self, image: NDArray[np.uint8], labels: Sequence[int] | None) -> ScoreMaps:
         """See `score_maps`."""
@@ -317,12 +336,14 @@ class RunPredictor(Predictor):
             labels = self.find_classes(image)
         elif isinstance(labels, AnyOf):
             labels = [index for index in self.find_classes(image) if index in labels]
-        activation = image_activation(classifier, image, self.recipe.cam, self.device)
-        return normalise_cam(activation, labels, (image.shape[0], image.shape[1]))
+        with self.timer("CAM network"):
+            activation = image_activation(classifier, image, self.recipe.cam, self.device)
+            return normalise_cam(activation, labels, (image.shape[0], image.shape[1]))
 
     def _walked(self, image: NDArray[np.uint8], maps: ScoreMaps) -> ScoreMaps:
         affinity, damping = self.affinities(image)
-        return walk_scores(maps, affinity, self._walk_settings(), damping)
+        with self.timer("walk"):
+            return walk_scores(maps, affinity, self._walk_settings(), damping)
 
     def _walk_settings(self) -> WalkSettings:
         return self._affinity_source().walk_settings(self.recipe)

@@ -6,10 +6,16 @@ from typing import Annotated, Any, Protocol, TypeVar
 
 from pydantic import Field
 
-from .base import Section
-from .cam import CamSection
-from .sections import BackboneSection, DataSection, SeedsSection, SegmenterSection, WalkSection
-from .train import TrainSettings
+from .sections import (
+    BackboneSection,
+    CamSection,
+    DataSection,
+    Section,
+    SeedsSection,
+    SegmenterSection,
+    TrainSettings,
+    WalkSection,
+)
 
 
 class Training(Protocol):

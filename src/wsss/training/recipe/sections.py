@@ -1,34 +1,139 @@
-"""Sections that recipes of several methods share: backbone, data, CRF, seeds, walk, segmenter."""
+"""Sections that recipes of several methods share, and the ranges of their keys."""
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from ...runtime.refine.dense_crf import CrfSettings
-from ..backbones.build import BACKBONES
-from .base import BackboneName, BackboneStride, Fraction, NonNegative, Positive, Scales, Section
-from .train import TrainSettings
+from ..backbones.build import BACKBONES, output_strides
 
 
-class BackboneSection(Section):
-    """The network that all stages start from."""
+@dataclass(frozen=True)
+class OneOf:
+    """A validator of values that a registry lists when a recipe is read.
 
-    name: BackboneName
-    """Architecture; `small` is for training from scratch on small images."""
-    output_stride: BackboneStride = 8
-    """Pixels per cell of the last feature map; each backbone has some of these strides."""
-    from_scratch: bool = False
-    """Start from random weights, which `small` can; otherwise `--weights` is required."""
+    Attributes:
+        choices: returns the values, in the order in which messages and documentation name them.
+    """
+
+    choices: Callable[[], Iterable[str | int]]
+
+    def __call__(self, value: str | int) -> str | int:
+        """The value itself if it is listed."""
+        known = list(self.choices())
+        if value not in known:
+            raise PydanticCustomError("one_of", "Input should be {known}", {"known": either(known)})
+        return value
+
+
+def either(choices: Iterable[str | int]) -> str:
+    """Choices as text: 8, 16 or 32."""
+    *others, last = [repr(choice) for choice in choices]
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+BackboneName = Annotated[str, AfterValidator(OneOf(lambda: BACKBONES))]
+BackboneStride = Annotated[int, AfterValidator(OneOf(output_strides))]
+"""A stride of any backbone; `recipes` checks that it is one of the recipe's own."""
+Scales = Annotated[tuple[Annotated[float, Field(ge=0.1, le=4)], ...], Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are faults, values never change after loading."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Augmentation(Section):
+    """Random changes of one training image; the order is resize, flip, jitter, crop."""
+
+    crop_size: Annotated[int, Field(ge=32, le=2048)] = 448
+    """Side of the square crop in pixels; smaller images are padded with the mean colour."""
+    long_side: tuple[int, int] | None = None
+    """Longer side drawn uniformly from this range in pixels."""
+    scale: tuple[Positive, Positive] | None = None
+    """Or: the image is scaled by a factor drawn uniformly from this range."""
+    flip: bool = True
+    """Mirror every second image."""
+    jitter: tuple[Fraction, Fraction, Fraction, Annotated[float, Field(ge=0, le=0.5)]] = (
+        0.3,
+        0.3,
+        0.3,
+        0.1,
+    )
+    """Strength of brightness, contrast, saturation and hue changes."""
 
     @model_validator(mode="after")
-    def _scratch_is_possible(self) -> "BackboneSection":
-        if self.from_scratch and not BACKBONES[self.name].from_scratch:
-            able = " or ".join(f"`{name}`" for name, kind in BACKBONES.items() if kind.from_scratch)
-            raise ValueError(
-                f"`from_scratch` is true, but `{self.name}` keeps layers of its ImageNet weights "
-                f"frozen: give `weights_path`, or take the backbone {able}"
-            )
+    def _ranges_make_sense(self) -> "Augmentation":
+        if self.long_side and self.scale:
+            raise ValueError("`long_side` and `scale` exclude each other")
+        for name in ("long_side", "scale"):
+            bounds = getattr(self, name)
+            if bounds and bounds[0] > bounds[1]:
+                raise ValueError(f"`{name}` is {list(bounds)}, must go from small to large")
         return self
+
+
+class TrainSettings(Section):
+    """One training: schedule, optimiser and augmentation."""
+
+    epochs: Count
+    """Passes over the training list; the last incomplete batch of each is dropped."""
+    batch_size: Count
+    """Images of one optimiser step, over all processes together."""
+    learning_rate: Positive
+    """Of pretrained weights; new layers, and biases by `biases`, get multiples of it."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """0 by default: the released code passes its momentum by position and so uses none."""
+    weight_decay: NonNegative = 5e-4
+    """Of weights; of biases see `biases`."""
+    new_layer_factor: Positive = 10.0
+    """Learning rate of new layers as a multiple of `learning_rate`."""
+    biases: Literal["doubled", "alike", "undecayed"] = "doubled"
+    """doubled: they learn at twice the rate of weights and do not decay, as in AffinityNet's code;
+    alike: as weights, as in IRNet's; undecayed: at their rate, as in CIAN's."""
+    poly_power: Positive = 0.9
+    """Rates shrink by (1 - step / steps) ** poly_power."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd as published, or adamw."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 autocast on a GPU, float32 on a CPU."""
+    frozen: tuple[str, ...] | None = None
+    """Name prefixes of backbone layers that do not learn; default: those of the paper."""
+    augmentation: Augmentation = Augmentation()
+
+    def schedule_step(self, step: int, steps_per_epoch: int) -> int:
+        """The step, counted from 0, that the learning rate of a step is taken from."""
+        return step
+
+    def epochs_of(self, is_new: bool) -> int:
+        """Epochs in which the rate of pretrained or of new layers falls to 0, where it stays."""
+        return self.epochs
+
+
+class HeadWarmup(Section):
+    """Train the classification head alone on frozen features before the network as a whole.
+
+    On a few hundred images this decides whether fine-tuning works at all.
+    """
+
+    epochs: Annotated[int, Field(ge=0)] = 0
+    """Full-batch steps; 0 leaves the warm-up out."""
+    learning_rate: Positive = 1e-3
+    """Of AdamW."""
+    weight_decay: NonNegative = 1e-4
+    """Of AdamW."""
+    image_sizes: tuple[Annotated[int, Field(ge=32, le=1024)], ...] = (321,)
+    """Features are computed once for every image and its mirror, resized to these squares."""
 
 
 class DataSection(Section):
@@ -41,6 +146,49 @@ class DataSection(Section):
     figures_split: str = "train"
     """List on which CAMs, seeds and pseudo labels are measured, where it has masks; the training
     list where the image set has no such list."""
+
+
+class BackboneSection(Section):
+    """The network that all stages start from."""
+
+    name: BackboneName
+    """Architecture; `small` is for training from scratch on small images."""
+    output_stride: BackboneStride = 8
+    """Pixels per cell of the last feature map; each backbone has some of these strides."""
+    from_scratch: bool = False
+    """Start from random weights, which `small` can; otherwise pretrained weights are required."""
+
+    @model_validator(mode="after")
+    def _scratch_is_possible(self) -> "BackboneSection":
+        if self.from_scratch and not BACKBONES[self.name].from_scratch:
+            able = " or ".join(f"`{name}`" for name, kind in BACKBONES.items() if kind.from_scratch)
+            raise ValueError(
+                f"`from_scratch` is true, but `{self.name}` keeps layers of its ImageNet weights "
+                f"frozen: give `weights_path`, or take the backbone {able}"
+            )
+        return self
+
+
+class CamSection(Section):
+    """Classifier training and multi-scale class activation maps."""
+
+    warmup: HeadWarmup = HeadWarmup()
+    train: TrainSettings
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Share of feature channels that a training step hides from the head."""
+    skip_training: bool = False
+    """Keep the classifier as the warm-up left it."""
+    scales: Scales = (1.0, 0.5, 1.5, 2.0)
+    """Image scales whose maps are summed."""
+    flip: bool = True
+    """Add the maps of the mirrored image at every scale."""
+    map_stride: Annotated[int, Field(ge=1, le=32)] = 4
+    """Pixels per cell of the stored maps."""
+    align: Literal["reference", "corners"] = "reference"
+    """How grid cells lie on pixels: stretched as in the released code, or cell i at pixel
+    i * stride, which is where zero-padded convolutions put it."""
+    threshold: Fraction = 0.2
+    """Background constant used when CAMs alone are measured or drawn."""
 
 
 class CrfSection(Section):

@@ -28,7 +28,7 @@ from ..shared.stages import (
     segmenter_stage,
 )
 from ..shared.walk_stage import DEMO_WALK, MEASURED_WALK, walk_stage
-from .affinity import SOURCE
+from .network import SOURCE
 from .recipe import AffinityNetRecipe
 from .train import affinity_network, train_affinity
 

@@ -9,10 +9,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ....runtime.refine.feature_affinity import affinity_from_features
 from ....runtime.refine.geometry import Align, image_tensor, resize, scaled_size
 from ...backbones.backbone import Backbone
 from ...backbones.parameters import mark_new
+from ..contract import Affinities, AffinitySource
 from ..shared.affinity_network import AffinityNetwork, padded
+from ..shared.walk_stage import walk_settings
+from .recipe import AffinityNetRecipe
 
 HEAD_CHANNELS = (64, 128, 256)
 FEATURE_CHANNELS = sum(HEAD_CHANNELS)
@@ -119,3 +123,31 @@ def _resize(features: Tensor, grid: torch.Size, align_corners: bool) -> Tensor:
     if features.shape[-2:] == grid:
         return features
     return F.interpolate(features, size=grid, mode="bilinear", align_corners=align_corners)
+
+
+def read(
+    network: AffinityNet, image: NDArray[np.uint8], recipe: AffinityNetRecipe, device: torch.device
+) -> Tensor:
+    """(1, C, h, w) features of an image, averaged over the scales of the walk."""
+    return image_features(
+        network, image, scales=recipe.walk.scales, align=recipe.cam.align, device=device
+    )
+
+
+def affinities(features: Tensor, recipe: AffinityNetRecipe) -> Affinities:
+    """Affinities of an image; nothing damps its CAMs."""
+    walk = recipe.walk
+    affinity = affinity_from_features(
+        features, radius=walk.radius, beta=walk.beta, borders=walk.borders
+    )
+    return affinity, None
+
+
+def maps(
+    network: AffinityNet, image: NDArray[np.uint8], recipe: AffinityNetRecipe, device: torch.device
+) -> dict[str, Tensor]:
+    """What the exported graph gives."""
+    return {"affinity": affinities(read(network, image, recipe, device), recipe)[0]}
+
+
+SOURCE = AffinitySource("features", "affinity", read, affinities, maps, walk_settings)

@@ -4,9 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ...recipe.base import BackboneStride, Section
 from ...recipe.recipe import WalkRecipe
-from ...recipe.train import TrainSettings
+from ...recipe.sections import BackboneStride, Section, TrainSettings
 from ..sec.recipe import PlainSegmenterSection
 
 

@@ -4,10 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ...recipe.base import NonNegative, Section
 from ...recipe.recipe import Recipe
-from ...recipe.sections import SegmenterSection
-from ...recipe.train import TrainSettings
+from ...recipe.sections import NonNegative, Section, SegmenterSection, TrainSettings
 
 
 class CianTrainSettings(TrainSettings):

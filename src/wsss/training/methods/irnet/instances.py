@@ -25,8 +25,7 @@ from ...evaluation.instance_predictions import PairPredictions
 from ...evaluation.instances import evaluate_instances
 from ..contract import InstanceSource
 from ..shared.per_image import make_image_files
-from .affinity import walk_settings
-from .network import IRNet, image_boundary, image_maps
+from .network import IRNet, image_boundary, image_maps, walk_settings
 from .recipe import IRNetRecipe
 
 

@@ -31,7 +31,7 @@ from ..shared.stages import (
 )
 from ..shared.walk_stage import DEMO_WALK, MEASURED_WALK, walk_stage
 from . import instances
-from .affinity import SOURCE
+from .network import SOURCE
 from .recipe import IRNetRecipe
 from .report import make_sheets
 from .train import irnet_network, train_irnet

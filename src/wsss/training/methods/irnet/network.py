@@ -10,10 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ....errors import ConfigError
+from ....runtime.refine.boundary_affinity import STRIDE, boundary_affinities
 from ....runtime.refine.geometry import Align, grid_size, image_tensor, resize, scaled_size
+from ....runtime.refine.pseudo_labels import WalkSettings
 from ...backbones.backbone import Backbone
 from ...backbones.parameters import mark_new
+from ..contract import Affinities, AffinitySource
 from ..shared.affinity_network import AffinityNetwork, padded
+from .recipe import IRNetRecipe
 
 BOUNDARY_CHANNELS = 32
 BOUNDARY_GROUPS = 4
@@ -272,3 +276,33 @@ def _to_grid(part: Tensor, ratio: float, grid: tuple[int, int], align_corners: b
         return F.interpolate(part, grid, mode="bilinear", align_corners=align_corners)
     larger = F.interpolate(part, scale_factor=ratio, mode="bilinear", align_corners=False)
     return larger[..., : grid[0], : grid[1]]
+
+
+def walk_settings(recipe: IRNetRecipe) -> WalkSettings:
+    """The recipe's walk as the runtime takes it."""
+    on_grid = recipe.cam.map_stride == STRIDE
+    return WalkSettings.of_section(recipe.walk.model_dump(), recipe.cam.align, maps_on_grid=on_grid)
+
+
+def read(
+    network: IRNet, image: NDArray[np.uint8], recipe: IRNetRecipe, device: torch.device
+) -> Tensor:
+    """(1, 1, h, w) boundaries of an image."""
+    return image_boundary(network, image, align=recipe.cam.align, device=device)
+
+
+def affinities(boundary: Tensor, recipe: IRNetRecipe) -> Affinities:
+    """Affinities of an image, and 1 minus its boundaries if they damp its CAMs."""
+    return boundary_affinities(boundary, walk_settings(recipe))
+
+
+def maps(
+    network: IRNet, image: NDArray[np.uint8], recipe: IRNetRecipe, device: torch.device
+) -> dict[str, Tensor]:
+    """What the exported graph gives: `boundary` and, if it is learnt, `displacement`."""
+    boundary, displacement = image_maps(network, image, align=recipe.cam.align, device=device)
+    found = {"boundary": boundary}
+    return found if displacement is None else found | {"displacement": displacement}
+
+
+SOURCE = AffinitySource("boundary", "irnet", read, affinities, maps, walk_settings)

@@ -5,10 +5,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ...recipe.base import BackboneStride, Count, Fraction, NonNegative, Positive, Section
 from ...recipe.recipe import WalkRecipe, value_at
-from ...recipe.sections import CrfSection, SeedsSection, WalkSection
-from ...recipe.train import TrainSettings
+from ...recipe.sections import (
+    BackboneStride,
+    Count,
+    CrfSection,
+    Fraction,
+    NonNegative,
+    Positive,
+    Section,
+    SeedsSection,
+    TrainSettings,
+    WalkSection,
+)
 from ..sec.recipe import PlainSegmenterSection
 
 

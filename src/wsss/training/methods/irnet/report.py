@@ -23,8 +23,15 @@ from ...data.image_set import Sample
 from ...engine.networks import open_network
 from ...engine.run import Run
 from ...evaluation.instance_predictions import PairPredictions
-from ...report.cells import PICTURE_SIDE, caption, class_legend, evenly, labels_picture
-from ...report.page import Sheet, SheetRow
+from ...report.page import (
+    PICTURE_SIDE,
+    Sheet,
+    SheetRow,
+    caption,
+    class_legend,
+    evenly,
+    labels_picture,
+)
 from .network import IRNet, image_maps
 from .recipe import IRNetRecipe
 

@@ -4,9 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ...recipe.base import NonNegative, Section
 from ...recipe.recipe import Recipe
-from ...recipe.sections import CrfSection, SegmenterSection
+from ...recipe.sections import CrfSection, NonNegative, Section, SegmenterSection
 
 
 class SecSection(Section):

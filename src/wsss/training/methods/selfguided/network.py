@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...backbones.backbone import Backbone
-from ...backbones.dropout import BatchKeyedDropout2d
+from ...backbones.layers import BatchKeyedDropout2d
 from ...backbones.parameters import mark_new
 from ..shared.segmenter_network import Segmenter
 

@@ -4,9 +4,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ...recipe.base import Fraction, NonNegative, Positive, Scales, Section
 from ...recipe.recipe import Recipe
-from ...recipe.sections import NO_CRF, CrfSection, SeedsSection, SegmenterSection
+from ...recipe.sections import (
+    NO_CRF,
+    CrfSection,
+    Fraction,
+    NonNegative,
+    Positive,
+    Scales,
+    Section,
+    SeedsSection,
+    SegmenterSection,
+)
 
 
 class SelfGuidedSeedsSection(SeedsSection):

@@ -7,8 +7,16 @@ from ....runtime.io.score_maps import load_score_maps
 from ....runtime.report.pictures import shrink
 from ...data.image_set import Sample
 from ...engine.run import Run
-from ...report.cells import PICTURE_SIDE, caption, class_legend, evenly, heat_cell, labels_cell
-from ...report.page import Sheet, SheetRow
+from ...report.page import (
+    PICTURE_SIDE,
+    Sheet,
+    SheetRow,
+    caption,
+    class_legend,
+    evenly,
+    heat_cell,
+    labels_cell,
+)
 from .train import STEPS
 
 NUM_PICTURES = 8

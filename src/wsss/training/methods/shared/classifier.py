@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from ....runtime.refine.cam import multi_scale_cam
 from ....runtime.refine.geometry import image_tensor, resize
 from ...backbones.backbone import Backbone
-from ...backbones.dropout import BatchKeyedDropout2d
+from ...backbones.layers import BatchKeyedDropout2d
 from ...backbones.parameters import mark_new
 from ...engine.networks import Network
-from ...recipe.cam import CamSection
+from ...recipe.sections import CamSection
 
 
 class CamClassifier(Network):

@@ -15,7 +15,7 @@ from ...data.image_set import Sample
 from ...data.transforms import Crop, augment
 from ...engine.loop import Batch
 from ...engine.run import Run
-from ...recipe.train import Augmentation
+from ...recipe.sections import Augmentation
 
 
 def crop_arrays(crop: Crop) -> dict[str, NDArray[np.generic]]:

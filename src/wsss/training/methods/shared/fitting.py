@@ -13,7 +13,7 @@ from ...engine.networks import (
     start_network,
 )
 from ...engine.run import Run
-from ...recipe.train import TrainSettings
+from ...recipe.sections import TrainSettings
 
 
 def trained_network(

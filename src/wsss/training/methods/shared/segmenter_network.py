@@ -16,7 +16,7 @@ from ....errors import ConfigError
 from ....runtime.refine.dense_crf import DenseCrf, unary_from_logits
 from ....runtime.refine.geometry import Align, image_tensor, resize, scaled_size
 from ...backbones.backbone import Backbone
-from ...backbones.dropout import BatchKeyedDropout2d
+from ...backbones.layers import BatchKeyedDropout2d
 from ...backbones.parameters import mark_new
 from ...engine.networks import Network
 from ...recipe.sections import SegmenterSection

@@ -78,7 +78,7 @@ def walked_scores(
     device: torch.device,
 ) -> ScoreMaps:
     """CAMs of one image after the random walk."""
-    affinity, damping = source.affinities(network, image, recipe, device)
+    affinity, damping = source.affinities(source.read(network, image, recipe, device), recipe)
     return walk_scores(maps, affinity, source.walk_settings(recipe), damping)
 
 
