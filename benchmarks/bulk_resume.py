@@ -45,7 +45,7 @@ from wsss.runtime.io.palette import voc_palette
 from wsss.runtime.io.staging import WORK
 
 FOLDER_SIZE = 1000
-MODEL = LocalModel(offers=frozenset(), heeds_pixels=False)
+MODEL = LocalModel(provides=frozenset(), heeds_pixels=False)
 SOURCES = ["/data/photos"]
 
 

@@ -385,10 +385,10 @@ def _look(
 
 
 def _merge(out: Path, as_json: bool) -> None:
-    from ..runtime.bulk.run import finish
+    from ..runtime.bulk.run import finish_job
 
     with progress() as shown:
-        counts = finish(out, shown)
+        counts = finish_job(out, shown)
     if as_json:
         print_json(asdict(counts))
     else:

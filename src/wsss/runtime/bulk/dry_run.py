@@ -16,7 +16,7 @@ from .inputs.folder_scan import LeftOut
 from .inputs.images import ImageRef
 from .inputs.read import read_size
 from .inputs.sources import Sources
-from .job import look
+from .job import inspect_job
 from .plan import Plan, Settings
 from .run import require_offers
 from .summary import JobCounts, count_records
@@ -99,7 +99,7 @@ def dry_run(
     plan = Plan(out, model, settings, image_labels=digest)
     model.open(None).close()
     searched = Sources(tuple(map(str, sources)), follow_links)
-    plan, images = look(plan, searched)
+    plan, images = inspect_job(plan, searched)
     left_out = LeftOut()
     with_labels: int | None = None
     if images is not None:

@@ -23,7 +23,7 @@ from .formats.registry import open_writers
 from .image_list.frozen_list import FrozenList, open_list
 from .inputs.folder_scan import LeftOut
 from .inputs.sources import Sources
-from .job import JOB, claim, job_view, read_job, require_place
+from .job import JOB, job_view, open_job, read_job, require_place
 from .plan import INPUTS, TAR, Plan, Settings, settings_digest
 from .report.job import write_job_report
 from .summary import (
@@ -126,14 +126,14 @@ def label_in_bulk(
         workers: processes; 0: label in this one; None: as many as cores and memory allow.
         engine: local: processes of this machine; ray: actors of a cluster, see `ray_engine`.
         ray_address: of a running cluster; None: one on this machine.
-        shard: label only this part; `finish` makes the results when all parts are there.
+        shard: label only this part; `finish_job` makes the results when all parts are there.
         overwrite: first remove what another model or other settings wrote.
         append: look for new images in the sources of a job that began before.
         follow_links: see `find`.
         retry_failed: try again what failed before, as the files are now.
 
     Raises:
-        ConfigError, DataError, ArtifactError: see `claim`; or the model does not give what a
+        ConfigError, DataError, ArtifactError: see `open_job`; or the model does not give what a
         format needs.
         ServerError: the server was away or overloaded for too long; what was finished is kept.
     """
@@ -149,7 +149,7 @@ def label_in_bulk(
     lock = whole_job(out) if shard is None else one_shard(out, shard.index, shard.count)
     with _only_if_used(out), lock:
         left_out = LeftOut()
-        plan, images = claim(
+        plan, images = open_job(
             plan, searched, table, overwrite=overwrite, append=append, skip=left_out
         )
         if str(left_out):
@@ -179,7 +179,7 @@ def label_in_bulk(
     )
 
 
-def finish(out: Path, progress: Progress = SILENT) -> JobCounts:
+def finish_job(out: Path, progress: Progress = SILENT) -> JobCounts:
     """Make the results of a job from its records, whoever wrote them.
 
     Raises:
@@ -221,7 +221,7 @@ def require_offers(model: PredictorSpec, settings: Settings) -> None:
     if settings.min_confidence is not None:
         needs["`min_confidence`"] = frozenset({"confidence"})
     for option, wanted in needs.items():
-        missing = sorted(wanted - model.offers)
+        missing = sorted(wanted - model.provides)
         if "instances" in missing:
             raise ConfigError(
                 f"{option} needs instances, which this model does not tell: label by a model of a "
@@ -297,7 +297,7 @@ def _num_workers(asked: int | None, plan: Plan, num_units: int) -> int:
         return min(asked, num_units)
     settings = plan.settings
     each = _HUGE_BYTES_A_PIXEL
-    if "instances" in plan.model.offers:
+    if "instances" in plan.model.provides:
         each += _INSTANCE_BYTES_A_PIXEL
     huge = each * settings.max_pixels if settings.takes_huge else 0
     return min(num_units, free_cores(), max(1, _free_bytes() // (_WORKER_BYTES + huge)))

@@ -21,7 +21,7 @@ class UnitTiming:
 
     Attributes:
         ended: seconds since 1970.
-        seconds: see `Clock.seconds`.
+        seconds: see `StageTimer.seconds`.
     """
 
     unit: int
@@ -47,7 +47,7 @@ def time_shares(seconds: Mapping[str, float]) -> dict[str, float]:
     in the network.
 
     Args:
-        seconds: see `Clock.seconds`, of one unit or summed.
+        seconds: see `StageTimer.seconds`, of one unit or summed.
     """
     parts = {name: seconds.get(name, 0.0) for name in STAGES}
     work, whole = sum(parts.values()), seconds["all"]

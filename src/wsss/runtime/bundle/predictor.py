@@ -144,8 +144,8 @@ class BundlePredictor(Predictor):
         options = self._options | {"server": server, "thresholds": self._thresholds}
         del options["threads"]
         # What the network says of its own labels says nothing of those of the CRF.
-        offers = set() if crf else {"confidence", "scores"}
-        offers |= {"instances"} if self.with_instances else set()
+        provides = set() if crf else {"confidence", "scores"}
+        provides |= {"instances"} if self.with_instances else set()
         return PredictorSpec(
             partial(
                 _open_again,
@@ -163,7 +163,7 @@ class BundlePredictor(Predictor):
                 "thresholds": self._thresholds,
                 "instances": self.with_instances,
             },
-            frozenset(offers),
+            frozenset(provides),
             in_flight=server.in_flight if server is not None else 1,
             workers=1 if on_gpu or server is not None else None,
             on_gpu=on_gpu,

@@ -21,7 +21,7 @@ from ..refine.pseudo_labels import WalkSettings, scores_on_grid, walk_planes
 from .clusters import cluster_cells
 from .displacement import refine_centroids
 from .instance_map import InstanceMap
-from .running_argmax import StrongestPlanes
+from .running_argmax import RunningArgmax
 from .segments import segments_of
 from .settings import InstanceSettings
 
@@ -115,7 +115,7 @@ def cam_instances(maps: ScoreMaps, align: Align, settings: InstanceSettings) -> 
         maps: normalised CAMs of the classes in the image.
         settings: the threshold is that of CAMs, which differs from that of walked scores.
     """
-    strongest = StrongestPlanes(
+    strongest = RunningArgmax(
         maps.size, align, threshold=settings.threshold, scale=1.0, device=torch.device("cpu")
     )
     strongest.add(torch.from_numpy(maps.scores))
@@ -126,7 +126,7 @@ def _walk_parts(
     maps: ScoreMaps, boundary: Tensor, parts: Tensor, walk: WalkSettings, settings: InstanceSettings
 ) -> InstanceMap:
     """Walk the CAMs apart for each part of the grid; parts (h, w) hold numbers from 0."""
-    strongest = StrongestPlanes(
+    strongest = RunningArgmax(
         maps.size, walk.align, threshold=settings.threshold, scale=None, device=boundary.device
     )
     if not len(maps.classes):
@@ -150,7 +150,7 @@ def _walk_parts(
 
 
 def _split(
-    strongest: StrongestPlanes, classes: NDArray[np.int64], settings: InstanceSettings
+    strongest: RunningArgmax, classes: NDArray[np.int64], settings: InstanceSettings
 ) -> InstanceMap:
     winners, scores = strongest.result()
     return segments_of(

@@ -12,7 +12,7 @@ _VALUES_AT_ONCE = 2**22
 """Full-size values that exist together: 16 MiB in float32, or one plane where it is larger."""
 
 
-class StrongestPlanes:
+class RunningArgmax:
     """Running argmax of grid planes, brought to full size some at a time.
 
     Args:

@@ -16,7 +16,7 @@ from ..inputs.sources import Found
 _CHUNK = 4096
 
 
-class Spool:
+class DiskList:
     """Images on the disk, in chunks that are compressed.
 
     Args:

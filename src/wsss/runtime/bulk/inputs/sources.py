@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ....errors import DataError
 from ...io.files import IMAGE_SUFFIXES, open_regular
 from .cloud import Store, is_url
-from .folder_scan import LocalFolders, Pattern, Skip, file_stamp, walk
+from .folder_scan import LocalFolders, Pattern, Skip, file_stamp, scan
 from .tar_spans import image_members
 
 TAR_SUFFIXES = frozenset((".tar",))
@@ -109,7 +109,7 @@ class _Search:
         raise DataError(f"no such image or folder: {source!r}: check the path")
 
     def _below(self, root: str) -> Iterator[Found]:
-        for match in walk(self._folders(IMAGE_SUFFIXES), root):
+        for match in scan(self._folders(IMAGE_SUFFIXES), root):
             yield Found(match.name, match.path, None, match.stamp)
 
     def _file(self, name: str, path: str) -> Iterator[Found]:
@@ -132,7 +132,7 @@ class _Search:
 
     def _matches(self, root: str, parts: tuple[str, ...]) -> Iterator[Found]:
         folders = self._folders(IMAGE_SUFFIXES | TAR_SUFFIXES)
-        for match in walk(folders, root, Pattern(parts)):
+        for match in scan(folders, root, Pattern(parts)):
             if _is_tar(match.path):
                 yield from self._file(match.name, match.path)
             else:
@@ -181,7 +181,7 @@ class _Search:
     def _stored_matches(self, store: Store, pattern: Pattern) -> Iterator[Found]:
         everything = pattern.accepts(pattern.start)
         suffixes = IMAGE_SUFFIXES if everything else IMAGE_SUFFIXES | TAR_SUFFIXES
-        for match in walk(store.folders(suffixes), store.path, pattern):
+        for match in scan(store.folders(suffixes), store.path, pattern):
             if _is_tar(match.path):
                 yield from self._stored(store.at(match.path), match.name)
             else:

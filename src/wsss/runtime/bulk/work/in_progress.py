@@ -13,14 +13,14 @@ from ...io.staging import WORK
 _BEGUN, _ENDED = 1, 2
 
 
-class Marks:
+class InProgress:
     """One byte for each image of a unit; a store into shared memory, which costs nothing."""
 
     def __init__(self, path: Path, content: mmap.mmap) -> None:
         self._path, self._content = path, content
 
     @classmethod
-    def create(cls, out: Path, unit: str, count: int) -> "Marks":
+    def create(cls, out: Path, unit: str, count: int) -> "InProgress":
         """Of a unit that begins.
 
         Raises:
@@ -43,7 +43,7 @@ class Marks:
         """It is not any more, whatever became of it."""
         self._content[place] = _ENDED
 
-    def __enter__(self) -> "Marks":
+    def __enter__(self) -> "InProgress":
         return self
 
     def __exit__(

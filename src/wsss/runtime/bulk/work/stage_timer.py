@@ -10,7 +10,7 @@ STAGES = ("read", "network", "encode", "write", "commit")
 """Those that are work; another one is waiting."""
 
 
-class Clock:
+class StageTimer:
     """Adds up stages; its gate lets only so many threads compute at once."""
 
     def __init__(self, in_network: int) -> None:

@@ -32,10 +32,10 @@ from ..inputs.images import ImageRef, LabelledImage
 from ..inputs.read import read_pixels, read_size
 from ..plan import INPUTS, Plan
 from ..tiling.tiles import TiledPredictor
-from .in_progress import Marks
+from .in_progress import InProgress
 from .outputs import FolderSink, Sink, TarSink
 from .records import OK, ImageRecord, UnitSummary, read_images, unit_name, write_record
-from .stage_timer import Clock
+from .stage_timer import StageTimer
 
 ENTRIES = "entries"
 _BESIDE_THE_NETWORK = 2
@@ -68,7 +68,7 @@ class Task:
 
 @dataclass(frozen=True)
 class UnitOutcome:
-    """A unit that was committed, and where its time went; see `Clock.seconds`."""
+    """A unit that was committed, and where its time went; see `StageTimer.seconds`."""
 
     summary: UnitSummary
     seconds: Mapping[str, float]
@@ -107,7 +107,7 @@ class UnitLabeller:
         out, name, refs = self._plan.out, unit_name(task.unit), self._list.unit(task.unit)
         first = self._list.first(task.unit)
         self._space.require(len(refs))
-        clock = Clock(self._plan.model.in_flight)
+        timer = StageTimer(self._plan.model.in_flight)
         staging = Staging(out, name)
         try:
             kept: dict[int, _Done] = {}
@@ -116,12 +116,19 @@ class UnitLabeller:
             sink: Sink = FolderSink(staging)
             if self._plan.settings.as_tar:
                 sink = TarSink(staging, name, {first + i: ref.name for i, ref in enumerate(refs)})
-            with Marks.create(out, name, len(refs)) as marks:
+            with InProgress.create(out, name, len(refs)) as in_progress:
                 work = _Work(
-                    self._plan, self._model, self._writers, sink, clock, marks, self._huge, first
+                    self._plan,
+                    self._model,
+                    self._writers,
+                    sink,
+                    timer,
+                    in_progress,
+                    self._huge,
+                    first,
                 )
                 done = work.run(refs, kept, task, under_way)
-            with clock.stage("commit"):
+            with timer.stage("commit"):
                 for format_name in self._writers:
                     lines = [(each.record.index, each.entries.get(format_name)) for each in done]
                     if any(entry is not None for _, entry in lines):
@@ -132,7 +139,7 @@ class UnitLabeller:
             self._space.was_taken(staging.num_bytes, len(refs))
         finally:
             staging.close()
-        return UnitOutcome(summary, clock.seconds())
+        return UnitOutcome(summary, timer.seconds())
 
     def _earlier(
         self, unit: int, refs: Sequence[ImageRef]
@@ -210,8 +217,8 @@ class _Work:
     model: TiledPredictor
     writers: Mapping[str, Writer]
     sink: Sink
-    clock: Clock
-    marks: Marks
+    timer: StageTimer
+    in_progress: InProgress
     huge: threading.Lock
     first: int
 
@@ -278,9 +285,9 @@ class _Work:
         done: dict[int, _Done] = {}
         pixels: dict[int, Pixels] = {}
         for place, ref in refs.items():
-            self.marks.begin(place)
+            self.in_progress.begin(place)
             try:
-                with self.clock.stage("read"):
+                with self.timer.stage("read"):
                     pixels[place] = read_pixels(ref, self.plan.settings.max_pixels)
             except BadImage as error:
                 done[place] = self._failure(place, ref, error.code, str(error))
@@ -292,7 +299,7 @@ class _Work:
             except _OF_AN_IMAGE as error:
                 done[place] = self._failure(place, refs[place], *_reason(error))
         for place in refs:
-            self.marks.end(place)
+            self.in_progress.end(place)
         return done
 
     def _predictions(
@@ -302,7 +309,7 @@ class _Work:
         if not places:
             return {}
         try:
-            with self.clock.network():
+            with self.timer.network():
                 labels = [refs[place].labels for place in places]
                 found = self.model.predict(list(pixels.values()), labels)
         except _OF_AN_IMAGE as error:
@@ -330,12 +337,12 @@ class _Work:
         image = LabelledImage(ref, index, pixels, label, made.confidence, made.scores, instances)
         files: list[tuple[str, bytes]] = []
         entries = {}
-        with self.clock.stage("encode"):
+        with self.timer.stage("encode"):
             for name, writer in self.writers.items():
                 files += writer.files(image)
                 entries[name] = writer.entry(image)
         digest = hashlib.sha256()
-        with self.clock.stage("write"):
+        with self.timer.stage("write"):
             for path, data in files:
                 digest.update(path.encode("utf-8", "surrogateescape") + b"\0" + data)
                 self.sink.put(index, path, data)

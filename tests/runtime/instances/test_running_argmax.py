@@ -4,13 +4,13 @@ import torch
 from pytest import mark
 
 from wsss.runtime.instances import running_argmax as strongest
-from wsss.runtime.instances.running_argmax import StrongestPlanes
+from wsss.runtime.instances.running_argmax import RunningArgmax
 
 GRIDS = [((1, 1), (1, 1)), ((1, 1), (3, 4)), ((3, 5), (9, 17)), ((6, 4), (24, 16))]
 
 
 def choose(planes, size, align, parts=1, threshold=0.25, scale=None):
-    running = StrongestPlanes(
+    running = RunningArgmax(
         size, align, threshold=threshold, scale=scale, device=torch.device("cpu")
     )
     for some in torch.from_numpy(planes).chunk(parts):
