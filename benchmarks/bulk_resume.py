@@ -33,14 +33,21 @@ from wsss.runtime.bulk.dry_run import dry_run
 from wsss.runtime.bulk.formats.contract import JobView
 from wsss.runtime.bulk.image_list.frozen_list import freeze, open_list, unit_size_for
 from wsss.runtime.bulk.image_list.given_labels import image_refs
-from wsss.runtime.bulk.image_list.json_lines import SUFFIX, pack
 from wsss.runtime.bulk.image_list.output_names import NamedImages
 from wsss.runtime.bulk.inputs.sources import Found
 from wsss.runtime.bulk.job import _write_job, read_job
 from wsss.runtime.bulk.plan import INPUTS, Plan, Settings
 from wsss.runtime.bulk.run import label_in_bulk
 from wsss.runtime.bulk.summary import count_records, write_summary
-from wsss.runtime.bulk.work.records import OK, UNITS, ImageRecord, UnitSummary, unit_name
+from wsss.runtime.bulk.work.records import (
+    OK,
+    SUFFIX,
+    UNITS,
+    ImageRecord,
+    UnitSummary,
+    pack,
+    unit_name,
+)
 from wsss.runtime.io.palette import voc_palette
 from wsss.runtime.io.staging import WORK
 

@@ -398,7 +398,7 @@ def _merge(out: Path, as_json: bool) -> None:
 
 
 def _report(out: Path, as_json: bool) -> None:
-    from ..runtime.bulk.report.job import write_job_report
+    from ..runtime.bulk.report.page import write_job_report
 
     with progress() as shown:
         path = write_job_report(out, shown)

@@ -269,6 +269,6 @@ def test_images_of_any_size_have_instances(size: tuple[int, int], tmp_path: Path
 
 @pytest.mark.parametrize("name", ["instances", "coco-instances"])
 def test_models_without_instances_are_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"`formats` {name} needs instances, which .*irnet"):
+    with pytest.raises(ConfigError, match=f"`formats` {name} needs instances, which this model"):
         label_in_bulk([tmp_path], LocalModel(), tmp_path / "o", settings=Settings((name,)))
     assert not (tmp_path / "o").exists()

@@ -18,12 +18,12 @@ from synthetic_jobs import list_of
 from tiny_run import files_of
 
 from wsss.errors import ArtifactError, ConfigError, DataError, ServerError
-from wsss.runtime.bulk.formats.png import PngWriter
+from wsss.runtime.bulk.formats.image_files import PngWriter
 from wsss.runtime.bulk.inputs.images import LabelledImage
 from wsss.runtime.bulk.plan import Settings
 from wsss.runtime.bulk.run import Shard, finish_job, label_in_bulk
+from wsss.runtime.bulk.timings import STAGES
 from wsss.runtime.bulk.work.records import read_images, recorded_units
-from wsss.runtime.bulk.work.stage_timer import STAGES
 from wsss.runtime.io.image_io import read_label_map
 from wsss.runtime.io.progress import Progress, ProgressTask
 from wsss.runtime.io.staging import WORK

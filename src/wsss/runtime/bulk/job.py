@@ -2,7 +2,7 @@
 
 job.json          model, settings, sources: what a resumed job must share
 inputs/           the frozen list, a part for each unit
-masks/ ...        what the writers give, mirroring the inputs; shards/ with --format tar
+masks/ ...        what the writers give, mirroring the inputs; shards/ with the format tar
 units/            a commit record for each unit: without it nothing of a unit counts
 entries/          what coco.json and others are collected from
 timings.jsonl     where the time went, unit by unit

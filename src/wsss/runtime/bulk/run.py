@@ -17,7 +17,7 @@ from ..io.image_labels import read_label_table
 from ..io.palette import voc_palette
 from ..io.progress import SILENT, Progress, ProgressTask
 from ..predictor import PredictorSpec
-from ..system.machine_limits import free_cores, machine_memory, memory_limit
+from ..system import free_cores, machine_memory, memory_limit
 from .formats.contract import JobView
 from .formats.registry import open_writers
 from .image_list.frozen_list import FrozenList, open_list
@@ -25,7 +25,7 @@ from .inputs.folder_scan import LeftOut
 from .inputs.sources import Sources
 from .job import JOB, job_view, open_job, read_job, require_place
 from .plan import INPUTS, TAR, Plan, Settings, settings_digest
-from .report.job import write_job_report
+from .report.page import write_job_report
 from .summary import (
     JobCounts,
     count_records,
@@ -140,7 +140,7 @@ def label_in_bulk(
     if shard is not None and (overwrite or append):
         raise ConfigError("`shard` is a part of a job: leave `overwrite` and `append` out")
     settings = settings or Settings()
-    require_offers(model, settings)
+    require_provided(model, settings)
     _require_engine(settings, model, workers, engine, ray_address)
     table = read_label_table(labels_path, classes=model.classes) if labels_path else None
     digest = file_digest(labels_path) if labels_path else None
@@ -163,7 +163,9 @@ def label_in_bulk(
         with progress.task("label", before.images, before.images - to_do) as task:
             watcher = _Watcher(task, progress, 0 if retry_failed else before.failed)
             for outcome in _outcomes(plan, tasks, workers, watcher, engine, ray_address):
-                append_bytes(out / TIMINGS, timing_line(outcome))
+                summary = outcome.summary
+                line = timing_line(summary.unit, summary.num_images, outcome.seconds)
+                append_bytes(out / TIMINGS, line)
                 watcher.through(outcome)
         counts = count_records(out, images, units) if tasks else before
         if shard is None and not has_results(out):
@@ -213,7 +215,7 @@ def _write_results(
     write_summary(out, counts, view)  # last: it says that the others are there
 
 
-def require_offers(model: PredictorSpec, settings: Settings) -> None:
+def require_provided(model: PredictorSpec, settings: Settings) -> None:
     """Refuse formats that do not exist, or need what the model does not tell."""
     writers = open_writers(settings.writers, JobView(model.classes, voc_palette(), {}))
     options = [f"`formats` {name}" for name in settings.writers]

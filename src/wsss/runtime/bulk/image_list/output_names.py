@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from ....errors import DataError
 from ...io.image_labels import strip_image_suffix
 from ..inputs.sources import Found
-from .disk_list import DiskList
-from .name_hashes import Hashes, HashSet, contains, fold, name_hash, repeated
+from .large_sets import DiskList, Hashes, HashSet, contains, fold, name_hash, repeated
 
 MAX_BYTES = 255
 """Of a part of a path, on all usual file systems."""

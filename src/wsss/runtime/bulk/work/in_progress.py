@@ -57,7 +57,7 @@ class InProgress:
 
 
 def under_way(out: Path, unit: str) -> frozenset[int]:
-    """Places of the images that a unit had begun and not ended; none where there are no marks."""
+    """Places of the images that a unit had begun and not ended; none without a file."""
     return frozenset(place for place, mark in enumerate(_read(out, unit)) if mark == _BEGUN)
 
 
@@ -67,7 +67,7 @@ def num_ended(out: Path, unit: str) -> int:
 
 
 def clear(out: Path, unit: str) -> None:
-    """Forget the marks of a unit."""
+    """Forget what was under way in a unit."""
     _path(out, unit).unlink(missing_ok=True)
 
 

@@ -23,19 +23,27 @@ from ...io.files import BadImage, write_error
 from ...io.palette import IGNORE_INDEX, voc_palette
 from ...io.staging import Staging
 from ...predictor import Prediction
-from ...system.bounded_threads import in_threads
 from ..formats.contract import JobView, Writer
 from ..formats.registry import open_writers
 from ..image_list.frozen_list import open_list
-from ..image_list.json_lines import SUFFIX, pack, read_lines
-from ..inputs.images import ImageRef, LabelledImage
-from ..inputs.read import read_pixels, read_size
+from ..inputs.images import ImageRef, LabelledImage, read_pixels, read_size
 from ..plan import INPUTS, Plan
-from ..tiling.tiles import TiledPredictor
+from ..tiling import TiledPredictor
+from ..timings import StageTimer
+from .bounded_threads import in_threads
 from .in_progress import InProgress
 from .outputs import FolderSink, Sink, TarSink
-from .records import OK, ImageRecord, UnitSummary, read_images, unit_name, write_record
-from .stage_timer import StageTimer
+from .records import (
+    OK,
+    SUFFIX,
+    ImageRecord,
+    UnitSummary,
+    pack_lines,
+    read_images,
+    read_lines,
+    unit_name,
+    write_record,
+)
 
 ENTRIES = "entries"
 _BESIDE_THE_NETWORK = 2
@@ -132,7 +140,7 @@ class UnitLabeller:
                 for format_name in self._writers:
                     lines = [(each.record.index, each.entries.get(format_name)) for each in done]
                     if any(entry is not None for _, entry in lines):
-                        staging.put(entries_path(format_name, task.unit), pack(lines))
+                        staging.put(entries_path(format_name, task.unit), pack_lines(lines))
                 sink.commit()
                 records = [each.record for each in done]
                 summary = write_record(out, task.unit, self._digest, records, staging.work)
