@@ -45,7 +45,7 @@ from wsss.runtime.bulk.work.records import (
     UNITS,
     ImageRecord,
     UnitSummary,
-    pack,
+    pack_lines,
     unit_name,
 )
 from wsss.runtime.io.palette import voc_palette
@@ -158,11 +158,11 @@ def make_records(arguments: argparse.Namespace) -> dict[str, Any]:
         asdict(ImageRecord(place, ref.name, ref.output, OK, "", digest, (375, 500), pixels, 0.9))
         for place, ref in enumerate(found.unit(0))
     ]
-    rest = pack(lines)
+    rest = pack_lines(lines)
     for unit, part in enumerate(found.parts):
         codes = {OK: part.count - 1, "truncated": 1}
         head = UnitSummary(unit, digest, codes, pixels, dict.fromkeys(pixels, part.count))
-        (out / UNITS / f"{unit_name(unit)}{SUFFIX}").write_bytes(pack([asdict(head)]) + rest)
+        (out / UNITS / f"{unit_name(unit)}{SUFFIX}").write_bytes(pack_lines([asdict(head)]) + rest)
     counts, count_s = timed(lambda: count_records(out, found))
     write_summary(out, counts, JobView(MODEL.classes, voc_palette(), plan.identity()))
     return {
