@@ -59,7 +59,7 @@ def main() -> int:
 
 def labelled(images: Path, folder: Path) -> dict[str, Any]:
     out = folder / "out"
-    model = LocalModel(offers=frozenset(), heeds_pixels=False)
+    model = LocalModel(provides=frozenset(), heeds_pixels=False)
     with Watch(out) as watch:
         started = time.monotonic()
         summary = label_in_bulk([images], model, out, workers=WORKERS)

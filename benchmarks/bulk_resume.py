@@ -33,19 +33,26 @@ from wsss.runtime.bulk.dry_run import dry_run
 from wsss.runtime.bulk.formats.contract import JobView
 from wsss.runtime.bulk.image_list.frozen_list import freeze, open_list, unit_size_for
 from wsss.runtime.bulk.image_list.given_labels import image_refs
-from wsss.runtime.bulk.image_list.json_lines import SUFFIX, pack
 from wsss.runtime.bulk.image_list.output_names import NamedImages
 from wsss.runtime.bulk.inputs.sources import Found
 from wsss.runtime.bulk.job import _write_job, read_job
 from wsss.runtime.bulk.plan import INPUTS, Plan, Settings
 from wsss.runtime.bulk.run import label_in_bulk
 from wsss.runtime.bulk.summary import count_records, write_summary
-from wsss.runtime.bulk.work.records import OK, UNITS, ImageRecord, UnitSummary, unit_name
+from wsss.runtime.bulk.work.records import (
+    OK,
+    SUFFIX,
+    UNITS,
+    ImageRecord,
+    UnitSummary,
+    pack_lines,
+    unit_name,
+)
 from wsss.runtime.io.palette import voc_palette
 from wsss.runtime.io.staging import WORK
 
 FOLDER_SIZE = 1000
-MODEL = LocalModel(offers=frozenset(), heeds_pixels=False)
+MODEL = LocalModel(provides=frozenset(), heeds_pixels=False)
 SOURCES = ["/data/photos"]
 
 
@@ -151,11 +158,11 @@ def make_records(arguments: argparse.Namespace) -> dict[str, Any]:
         asdict(ImageRecord(place, ref.name, ref.output, OK, "", digest, (375, 500), pixels, 0.9))
         for place, ref in enumerate(found.unit(0))
     ]
-    rest = pack(lines)
+    rest = pack_lines(lines)
     for unit, part in enumerate(found.parts):
         codes = {OK: part.count - 1, "truncated": 1}
         head = UnitSummary(unit, digest, codes, pixels, dict.fromkeys(pixels, part.count))
-        (out / UNITS / f"{unit_name(unit)}{SUFFIX}").write_bytes(pack([asdict(head)]) + rest)
+        (out / UNITS / f"{unit_name(unit)}{SUFFIX}").write_bytes(pack_lines([asdict(head)]) + rest)
     counts, count_s = timed(lambda: count_records(out, found))
     write_summary(out, counts, JobView(MODEL.classes, voc_palette(), plan.identity()))
     return {

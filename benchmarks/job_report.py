@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from synthetic_jobs import write_job, write_units
 
 from wsss.runtime.bulk.inputs.images import ImageRef
-from wsss.runtime.bulk.report.job import REPORT, write_job_report
+from wsss.runtime.bulk.report.page import REPORT, write_job_report
 from wsss.runtime.bulk.work.records import OK, ImageRecord
 
 CLASSES = tuple(f"class {index}" for index in range(20))

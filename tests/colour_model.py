@@ -27,7 +27,7 @@ class ColourModel:
     in_flight: int = 1
     workers: int | None = 0
     on_gpu: bool = False
-    offers: frozenset[Need] = frozenset({"confidence", "instances"})
+    provides: frozenset[Need] = frozenset({"confidence", "instances"})
 
     def identity(self) -> Mapping[str, Any]:
         return {"colours": 1}

@@ -30,7 +30,7 @@ class LocalModel:
     crf: bool = False
     in_flight: int = 1
     workers: int | None = 0
-    offers: frozenset[str] = frozenset(("confidence", "scores"))
+    provides: frozenset[str] = frozenset(("confidence", "scores"))
     seconds: float = 0.0
     is_deadly: bool = False
     """Kills the process that opens it."""
@@ -94,7 +94,7 @@ class OpenLocal:
         if labels is not None:
             allowed = [0, *(index + 1 for index in labels)]
             label = np.asarray(allowed, np.uint8)[image[..., 0] % len(allowed)]
-        if not self.model.offers:  # many times the memory of the label
+        if not self.model.provides:  # many times the memory of the label
             return Prediction(label)
         confidence = (image[..., 1] / 255).astype(np.float32)
         if self.model.heeds_pixels and image[0, 0, 0] == NAN:

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from wsss.runtime.bulk.formats.rle import coco_text, regions
+from wsss.runtime.bulk.formats.runs import coco_text, regions
 from wsss.runtime.io.files import IMAGE_SUFFIXES
 from wsss.runtime.io.image_io import read_image
 from wsss.training.data.coco_masks import rasterise

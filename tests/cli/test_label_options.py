@@ -5,7 +5,7 @@ from pathlib import Path
 
 from command_line import wsss
 
-from wsss.runtime.bulk.class_thresholds import read_thresholds
+from wsss.runtime.bulk.predictor_spec import read_thresholds
 from wsss.runtime.io.files import CODES
 
 DOCS = Path(__file__).parents[2] / "docs"

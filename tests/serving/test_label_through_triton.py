@@ -27,11 +27,11 @@ from tiny_run import files_of
 from triton_server import triton_server
 
 from wsss.runtime.backends.triton.backend import TritonGraph
-from wsss.runtime.backends.triton.retry import RetryPolicy
+from wsss.runtime.backends.triton.faults import RetryPolicy
+from wsss.runtime.bulk.work import bounded_threads
 from wsss.runtime.bundle.open import MANIFEST, seal
 from wsss.runtime.io.image_io import read_label_map
 from wsss.runtime.serving.local_server import LocalServer
-from wsss.runtime.system import bounded_threads
 
 pytestmark = pytest.mark.triton
 SIZES = ((48, 64), (40, 56), (64, 48))

@@ -17,7 +17,7 @@ from tiny_run import tiny_recipe
 from wsss.errors import ArtifactError, ConfigError, DataError
 from wsss.runtime.bulk.plan import DEFAULT_TILE_PIXELS, Settings
 from wsss.runtime.bulk.run import label_in_bulk
-from wsss.runtime.bulk.tiling.tiles import TiledPredictor
+from wsss.runtime.bulk.tiling import TiledPredictor
 from wsss.runtime.instances.files import CLASSES, OBJECTS
 from wsss.runtime.instances.grouping import boundary_instances, cam_instances, group_instances
 from wsss.runtime.instances.instance_map import InstanceMap

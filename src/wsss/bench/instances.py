@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ..errors import WsssError
-from ..runtime.instances.clusters import cluster_cells
-from ..runtime.instances.displacement import refine_centroids
-from ..runtime.instances.running_argmax import StrongestPlanes
+from ..runtime.instances.displacement import cluster_cells, refine_centroids
+from ..runtime.instances.grouping import RunningArgmax
 from ..runtime.instances.segments import segments_of
 from ..runtime.instances.settings import InstanceSettings
 from ..runtime.refine.boundary_affinity import boundary_affinities
@@ -135,7 +134,7 @@ def bench_instances(
 def _label(
     walked: Tensor, size: tuple[int, int], walk: WalkSettings, settings: InstanceSettings
 ) -> object:
-    strongest = StrongestPlanes(
+    strongest = RunningArgmax(
         size, walk.align, threshold=settings.threshold, scale=None, device=walked.device
     )
     strongest.add(walked)

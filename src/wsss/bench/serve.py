@@ -14,9 +14,9 @@ from ..runtime.backends.contract import Array
 from ..runtime.backends.registry import open_graph
 from ..runtime.backends.triton.backend import TritonGraph
 from ..runtime.backends.triton.options import TritonOptions, parse_url
+from ..runtime.bundle.graph_files import open_served
 from ..runtime.bundle.inputs import label_inputs
 from ..runtime.bundle.open import Bundle, check_again
-from ..runtime.bundle.served import open_served
 from ..runtime.io.progress import SILENT, Progress
 
 IN_PROCESS = "in process"

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from torch import nn
 
-from ..runtime.system import peak_memory
+from ..runtime import system
 
 READ, WRITE = "read", "encode, write"
 RESIZE, MERGE = "resize, normalise", "merge"
@@ -234,10 +234,10 @@ def peak_bytes(function: Callable[[], object]) -> int | None:
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)  # freed blocks would be used again without showing
-    if not peak_memory.forget_peak():
+    if not system.forget_peak():
         return None
-    before = peak_memory.resident_bytes()
+    before = system.resident_bytes()
     result = function()
-    grown = peak_memory.peak_bytes() - before
+    grown = system.peak_bytes() - before
     del result
     return max(grown, 0)

@@ -369,10 +369,10 @@ def _look(
 
 
 def _merge(out: Path, as_json: bool) -> None:
-    from ..runtime.bulk.run import finish
+    from ..runtime.bulk.run import finish_job
 
     with progress() as shown:
-        counts = finish(out, shown)
+        counts = finish_job(out, shown)
     if as_json:
         print_json(asdict(counts))
     else:
@@ -382,7 +382,7 @@ def _merge(out: Path, as_json: bool) -> None:
 
 
 def _report(out: Path, as_json: bool) -> None:
-    from ..runtime.bulk.report.job import write_job_report
+    from ..runtime.bulk.report.page import write_job_report
 
     with progress() as shown:
         path = write_job_report(out, shown)

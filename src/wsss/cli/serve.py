@@ -56,7 +56,7 @@ def serve(
     from ..runtime.serving.foreground import serve_in_foreground
     from ..runtime.serving.installation import container_command, find_installation
     from ..runtime.serving.local_server import LocalServer, Ports
-    from ..runtime.system.machine_limits import free_cores
+    from ..runtime.system import free_cores
 
     ports = Ports(http_port, grpc_port, metrics_port)
     with tempfile.TemporaryDirectory(prefix="wsss_repository_") as folder:

@@ -21,7 +21,7 @@ from .bulk.work.lock import are_kept
 from .bundle.predictor import BundlePredictor
 from .io.files import write_error
 from .io.staging import Staging, write_durably
-from .system.machine_limits import (
+from .system import (
     machine_memory,
     memory_limit,
     open_files_limit,

@@ -311,7 +311,7 @@ class PredictorSpec:
         classes: class names without background.
         mode, crf: what the job labels by; see `Predictor.predict`.
         details: all else that decides the pixels, JSON-compatible.
-        offers: what the predictions hold besides labels: confidence, scores, instances.
+        provides: what the predictions hold besides labels: confidence, scores, instances.
         in_flight: images that may be in the network at once: 1 where it computes here.
         workers: processes that label best; None: one per core, each with its share of them. With 0
             the process that asked for the labels makes them.
@@ -323,7 +323,7 @@ class PredictorSpec:
     mode: str
     crf: bool
     details: Mapping[str, Any]
-    offers: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
     in_flight: int = 1
     workers: int | None = None
     on_gpu: bool = False

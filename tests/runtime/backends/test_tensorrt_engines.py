@@ -9,8 +9,8 @@ from small_bundles import ENGINE, content, write_bundle, write_manifest
 from wsss.errors import ArtifactError
 from wsss.runtime.backends import tensorrt_backend
 from wsss.runtime.backends.contract import GraphDescription, TensorSpec
-from wsss.runtime.bundle import engines as tensorrt_engines
-from wsss.runtime.bundle.engines import fitting_engine
+from wsss.runtime.bundle import graph_files as tensorrt_engines
+from wsss.runtime.bundle.graph_files import fitting_engine
 from wsss.runtime.bundle.open import EngineEntry
 from wsss.runtime.bundle.predictor import BundlePredictor
 

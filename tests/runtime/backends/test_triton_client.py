@@ -16,10 +16,18 @@ import pytest
 
 from wsss.errors import ConfigError, ServerError
 from wsss.runtime.backends.triton.backend import _Gate, open_triton
-from wsss.runtime.backends.triton.faults import Fault, FaultKind, answered_fault, fault_of
+from wsss.runtime.backends.triton.faults import (
+    Fault,
+    FaultKind,
+    GaveUp,
+    Retrier,
+    RetryPolicy,
+    Stopped,
+    answered_fault,
+    fault_of,
+)
 from wsss.runtime.backends.triton.http import HttpClient
 from wsss.runtime.backends.triton.options import TritonOptions, parse_url
-from wsss.runtime.backends.triton.retry import GaveUp, Retrier, RetryPolicy, Stopped
 
 needs_client = pytest.mark.skipif(
     find_spec("tritonclient") is None,

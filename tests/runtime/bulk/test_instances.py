@@ -21,7 +21,7 @@ from tiny_run import files_of
 
 from wsss.errors import ConfigError
 from wsss.runtime.bulk.plan import DEFAULT_TILE_PIXELS, Settings
-from wsss.runtime.bulk.run import Shard, finish, label_in_bulk
+from wsss.runtime.bulk.run import Shard, finish_job, label_in_bulk
 from wsss.runtime.instances.files import read_ids
 from wsss.runtime.instances.instance_map import LEAST_SCORE, InstanceMap
 from wsss.runtime.instances.maps import InstanceMaps
@@ -95,7 +95,7 @@ def test_the_summary_counts_instances(how: str, devkit: Path, tmp_path: Path) ->
     if how == "shards":
         for index in range(2):
             label(images, out, shard=Shard(index, 2))
-        finish(out)
+        finish_job(out)
     else:
         label(images, out)
     if how == "in two goes":
@@ -127,7 +127,7 @@ def test_the_same_bytes_however_it_is_run(how: str, devkit: Path, tmp_path: Path
     else:
         for index in (1, 0):
             label(images, out, shard=Shard(index, 2))
-        finish(out)
+        finish_job(out)
     assert outputs(out) == outputs(tmp_path / "expected")
 
 
@@ -269,6 +269,6 @@ def test_images_of_any_size_have_instances(size: tuple[int, int], tmp_path: Path
 
 @pytest.mark.parametrize("name", ["instances", "coco-instances"])
 def test_models_without_instances_are_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"`formats` {name} needs instances, which .*irnet"):
+    with pytest.raises(ConfigError, match=f"`formats` {name} needs instances, which this model"):
         label_in_bulk([tmp_path], LocalModel(), tmp_path / "o", settings=Settings((name,)))
     assert not (tmp_path / "o").exists()

@@ -16,7 +16,7 @@ from small_jobs import COUNT, in_group, label, results
 from wsss.errors import ConfigError
 from wsss.runtime.bulk import run
 from wsss.runtime.bulk.plan import Settings
-from wsss.runtime.bulk.run import Shard, finish
+from wsss.runtime.bulk.run import Shard, finish_job
 from wsss.runtime.bulk.work.lock import are_kept, one_shard, whole_job
 
 
@@ -41,7 +41,7 @@ def test_who_had_the_folder_before_is_not_named(images: Path, tmp_path: Path) ->
     out = tmp_path / "out"
     label(images, out)
     with one_shard(out, 0, 2), pytest.raises(ConfigError, match="is being written by other shards"):
-        finish(out)
+        finish_job(out)
 
 
 def test_shards_of_two_counts_only_follow_each_other(images: Path, tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_shards_of_two_counts_only_follow_each_other(images: Path, tmp_path: Pat
         label(images, out, shard=Shard(1, 3))
     label(images, out, shard=Shard(0, 2))
     label(images, out, shard=Shard(1, 2))
-    assert finish(out).labelled == COUNT - 2
+    assert finish_job(out).labelled == COUNT - 2
 
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
@@ -70,7 +70,7 @@ def test_a_file_system_without_locks(
     out = tmp_path / "out"
     for index in range(2):
         label(images, out, shard=Shard(index, 2))
-    assert finish(out).labelled == COUNT - 2
+    assert finish_job(out).labelled == COUNT - 2
 
 
 def test_a_call_that_is_refused_removes_nothing_of_another_that_began_meanwhile(
@@ -106,5 +106,5 @@ def test_shards_side_by_side(images: Path, expected: dict[str, bytes], tmp_path:
     for thread in threads:
         thread.join(60)
     assert not errors
-    finish(out)
+    finish_job(out)
     assert results(out) == expected

@@ -18,7 +18,7 @@ COUNT = 400
 
 def test_each_gets_a_label_map_or_a_reason(tmp_path: Path) -> None:
     images = write_mutated(tmp_path / "images", COUNT, seed=3)
-    out, model = tmp_path / "out", LocalModel(offers=frozenset(), heeds_pixels=False)
+    out, model = tmp_path / "out", LocalModel(provides=frozenset(), heeds_pixels=False)
     summary = label_in_bulk([images], model, out, workers=2)
     assert summary.images == COUNT and summary.remaining == 0
     frozen = list_of(out)

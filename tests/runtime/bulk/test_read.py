@@ -21,8 +21,7 @@ import pytest
 from PIL import Image
 
 from wsss.errors import MissingDependencyError
-from wsss.runtime.bulk.inputs.images import ImageRef
-from wsss.runtime.bulk.inputs.read import read_bytes, read_pixels
+from wsss.runtime.bulk.inputs.images import ImageRef, read_bytes, read_pixels
 from wsss.runtime.bulk.inputs.sources import find
 from wsss.runtime.io.files import CODES, BadFile, BadImage
 
@@ -184,8 +183,7 @@ def test_members_of_tars(tmp_path: Path) -> None:
 MEMORY = """
 import resource, sys
 from wsss.runtime.io.files import BadImage
-from wsss.runtime.bulk.inputs.images import ImageRef
-from wsss.runtime.bulk.inputs.read import read_pixels
+from wsss.runtime.bulk.inputs.images import ImageRef, read_pixels
 with open("/proc/self/statm") as file:
     used = int(file.read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20),) * 2)

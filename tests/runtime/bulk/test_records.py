@@ -9,9 +9,8 @@ from small_jobs import label
 from synthetic_jobs import list_of
 
 from wsss.errors import ArtifactError
-from wsss.runtime.bulk.image_list.json_lines import pack, read_lines
-from wsss.runtime.bulk.run import finish
-from wsss.runtime.bulk.work.records import read_images
+from wsss.runtime.bulk.run import finish_job
+from wsss.runtime.bulk.work.records import pack_lines, read_images, read_lines
 
 
 def test_a_damaged_record_is_told(images: Path, finished: Path) -> None:
@@ -22,7 +21,7 @@ def test_a_damaged_record_is_told(images: Path, finished: Path) -> None:
         with pytest.raises(ArtifactError, match=r"00003\.jsonl\.gz' is damaged"):
             list(read_images(finished, list_of(finished), 3))
         with pytest.raises(ArtifactError, match=r"00003\.jsonl\.gz' is (damaged|empty)"):
-            finish(finished)
+            finish_job(finished)
     record.unlink()
     assert label(images, finished).labelled == 8
     assert record.read_bytes() == whole
@@ -42,7 +41,7 @@ def test_records_of_strangers_are_told(values: dict[str, Any], finished: Path) -
     head, first, *others = read_lines(record)
     without = {key: value for key, value in first.items() if key not in values}
     for hostile in ({**first, **values}, without):
-        record.write_bytes(pack([head, hostile, *others]))
+        record.write_bytes(pack_lines([head, hostile, *others]))
         with pytest.raises(ArtifactError, match=r"00003\.jsonl\.gz' is damaged .* remove it and"):
             list(read_images(finished, list_of(finished), 3))
 
@@ -51,17 +50,17 @@ def test_records_that_are_not_of_this_job_are_told(images: Path, finished: Path)
     record = finished / "units" / "00003.jsonl.gz"
     head, *lines = read_lines(record)
     for other in ([head, *lines[1:]], [head, *lines, lines[-1]], [head], [head, lines[0], "x"]):
-        record.write_bytes(pack(other))
+        record.write_bytes(pack_lines(other))
         with pytest.raises(ArtifactError, match=r"00003\.jsonl\.gz' is damaged"):
             list(read_images(finished, list_of(finished), 3))
     for values in ({"unit": 2}, {"codes": {"ok": 9}}, {"codes": {"ok": "8"}}, {"settings": None}):
-        record.write_bytes(pack([{**head, **values}, *lines]))
-        for call in (lambda: label(images, finished), lambda: finish(finished)):
+        record.write_bytes(pack_lines([{**head, **values}, *lines]))
+        for call in (lambda: label(images, finished), lambda: finish_job(finished)):
             with pytest.raises(ArtifactError, match=r"00003\.jsonl\.gz' is damaged"):
                 call()
     # As a worker of an earlier job leaves one that outlives it.
-    record.write_bytes(pack([{**head, "settings": "0" * 64}, *lines]))
-    for call in (lambda: label(images, finished), lambda: finish(finished)):
+    record.write_bytes(pack_lines([{**head, "settings": "0" * 64}, *lines]))
+    for call in (lambda: label(images, finished), lambda: finish_job(finished)):
         with pytest.raises(ArtifactError, match=r"00003\.jsonl\.gz' was made by another model or"):
             call()
     record.unlink()
@@ -75,7 +74,7 @@ def test_settings_of_strangers_are_told(settings: str, finished: Path) -> None:
     job["settings"] |= json.loads(settings)
     path.write_text(json.dumps(job))
     with pytest.raises(ArtifactError, match=r"job\.json' is damaged: begin the job again"):
-        finish(finished)
+        finish_job(finished)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +83,7 @@ def test_settings_of_strangers_are_told(settings: str, finished: Path) -> None:
 def test_times_that_are_none_hold_nothing_up(seconds: str, finished: Path) -> None:
     with (finished / "timings.jsonl").open("a") as file:
         file.write(f'{{"unit": 0, "images": 1, "ended": 5, "seconds": {seconds}}}\n')
-    finish(finished)
+    finish_job(finished)
     assert json.loads((finished / "summary.json").read_text())["time"]["images"] == 50
 
 

@@ -18,12 +18,12 @@ from synthetic_jobs import list_of
 from tiny_run import files_of
 
 from wsss.errors import ArtifactError, ConfigError, DataError, ServerError
-from wsss.runtime.bulk.formats.png import PngWriter
+from wsss.runtime.bulk.formats.image_files import PngWriter
 from wsss.runtime.bulk.inputs.images import LabelledImage
 from wsss.runtime.bulk.plan import Settings
-from wsss.runtime.bulk.run import Shard, finish, label_in_bulk
+from wsss.runtime.bulk.run import Shard, finish_job, label_in_bulk
+from wsss.runtime.bulk.timings import STAGES
 from wsss.runtime.bulk.work.records import read_images, recorded_units
-from wsss.runtime.bulk.work.stage_timer import STAGES
 from wsss.runtime.io.image_io import read_label_map
 from wsss.runtime.io.progress import Progress, ProgressTask
 from wsss.runtime.io.staging import WORK
@@ -133,9 +133,9 @@ def test_shards_give_what_one_run_gives(
     for number, index in enumerate(order):
         if number:
             with pytest.raises(ConfigError, match=r"lacks . of 7 units"):
-                finish(out)
+                finish_job(out)
         label(images, out, settings=settings, shard=Shard(index, count), workers=number % 2)
-    counts = finish(out)
+    counts = finish_job(out)
     assert (counts.labelled, counts.failed) == (COUNT - 2, 2)
     found = results(out)
     assert {name for name in found if name not in expected} == set()
@@ -254,7 +254,7 @@ def test_a_file_that_changes_meanwhile_is_not_labelled(tmp_path: Path) -> None:
     (images / "2" / "image 010.png").unlink()
     summaries = [label(images, out, shard=Shard(index, 2)) for index in range(2)]
     assert sum(summary.failed for summary in summaries) == 2
-    finish(out)
+    finish_job(out)
     text = (out / "failures.csv").read_text()
     assert "image 014.png,changed," in text and "image 010.png,missing," in text
     summary = label(images, out, retry_failed=True)
@@ -327,7 +327,7 @@ def test_progress_counts_each_image_once(images: Path, tmp_path: Path) -> None:
         assert all(each.done == each.total for each in told.tasks)
     assert [each.name for each in told.tasks] == ["label", *["collect coco"] * 2, "report"]
     told = Told()
-    finish(out, told)
+    finish_job(out, told)
     assert told.tasks[-1].name == "report" and told.tasks[-1].done == COUNT
 
 
@@ -461,7 +461,7 @@ def test_strange_folders_are_left_alone(images: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="is a file"):
         label(images, tmp_path / "file")
     with pytest.raises(ArtifactError, match="holds no job"):
-        finish(tmp_path / "mine")
+        finish_job(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
 
 
@@ -472,7 +472,7 @@ def test_shards_that_cannot_be(text: str) -> None:
 
 
 def test_formats_that_a_model_cannot_serve(images: Path, tmp_path: Path) -> None:
-    model = LocalModel(offers=frozenset())
+    model = LocalModel(provides=frozenset())
     for settings in (Settings(("png", "confidence")), Settings(min_confidence=0.5)):
         with pytest.raises(ConfigError, match="needs the confidence of each pixel"):
             label(images, tmp_path / "out", model, settings=settings)

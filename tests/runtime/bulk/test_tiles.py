@@ -7,8 +7,7 @@ import pytest
 
 from wsss.errors import ConfigError
 from wsss.runtime.bulk.plan import Settings
-from wsss.runtime.bulk.tiling.blending import CELL
-from wsss.runtime.bulk.tiling.tiles import Cuts, TiledPredictor
+from wsss.runtime.bulk.tiling import CELL, Cuts, TiledPredictor
 from wsss.runtime.bundle.inputs import present_input
 from wsss.runtime.predictor import AnyOf, Prediction, PredictorSpec
 

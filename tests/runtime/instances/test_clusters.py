@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 from instance_scenes import ideal_displacement
 from pytest import mark
 
-from wsss.runtime.instances.clusters import cluster_cells
-from wsss.runtime.instances.displacement import refine_centroids
+from wsss.runtime.instances.displacement import cluster_cells, refine_centroids
 
 
 def clustered(field, **changes):

@@ -7,7 +7,7 @@ import torch
 from instance_scenes import ideal_displacement, outline, score_maps, walk_settings
 from pytest import mark
 
-from wsss.runtime.bulk.tiling.tiles import Cuts
+from wsss.runtime.bulk.tiling import Cuts
 from wsss.runtime.instances.grouping import group_instances
 from wsss.runtime.instances.maps import InstanceMaps, Span, TiledMaps, group_maps
 from wsss.runtime.instances.settings import InstanceSettings

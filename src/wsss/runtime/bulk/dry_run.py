@@ -13,12 +13,11 @@ from ..predictor import PredictorSpec
 from .image_list.frozen_list import FrozenList, unit_size_for
 from .image_list.given_labels import GivenLabels, require_all
 from .inputs.folder_scan import LeftOut
-from .inputs.images import ImageRef
-from .inputs.read import read_size
+from .inputs.images import ImageRef, read_size
 from .inputs.sources import Sources
-from .job import look
+from .job import inspect_job
 from .plan import Plan, Settings
-from .run import require_offers
+from .run import require_provided
 from .summary import JobCounts, count_records
 from .work.records import read_images, recorded_units
 
@@ -93,13 +92,13 @@ def dry_run(
         first image.
     """
     settings = settings or Settings()
-    require_offers(model, settings)
+    require_provided(model, settings)
     table = read_label_table(labels_path, classes=model.classes) if labels_path else None
     digest = file_digest(labels_path) if labels_path else None
     plan = Plan(out, model, settings, image_labels=digest)
     model.open(None).close()
     searched = Sources(tuple(map(str, sources)), follow_links)
-    plan, images = look(plan, searched)
+    plan, images = inspect_job(plan, searched)
     left_out = LeftOut()
     with_labels: int | None = None
     if images is not None:

@@ -2,7 +2,7 @@
 
 job.json          model, settings, sources: what a resumed job must share
 inputs/           the frozen list, a part for each unit
-masks/ ...        what the writers give, mirroring the inputs; shards/ with --format tar
+masks/ ...        what the writers give, mirroring the inputs; shards/ with the format tar
 units/            a commit record for each unit: without it nothing of a unit counts
 entries/          what coco.json and others are collected from
 timings.jsonl     where the time went, unit by unit
@@ -43,7 +43,7 @@ _SHOWN = 20
 _SHOWN_LENGTH = 200
 
 
-def claim(
+def open_job(
     plan: Plan,
     sources: Sources,
     table: LabelTable | None = None,
@@ -111,13 +111,13 @@ def require_place(out: Path) -> None:
         )
 
 
-def look(plan: Plan, sources: Sources) -> tuple[Plan, FrozenList | None]:
+def inspect_job(plan: Plan, sources: Sources) -> tuple[Plan, FrozenList | None]:
     """The job that a folder holds, and its list; None: the call would begin a new one.
 
     Nothing is written.
 
     Raises:
-        ArtifactError, ConfigError: as of `claim`.
+        ArtifactError, ConfigError: as of `open_job`.
     """
     require_place(plan.out)
     if not (plan.out / JOB).is_file():

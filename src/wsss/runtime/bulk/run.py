@@ -17,15 +17,15 @@ from ..io.image_labels import read_label_table
 from ..io.palette import voc_palette
 from ..io.progress import SILENT, Progress, ProgressTask
 from ..predictor import PredictorSpec
-from ..system.machine_limits import free_cores, machine_memory, memory_limit
+from ..system import free_cores, machine_memory, memory_limit
 from .formats.contract import JobView
 from .formats.registry import open_writers
 from .image_list.frozen_list import FrozenList, open_list
 from .inputs.folder_scan import LeftOut
 from .inputs.sources import Sources
-from .job import JOB, claim, job_view, read_job, require_place
+from .job import JOB, job_view, open_job, read_job, require_place
 from .plan import INPUTS, TAR, Plan, Settings, settings_digest
-from .report.job import write_job_report
+from .report.page import write_job_report
 from .summary import (
     JobCounts,
     count_records,
@@ -126,21 +126,21 @@ def label_in_bulk(
         workers: processes; 0: label in this one; None: as many as cores and memory allow.
         engine: local: processes of this machine; ray: actors of a cluster, see `ray_engine`.
         ray_address: of a running cluster; None: one on this machine.
-        shard: label only this part; `finish` makes the results when all parts are there.
+        shard: label only this part; `finish_job` makes the results when all parts are there.
         overwrite: first remove what another model or other settings wrote.
         append: look for new images in the sources of a job that began before.
         follow_links: see `find`.
         retry_failed: try again what failed before, as the files are now.
 
     Raises:
-        ConfigError, DataError, ArtifactError: see `claim`; or the model does not give what a
+        ConfigError, DataError, ArtifactError: see `open_job`; or the model does not give what a
         format needs.
         ServerError: the server was away or overloaded for too long; what was finished is kept.
     """
     if shard is not None and (overwrite or append):
         raise ConfigError("`shard` is a part of a job: leave `overwrite` and `append` out")
     settings = settings or Settings()
-    require_offers(model, settings)
+    require_provided(model, settings)
     _require_engine(settings, model, workers, engine, ray_address)
     table = read_label_table(labels_path, classes=model.classes) if labels_path else None
     digest = file_digest(labels_path) if labels_path else None
@@ -149,7 +149,7 @@ def label_in_bulk(
     lock = whole_job(out) if shard is None else one_shard(out, shard.index, shard.count)
     with _only_if_used(out), lock:
         left_out = LeftOut()
-        plan, images = claim(
+        plan, images = open_job(
             plan, searched, table, overwrite=overwrite, append=append, skip=left_out
         )
         if str(left_out):
@@ -163,7 +163,9 @@ def label_in_bulk(
         with progress.task("label", before.images, before.images - to_do) as task:
             watcher = _Watcher(task, progress, 0 if retry_failed else before.failed)
             for outcome in _outcomes(plan, tasks, workers, watcher, engine, ray_address):
-                append_bytes(out / TIMINGS, timing_line(outcome))
+                summary = outcome.summary
+                line = timing_line(summary.unit, summary.num_images, outcome.seconds)
+                append_bytes(out / TIMINGS, line)
                 watcher.through(outcome)
         counts = count_records(out, images, units) if tasks else before
         if shard is None and not has_results(out):
@@ -179,7 +181,7 @@ def label_in_bulk(
     )
 
 
-def finish(out: Path, progress: Progress = SILENT) -> JobCounts:
+def finish_job(out: Path, progress: Progress = SILENT) -> JobCounts:
     """Make the results of a job from its records, whoever wrote them.
 
     Raises:
@@ -213,7 +215,7 @@ def _write_results(
     write_summary(out, counts, view)  # last: it says that the others are there
 
 
-def require_offers(model: PredictorSpec, settings: Settings) -> None:
+def require_provided(model: PredictorSpec, settings: Settings) -> None:
     """Refuse formats that do not exist, or need what the model does not tell."""
     writers = open_writers(settings.writers, JobView(model.classes, voc_palette(), {}))
     options = [f"`formats` {name}" for name in settings.writers]
@@ -221,7 +223,7 @@ def require_offers(model: PredictorSpec, settings: Settings) -> None:
     if settings.min_confidence is not None:
         needs["`min_confidence`"] = frozenset({"confidence"})
     for option, wanted in needs.items():
-        missing = sorted(wanted - model.offers)
+        missing = sorted(wanted - model.provides)
         if "instances" in missing:
             raise ConfigError(
                 f"{option} needs instances, which this model does not tell: label by a model of a "
@@ -297,7 +299,7 @@ def _num_workers(asked: int | None, plan: Plan, num_units: int) -> int:
         return min(asked, num_units)
     settings = plan.settings
     each = _HUGE_BYTES_A_PIXEL
-    if "instances" in plan.model.offers:
+    if "instances" in plan.model.provides:
         each += _INSTANCE_BYTES_A_PIXEL
     huge = each * settings.max_pixels if settings.takes_huge else 0
     return min(num_units, free_cores(), max(1, _free_bytes() // (_WORKER_BYTES + huge)))

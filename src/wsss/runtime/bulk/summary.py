@@ -16,9 +16,8 @@ from ..io.progress import Progress
 from ..io.staging import WORK, write_durably
 from .formats.contract import JobView, Writer
 from .image_list.frozen_list import FrozenList
-from .image_list.json_lines import read_lines
 from .timings import add_timings
-from .work.records import OK, read_images, read_summary, recorded_units, total_instances
+from .work.records import OK, read_images, read_lines, read_summary, recorded_units, total_instances
 from .work.unit import entries_path
 
 SUMMARY, FAILURES = "summary.json", "failures.csv"

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from ...errors import ArtifactError, ConfigError
 from ..backends.contract import OpenGraph
-from ..backends.registry import Backend, Device, open_graph
+from ..backends.registry import Backend, Device
 from ..backends.triton.options import TritonOptions
 from ..predictor import Image, Mode, Prediction, Predictor, PredictorSpec, unknown_mode
+from .graph_files import open_bundle_graph
 from .inputs import label_inputs
 from .manifest import ModeEntry
-from .open import Bundle, check_again, open_bundle
+from .open import Bundle, open_bundle
 
 _OUTPUTS = frozenset({"label", "confidence", "scores"})
 """What a graph that labels must give."""
@@ -136,7 +137,7 @@ class BundlePredictor(Predictor):
         """See `Predictor`; a GPU or a server is best served by one worker."""
         entry, server = self._entry(mode), self._server
         if crf:
-            from .crf import crf_settings
+            from .torch_steps import crf_settings
 
             crf_settings(self.bundle, entry.settings)
         described = self.graph(entry.graph).describe()
@@ -144,8 +145,8 @@ class BundlePredictor(Predictor):
         options = self._options | {"server": server, "thresholds": self._thresholds}
         del options["threads"]
         # What the network says of its own labels says nothing of those of the CRF.
-        offers = set() if crf else {"confidence", "scores"}
-        offers |= {"instances"} if self.with_instances else set()
+        provides = set() if crf else {"confidence", "scores"}
+        provides |= {"instances"} if self.with_instances else set()
         return PredictorSpec(
             partial(
                 _open_again,
@@ -163,7 +164,7 @@ class BundlePredictor(Predictor):
                 "thresholds": self._thresholds,
                 "instances": self.with_instances,
             },
-            frozenset(offers),
+            frozenset(provides),
             in_flight=server.in_flight if server is not None else 1,
             workers=1 if on_gpu or server is not None else None,
             on_gpu=on_gpu,
@@ -204,7 +205,7 @@ class BundlePredictor(Predictor):
 
     def _refined(self, image: Image, classes: Sequence[int] | None, mode: str) -> Prediction:
         """The labels of a mode after the dense CRF."""
-        from .crf import refine
+        from .torch_steps import refine
 
         (found,) = self.predict_equal([image], [classes], mode, crf=False)
         entry, takes_classes = self._entry(mode), self.mode_of(mode).takes_classes
@@ -228,7 +229,7 @@ class BundlePredictor(Predictor):
         self, images: Image, classes: Sequence[Sequence[int] | None]
     ) -> list[Prediction]:
         """Labels of the walk, and what instances are made from."""
-        from .instances import maps_of
+        from .torch_steps import maps_of
 
         tensors = self._inputs(images, classes, takes_classes=True)
         for name in self.bundle.instances:
@@ -309,13 +310,7 @@ class BundlePredictor(Predictor):
     def graph(self, name: str) -> OpenGraph:
         """An opened graph of the bundle."""
         if name not in self._graphs:
-            if self._server is None:
-                path, runs_code = self._file_of(name)
-                graph = open_graph(path, allow_host_code=runs_code, **self._options)
-            else:
-                from .served import open_served
-
-                graph = open_served(self.bundle, name, self._server)
+            graph = open_bundle_graph(self.bundle, name, self._server, **self._options)
             self._graphs[name] = graph
             outputs = {spec.name for spec in graph.describe().outputs}
             is_labelling = name in {mode.graph for mode in self.bundle.modes.values()}
@@ -333,22 +328,6 @@ class BundlePredictor(Predictor):
         for graph in self._graphs.values():
             graph.close()
         self._graphs.clear()
-
-    def _file_of(self, name: str) -> tuple[Path, bool]:
-        """The graph or engine, and whether it may bring host code of its own."""
-        if self._options["backend"] != "tensorrt":
-            return check_again(self.bundle, self.bundle.graph_path(name).name), False
-        engines = self.bundle.engines_of(name)
-        if not engines:
-            raise ArtifactError(
-                f"bundle '{self.bundle.folder}' has no TensorRT engine of graph '{name}': build it "
-                f"on this machine by `wsss export {self.bundle.folder} --tensorrt`"
-            )
-        from .engines import engine_for_this_machine
-
-        engine = engine_for_this_machine(engines)
-        # TensorRT runs a version-compatible plan only with the code that lies in it.
-        return check_again(self.bundle, engine.file), engine.version_compatible
 
 
 def _open_again(folder: Path, digest: str, threads: int | None, **options: Any) -> BundlePredictor:

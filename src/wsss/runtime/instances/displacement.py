@@ -1,14 +1,18 @@
-"""Displacement fields followed to where they lead: the centroid of each grid cell's instance.
+"""Displacement fields followed to centroids, and the grid cells whose centroids are one instance's.
 
-Source: IRNet (Ahn, Cho, Kwak, CVPR 2019) and its published code, which moves every cell for all
-steps. Deviation: a cell that has come to rest moves no further, which changes no bit of the result.
+Source: IRNet (Ahn, Cho, Kwak, CVPR 2019) and its published code. Deviations: a cell that has come
+to rest moves no further, which changes no bit of the result; and clusters are numbered by their
+first cell instead of by patch, which matters to nothing but ties.
 """
 
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal, get_args
 
+import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -157,3 +161,32 @@ def _require_sizes(sizes: Sizes, batch: int, height: int, width: int) -> None:
                 f"image {index}: size {rows} x {columns} does not fit in the batch's {height} x "
                 f"{width} cells, expected at least 1 x 1 and no more than these"
             )
+
+
+def cluster_cells(
+    displacement: NDArray[np.floating], centroids: NDArray[np.int64], *, radius: float = 2.5
+) -> NDArray[np.int64]:
+    """Cluster of every cell of one image.
+
+    Cells whose vector is shorter than `radius` are calm; 4-connected calm cells are a patch. Cells
+    whose centroids lie in one patch are a cluster, and so are those whose centroids lie in none.
+
+    Args:
+        displacement: (2, h, w), (dy, dx) in grid cells.
+        centroids: (2, h, w), row and column, as `refine_centroids` returns them.
+        radius: in grid cells.
+
+    Returns:
+        (h, w), 0..K-1; cluster k has its first cell, row by row, before that of cluster k + 1.
+    """
+    # In float64 squares of float32 are exact, so that no rounding decides who is calm.
+    squares = np.square(displacement, dtype=np.float64).sum(0)
+    calm = (squares < radius**2).astype(np.uint8)
+    _, patches = cv2.connectedComponents(calm, connectivity=4)
+    return _number_by_first_cell(patches[centroids[0], centroids[1]])
+
+
+def _number_by_first_cell(labels: NDArray[np.int32]) -> NDArray[np.int64]:
+    """(h, w) labels -> the same parts as 0..K-1 in the order of their first cells."""
+    _, first, part = np.unique(labels, return_index=True, return_inverse=True)
+    return first.argsort().argsort()[part].reshape(labels.shape)

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from ...errors import ArtifactError
+from ...runtime import system
 from ...runtime.io.files import atomic_write_bytes, make_folder, replace_folder
 from ...runtime.io.progress import Progress
-from ...runtime.system import peak_memory
 from ..data.image_set import ImageSet
 from ..recipe.recipe import AnyRecipe, Recipe, dump_recipe
 from . import distributed
@@ -214,13 +214,13 @@ class _MemoryPeak:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._counts = peak_memory.forget_peak()
+        self._counts = system.forget_peak()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
     def figures(self) -> dict[str, int | None]:
         """MiB by place; None where the system does not tell."""
-        figures = {"host_mib": peak_memory.peak_bytes() >> 20 if self._counts else None}
+        figures = {"host_mib": system.peak_bytes() >> 20 if self._counts else None}
         if self._device.type == "cuda":
             figures["gpu_mib"] = torch.cuda.max_memory_allocated(self._device) >> 20
         return figures

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ArtifactError, ConfigError, DataError
-from ...runtime.bulk.formats.png import FOLDER as MASKS
+from ...runtime.bulk.formats.image_files import FOLDER as MASKS
 from ...runtime.bulk.job import JOB, read_job
 from ...runtime.bulk.plan import TAR
 from ...runtime.io.image_io import read_label_map

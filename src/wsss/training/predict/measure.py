@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from ...errors import ConfigError
-from ...runtime.bulk.formats.png import FOLDER as MASKS
+from ...runtime.bulk.formats.image_files import FOLDER as MASKS
 from ...runtime.bulk.job import JOB, read_job
 from ...runtime.io.progress import SILENT, Progress
 from ...runtime.refine.geometry import Align

@@ -17,14 +17,13 @@ from synthetic_jobs import write_job, write_units
 
 from wsss.errors import ArtifactError
 from wsss.runtime.bulk.image_list.frozen_list import FrozenList
-from wsss.runtime.bulk.image_list.name_hashes import name_hash
+from wsss.runtime.bulk.image_list.large_sets import name_hash
 from wsss.runtime.bulk.inputs.images import ImageRef
-from wsss.runtime.bulk.report import job
-from wsss.runtime.bulk.report.job import write_job_report
+from wsss.runtime.bulk.report import page as report_page
+from wsss.runtime.bulk.report.page import write_job_report
 from wsss.runtime.bulk.report.sampling import BACKGROUND_ALONE, choose
-from wsss.runtime.bulk.report.throughput import measure_throughput
 from wsss.runtime.bulk.summary import JobCounts, count_records
-from wsss.runtime.bulk.timings import TIMINGS
+from wsss.runtime.bulk.timings import TIMINGS, measure_throughput
 from wsss.runtime.bulk.work.records import OK, ImageRecord, unit_name
 from wsss.runtime.io.image_io import encode_label_map, write_label_map
 from wsss.runtime.report.pictures import encode_png
@@ -140,7 +139,7 @@ def test_a_unit_that_ends_meanwhile_is_counted_or_told_whole(
         write_units(out, images, records)
         return counts
 
-    monkeypatch.setattr(job, "count_records", count)
+    monkeypatch.setattr(report_page, "count_records", count)
     texts = _page(out).texts
     assert "Labelling job under way or interrupted: 1 of 2 images, 1 of 2 units." in texts
     assert "it is truncated" in texts and "it is empty" not in texts

@@ -9,7 +9,7 @@ from label_formats import brush_values
 from labelled_images import LABELS, Labels
 
 from wsss.runtime.bulk.formats.labelstudio import brush_bytes
-from wsss.runtime.bulk.formats.rle import regions
+from wsss.runtime.bulk.formats.runs import regions
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 label_maps = shapes.flatmap(

@@ -10,8 +10,8 @@ from labelled_images import CLASSES, LABELS, labelled, make_job, objects, writte
 from PIL import Image
 from pycocotools.coco import COCO
 
-from wsss.runtime.bulk.formats.coco import CocoWriter
-from wsss.runtime.bulk.formats.png import PngWriter
+from wsss.runtime.bulk.formats.image_files import PngWriter
+from wsss.runtime.bulk.formats.runs import CocoWriter
 
 # pycocotools 2.0.11 and NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -8,7 +8,7 @@ import pytest
 from labelled_images import CLASSES, LABELS, blobs, labelled, make_job, objects, written
 from PIL import Image
 
-from wsss.runtime.bulk.formats.cvat import CvatWriter
+from wsss.runtime.bulk.formats.runs import CvatWriter
 
 
 def test_a_mask_is_the_rectangle_around_its_class() -> None:

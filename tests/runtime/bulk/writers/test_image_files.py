@@ -10,9 +10,12 @@ import pytest
 from labelled_images import LABELS, blobs, labelled, make_job, written
 from PIL import Image
 
-from wsss.runtime.bulk.formats.overlay import OverlayWriter
-from wsss.runtime.bulk.formats.png import ConfidenceWriter, PngWriter
-from wsss.runtime.bulk.formats.scores import ScoresWriter
+from wsss.runtime.bulk.formats.image_files import (
+    ConfidenceWriter,
+    OverlayWriter,
+    PngWriter,
+    ScoresWriter,
+)
 from wsss.runtime.io.image_io import decode_image, read_label_map
 from wsss.runtime.io.palette import voc_palette
 from wsss.runtime.report.pictures import draw_labels

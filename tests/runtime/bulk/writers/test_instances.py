@@ -10,9 +10,8 @@ from labelled_images import LABELS, labelled, make_job, written
 from PIL import Image
 from pycocotools.coco import COCO
 
-from wsss.runtime.bulk.formats.coco import CocoInstancesWriter
-from wsss.runtime.bulk.formats.instances import InstancesWriter
-from wsss.runtime.bulk.formats.overlay import OverlayWriter
+from wsss.runtime.bulk.formats.image_files import InstancesWriter, OverlayWriter
+from wsss.runtime.bulk.formats.runs import CocoInstancesWriter
 from wsss.runtime.bulk.inputs.images import LabelledImage
 from wsss.runtime.instances.files import read_ids
 from wsss.runtime.instances.instance_map import InstanceMap

@@ -8,7 +8,7 @@ import pytest
 from labelled_images import CLASSES, LABELS, labelled, make_job, objects, written
 from PIL import Image
 
-from wsss.runtime.bulk.formats.labelme import LabelMeWriter
+from wsss.runtime.bulk.formats.polygons import LabelMeWriter
 
 
 def test_a_shape_is_a_polygon_through_middles_of_pixels() -> None:

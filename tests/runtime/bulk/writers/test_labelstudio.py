@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from labelled_images import CLASSES, LABELS, NAMES, blobs, labelled, make_job, objects, written
 
+from wsss.runtime.bulk.formats.contract import plain
 from wsss.runtime.bulk.formats.labelstudio import TASKS_PER_FILE, LabelStudioWriter
-from wsss.runtime.bulk.formats.text import plain
 from wsss.runtime.bulk.inputs.images import ImageRef, LabelledImage
 
 

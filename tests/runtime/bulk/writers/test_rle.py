@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from labelled_images import LABELS, Labels
 
-from wsss.runtime.bulk.formats.rle import coco_text, regions
+from wsss.runtime.bulk.formats.runs import coco_text, regions
 from wsss.training.data.coco_masks import decode_runs
 
 shapes = st.tuples(st.integers(1, 17), st.integers(1, 17))

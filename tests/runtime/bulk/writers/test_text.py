@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from labelled_images import NAMES, make_job
 
-from wsss.runtime.bulk.formats.text import colour, compact_json, origin, origin_text, plain
+from wsss.runtime.bulk.formats.contract import colour, compact_json, origin, origin_text, plain
 
 any_text = st.text(st.characters(codec=None, exclude_categories=())) | st.sampled_from(NAMES)
 # Pieces that might run together into an escape.

@@ -31,8 +31,8 @@ from labelled_images import (
 )
 from PIL import Image
 
+from wsss.runtime.bulk.formats.contract import origin_text, plain
 from wsss.runtime.bulk.formats.registry import writer_class, writer_names
-from wsss.runtime.bulk.formats.text import origin_text, plain
 from wsss.runtime.bulk.inputs.images import LabelledImage
 
 OURS = [

@@ -5,8 +5,8 @@ import pytest
 from label_formats import read_yolo
 from labelled_images import NAMES, blobs, labelled, make_job, objects, written
 
-from wsss.runtime.bulk.formats.text import plain
-from wsss.runtime.bulk.formats.yolo import YoloWriter
+from wsss.runtime.bulk.formats.contract import plain
+from wsss.runtime.bulk.formats.polygons import YoloWriter
 
 
 def _read(image, size: tuple[int, int]) -> np.ndarray:

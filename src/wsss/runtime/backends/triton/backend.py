@@ -13,13 +13,20 @@ import numpy as np
 
 from ....errors import ConfigError, DeadlineError, ServerError, WsssError
 from ..contract import Array, GraphDescription, check_inputs, closed
-from .errors import failure, other_model, unknown_model
-from .faults import Fault, FaultKind
-from .messages import SentInput, Transport
+from .faults import (
+    RETRIED,
+    Fault,
+    FaultKind,
+    GaveUp,
+    Retrier,
+    RetryPolicy,
+    failure,
+    other_model,
+    unknown_model,
+)
 from .model import ServedModel, read_model
 from .options import ServerUrl, check_seconds, parse_url
-from .retry import RETRIED, GaveUp, Retrier, RetryPolicy
-from .transport import connect
+from .transport import SentInput, Transport, connect
 
 _RETRIED_IN_RUN = RETRIED | {FaultKind.UNKNOWN}
 """The model was there: a server that reloads it does not know it for a moment."""

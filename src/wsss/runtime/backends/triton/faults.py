@@ -1,14 +1,31 @@
-"""What goes wrong between a client and Triton, sorted by what helps against it.
+"""What goes wrong with a Triton server: faults, how they are retried, the errors they end in.
 
 The two protocols name the same faults differently (HTTP status codes, gRPC's names, exceptions of
-sockets and parsers). The texts are those of Triton 2.51, see `tests/serving/test_client.py`.
+sockets and parsers). They are sorted here by what helps against them. The texts are those of
+Triton 2.51, see `tests/runtime/backends/test_triton_client.py`.
 """
 
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from http.client import HTTPException, IncompleteRead
-from typing import Any
+from typing import Any, TypeVar
 
-from ....errors import one_line
+from ....errors import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    DeadlineError,
+    ServerError,
+    ShapeError,
+    WsssError,
+    one_line,
+)
+from ..contract import Array, run_failure
+from .options import ServerUrl
 
 
 class FaultKind(Enum):
@@ -104,3 +121,158 @@ def _message(error: Any) -> str:
     message = getattr(error, "message", None)
     found = message() if callable(message) else None
     return str(found or "")
+
+
+T = TypeVar("T")
+RETRIED = frozenset({FaultKind.AWAY, FaultKind.LOST, FaultKind.BUSY})
+"""Faults that time can heal; a request that is wrong stays so."""
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often and how long a request is tried.
+
+    Raises:
+        ConfigError: a negative number.
+    """
+
+    retries: int = 5
+    """Tries after the first one."""
+    total_s: float = 60.0
+    """Seconds from the first failure to the last try."""
+    first_s: float = 0.1
+    """The first pause; each further one is twice as long."""
+    longest_s: float = 2.0
+    """No pause is longer."""
+
+    def __post_init__(self) -> None:
+        for name in ("retries", "total_s", "first_s", "longest_s"):
+            if not getattr(self, name) >= 0:  # NaN is refused, too
+                raise ConfigError(f"`{name}` is {getattr(self, name)}, must be 0 or more")
+
+    def pause(self, retry: int, share: float) -> float:
+        """Seconds before a retry.
+
+        Args:
+            retry: 0 for the first one.
+            share: random number in [0, 1): half of a pause is left to chance, so that clients
+                which failed together do not come back together.
+        """
+        # 2.0 ** 1024 would be too large for a float.
+        whole = min(self.longest_s, self.first_s * 2.0 ** min(retry, 60))
+        return whole * (0.5 + 0.5 * share)
+
+
+class GaveUp(Exception):
+    """The last fault of a request that was tried as often as allowed."""
+
+    def __init__(self, fault: Fault, tries: int, seconds: float) -> None:
+        super().__init__(fault.text)
+        self.fault, self.tries, self.seconds = fault, tries, seconds
+
+
+class Stopped(Exception):
+    """Somebody closed the graph during a pause."""
+
+
+@dataclass
+class Retrier:
+    """Applies a policy; the clock, the waiting and chance can be replaced."""
+
+    policy: RetryPolicy
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Ends every pause and all further tries."""
+    clock: Callable[[], float] = time.monotonic
+    wait: Callable[[float], bool] | None = None
+    """Waits seconds and says whether to stop; None: `stop.wait`."""
+    chance: Callable[[], float] = random.random
+
+    def call(self, attempt: Callable[[], T], retried: frozenset[FaultKind] = RETRIED) -> T:
+        """What an attempt returns, tried again after the faults in `retried`.
+
+        Raises:
+            GaveUp: a fault that is not retried, or once too often or too late.
+            Stopped: see `stop`.
+        """
+        first_failure: float | None = None
+        tries = 0
+        while True:
+            if self.stop.is_set():
+                raise Stopped
+            try:
+                return attempt()
+            except Fault as fault:
+                now = self.clock()
+                first_failure = now if first_failure is None else first_failure
+                spent = now - first_failure
+                tries += 1
+                pause = self.policy.pause(tries - 1, self.chance())
+                is_over = tries > self.policy.retries or spent + pause > self.policy.total_s
+                if fault.kind not in retried or is_over:
+                    raise GaveUp(fault, tries, spent) from fault
+            if (self.wait or self.stop.wait)(pause):
+                raise Stopped
+
+
+def failure(
+    outcome: GaveUp,
+    url: ServerUrl,
+    model: str,
+    deadline_s: float,
+    arrays: Mapping[str, Array] | None = None,
+) -> WsssError:
+    """The error of a request that got no answer.
+
+    Args:
+        arrays: the inputs, whose shapes are told where they may be the reason.
+    """
+    fault, server = outcome.fault, f"Triton at {url}"
+    kind, text = fault.kind, fault.text
+    tried = f"tried {outcome.tries} times in {outcome.seconds:.0f} s"
+    if kind in (FaultKind.AWAY, FaultKind.LOST):
+        return ServerError(
+            f"no {server} ({text}; {tried}): start it by `wsss serve`, or check the URL"
+        )
+    if kind is FaultKind.BUSY:
+        return ServerError(
+            f"{server} takes no more requests for '{model}' ({text}; {tried}): have fewer in "
+            "flight, or more patience"
+        )
+    if kind is FaultKind.UNKNOWN:
+        return ServerError(
+            f"{server} does not have '{model}' any more ({text}; {tried}): load it again"
+        )
+    if kind is FaultKind.FOREIGN:
+        return ServerError(
+            f"{url} is no Triton server of this protocol ({text}): HTTP usually has port 8000, "
+            "gRPC 8001"
+        )
+    if kind is FaultKind.LATE:
+        return DeadlineError(
+            f"{server} did not answer within {deadline_s:g} s: allow more time, take smaller "
+            "images or have fewer in flight"
+        )
+    shapes = ", ".join(f"`{name}` {array.shape}" for name, array in (arrays or {}).items())
+    place = f"model '{model}' of {server}" + (f" on {shapes}" if shapes else "")
+    if kind is FaultKind.INVALID:
+        error = ShapeError if "shape" in text or "batch" in text else DataError
+        return error(f"{place} refuses its inputs: {text}")
+    return run_failure(place, fault)
+
+
+def unknown_model(url: ServerUrl, model: str, version: str, ready: str) -> ConfigError:
+    """The error of a model that is not there from the beginning.
+
+    Args:
+        ready: names of the models that are.
+    """
+    wanted = f"'{model}'" + (f" in version {version}" if version else "")
+    return ConfigError(f"Triton at {url} has no model {wanted}; models that are ready: {ready}")
+
+
+def other_model(url: ServerUrl, model: str) -> ArtifactError:
+    """The error of a model whose answers cannot stand beside those of before."""
+    return ArtifactError(
+        f"Triton at {url} has another model as '{model}' now: serve the one that the job began "
+        "with, or begin again"
+    )

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..inputs.images import LabelledImage
-from .contract import JobView, Writer
-from .rle import Region, regions
-from .text import colour, compact_json, origin_text, plain
+from .contract import JobView, Writer, colour, compact_json, origin_text, plain
+from .runs import Region, regions
 
 TASKS_PER_FILE = 1000
 """Label Studio takes at most 250 MB in one import."""

@@ -1,15 +1,104 @@
-"""Label maps as closed polygons through the pixels of their edges.
+"""Formats made of polygons: LabelMe and YOLO, and the polygons along the edges of label maps.
 
 Work grows with the length of all edges, also for noise: a hundred thousand specks or holes.
 """
 
-from collections.abc import Iterator
+import posixpath
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .rle import Integers, regions
+from ..inputs.images import LabelledImage
+from .contract import JobView, Writer, compact_json, origin, origin_text, plain
+from .runs import Integers, regions
+
+FORMAT_VERSION = "6.3.1"
+"""The release of LabelMe that the files were checked against."""
+
+
+class LabelMeWriter(Writer):
+    """`labelme/<output>.json`, to be put beside the image, where LabelMe looks for it.
+
+    Corners are middles of pixels: LabelMe fills a polygon together with its edge and gets the mask
+    back exactly. Its polygons have no holes, so a bridge joins them to the ring; pixels without a
+    statement belong to no shape. `imagePath` is the image's own name, because that place is
+    beside it.
+    """
+
+    def __init__(self, job: JobView) -> None:
+        super().__init__(job)
+        self._names = [plain(name) for name in job.classes]
+        self._origin = origin(job)
+
+    def files(self, image: LabelledImage) -> Iterator[tuple[str, bytes]]:
+        height, width = image.label.shape
+        shapes = [
+            {
+                "label": self._names[value - 1],
+                "points": (ring + 0.5).tolist(),
+                "group_id": None,
+                "description": "",
+                "shape_type": "polygon",
+                "flags": {},
+            }
+            for value, ring in class_rings(image.label)
+        ]
+        document = {
+            "version": FORMAT_VERSION,
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": plain(posixpath.basename(image.ref.name)),
+            "imageData": None,
+            "imageHeight": height,
+            "imageWidth": width,
+            "wsss": self._origin,
+        }
+        yield f"labelme/{image.ref.output}.json", f"{compact_json(document)}\n".encode("ascii")
+
+
+class YoloWriter(Writer):
+    """`yolo/labels/<output>.txt` and `yolo/data.yaml`, for `yolo segment train`.
+
+    A line is the class index and the x and y of each corner, as shares of width and height, of
+    the middles of pixels: the training code cuts them to whole pixels and gets the mask back
+    exactly. YOLO has no holes, so a bridge joins them to the ring; and no pixels without a
+    statement, so they count as background. An image without objects has an empty file.
+    """
+
+    def files(self, image: LabelledImage) -> Iterator[tuple[str, bytes]]:
+        height, width = image.label.shape
+        lines = []
+        for value, ring in class_rings(image.label):
+            shares = ((ring + 0.5) / (width, height)).ravel()
+            numbers = " %.6f" * shares.size % tuple(shares.tolist())
+            lines.append(f"{value - 1}{numbers}\n")
+        yield f"yolo/labels/{image.ref.output}.txt", "".join(lines).encode("ascii")
+
+    def collect(self, entries: Iterable[Any]) -> Iterator[tuple[str, Iterator[bytes]]]:
+        names = [
+            f"  {index}: {_quoted(plain(name))}" for index, name in enumerate(self.job.classes)
+        ]
+        lines = [
+            f"# wsss: {origin_text(self.job)}",
+            "# Put or link the images into the folder `images` beside this file: YOLO looks for",
+            "# labels/a/b.txt where the image is images/a/b.jpg.",
+            "train: images",
+            "val: images",
+            f"nc: {len(names)}",
+            "names:" if names else "names: {}",
+            *names,
+        ]
+        yield "yolo/data.yaml", iter(["\n".join([*lines, ""]).encode("ascii")])
+
+
+def _quoted(name: str) -> str:
+    """A YAML string in ASCII: Python's escapes of characters are YAML's."""
+    escaped = name.encode("unicode_escape").decode("ascii").replace('"', '\\"')
+    return f'"{escaped}"'
+
 
 Ring = NDArray[np.int32]
 """(n, 2) pixels (x, y) in order around a region; the last is joined to the first."""

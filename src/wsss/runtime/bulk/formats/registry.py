@@ -8,16 +8,11 @@ from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 
 from ....errors import ConfigError
-from .coco import CocoInstancesWriter, CocoWriter
 from .contract import JobView, Writer
-from .cvat import CvatWriter
-from .instances import InstancesWriter
-from .labelme import LabelMeWriter
+from .image_files import ConfidenceWriter, InstancesWriter, OverlayWriter, PngWriter, ScoresWriter
 from .labelstudio import LabelStudioWriter
-from .overlay import OverlayWriter
-from .png import ConfidenceWriter, PngWriter
-from .scores import ScoresWriter
-from .yolo import YoloWriter
+from .polygons import LabelMeWriter, YoloWriter
+from .runs import CocoInstancesWriter, CocoWriter, CvatWriter
 
 PLUGIN_GROUP = "wsss.writers"
 

@@ -24,7 +24,7 @@ from ...io.files import atomic_write_bytes, make_folder, read_file, write_error
 from ...io.staging import sync_all
 from ..inputs.images import ImageRef
 from ..inputs.sources import Found
-from .name_hashes import name_hash
+from .large_sets import name_hash
 
 FORMAT_VERSION = 1
 _SMALLEST_UNIT, _LARGEST_UNIT, _FEW_UNITS = 8, 1024, 64

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from ....errors import DataError
 from ...io.image_labels import strip_image_suffix
 from ..inputs.sources import Found
-from .disk_list import Spool
-from .name_hashes import Hashes, HashSet, contains, fold, name_hash, repeated
+from .large_sets import DiskList, Hashes, HashSet, contains, fold, name_hash, repeated
 
 MAX_BYTES = 255
 """Of a part of a path, on all usual file systems."""
@@ -76,34 +75,34 @@ class NamedImages:
         Raises:
             DataError: two images would have the same output, because they have the same name.
         """
-        self._spool = Spool(scratch)
+        self._found = DiskList(scratch)
         try:
             survey = _Survey(beside)
             for image in found:
                 survey.add(image)
-                self._spool.append(image)
-            self._spool.finish()
-            self._forms = survey.forms(self._spool)
+                self._found.append(image)
+            self._found.finish()
+            self._forms = survey.forms(self._found)
         except BaseException:
-            self._spool.close()
+            self._found.close()
             raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._spool.close()
+        self._found.close()
 
     def __len__(self) -> int:
         return len(self._forms)
 
     def __iter__(self) -> Iterator[Named]:
-        for image, form in zip(self._spool, self._forms.tolist(), strict=True):
+        for image, form in zip(self._found, self._forms.tolist(), strict=True):
             yield Named(image, _output(image.name, form))
 
     def images(self) -> Iterator[Found]:
         """The images alone."""
-        return iter(self._spool)
+        return iter(self._found)
 
 
 class _Survey:
@@ -136,7 +135,7 @@ class _Survey:
         extends_old = self._has_old and any(p in self._old for p in map(name_hash, _dotted(base)))
         self._doubtful.append(_HASHED if doubt else _FULL if extends_old else _STEM)
 
-    def forms(self, spool: Spool) -> NDArray[np.uint8]:
+    def forms(self, found: DiskList) -> NDArray[np.uint8]:
         """Of each image, in order: stem, full name or hashed name."""
         stems = np.frombuffer(self._stems, np.uint64)
         forms = np.frombuffer(self._doubtful, np.uint8).copy()
@@ -148,14 +147,16 @@ class _Survey:
             clash = contains(twice, stems[part]) | contains(taken, stems[part])
             forms[part][clash & (forms[part] == _STEM)] = _FULL
         if forms.any():
-            self._lengthen(forms, spool, (ordered, taken))
+            self._lengthen(forms, found, (ordered, taken))
         return forms
 
-    def _lengthen(self, forms: NDArray[np.uint8], spool: Spool, taken: tuple[Hashes, ...]) -> None:
+    def _lengthen(
+        self, forms: NDArray[np.uint8], found: DiskList, taken: tuple[Hashes, ...]
+    ) -> None:
         """Takes the full name where that is unique, and the hashed one elsewhere."""
         longer = np.flatnonzero(forms)
         full, hashed = array("Q"), array("Q")
-        for image in spool.at(longer):
+        for image in found.at(longer):
             full.append(name_hash(fold(_output(image.name, _FULL))))
             hashed.append(name_hash(fold(_output(image.name, _HASHED))))
         full_names = np.frombuffer(full, np.uint64)
@@ -167,12 +168,12 @@ class _Survey:
         ordered = np.sort(last)
         same = np.union1d(repeated(ordered), ordered[_in_any(others, ordered)])
         if len(same):
-            self._refuse(spool, forms, int(same[0]))
+            self._refuse(found, forms, int(same[0]))
 
-    def _refuse(self, spool: Spool, forms: NDArray[np.uint8], output: int) -> None:
+    def _refuse(self, found: DiskList, forms: NDArray[np.uint8], output: int) -> None:
         users = (
             image
-            for image, form in zip(spool, forms.tolist(), strict=True)
+            for image, form in zip(found, forms.tolist(), strict=True)
             if form == _HASHED and name_hash(fold(_output(image.name, form))) == output
         )
         first, *others = islice(users, 2)

@@ -111,12 +111,12 @@ class Store:
             raise _read_error(self.url(self.path), error) from error
 
     def folders(self, suffixes: Set[str]) -> "StoreFolders":
-        """Lists its folders for `walk`."""
+        """Lists its folders for `scan`."""
         return StoreFolders(self._files, suffixes)
 
 
 class StoreFolders:
-    """Lists folders of a store for `walk`; a folder's listing is in memory as a whole."""
+    """Lists folders of a store for `scan`; a folder's listing is in memory as a whole."""
 
     def __init__(self, files: Any, suffixes: Set[str]) -> None:
         self._files = files

@@ -45,7 +45,7 @@ class Entry(NamedTuple):
 
 
 class Match(NamedTuple):
-    """A file that was found; name: relative to where the walk began, parts separated by `/`."""
+    """A file that was found; name: relative to where the scan began, parts separated by `/`."""
 
     name: str
     path: str
@@ -108,7 +108,7 @@ class _Level:
     found_before: int
 
 
-def walk(list_folder: ListFolder, root: str, pattern: Pattern = EVERYTHING) -> Iterator[Match]:
+def scan(list_folder: ListFolder, root: str, pattern: Pattern = EVERYTHING) -> Iterator[Match]:
     """Files below a folder, depth first, each folder in its place among the names.
 
     A folder that is named like an image and holds none is a match as well: somebody will miss it.
@@ -141,7 +141,7 @@ def has_suffix(path: str, suffixes: Set[str]) -> bool:
 
 
 class LocalFolders:
-    """Lists folders of this machine for `walk`.
+    """Lists folders of this machine for `scan`.
 
     Links to files are followed. Links to folders are only followed on demand, and then each folder
     is entered once, under the name that comes first: a loop ends, nothing comes twice. Those that
@@ -167,7 +167,7 @@ class LocalFolders:
         Raises:
             DataError: it cannot be read.
         """
-        self._enter(folder)  # where the walk begins
+        self._enter(folder)  # where the scan begins
         for raw in self._sorted_names(folder):
             name, kind = os.fsdecode(raw[:-2]), raw[-1:]
             path = os.path.join(folder, name)
@@ -193,8 +193,8 @@ class LocalFolders:
         """Names with a NUL and what they are: `d` or `f`. A NUL sorts before all that a longer
         name can go on with, and keeps numpy from shortening."""
         try:
-            with os.scandir(folder) as scan:
-                marked = (name for entry in scan if (name := self._marked(entry)) is not None)
+            with os.scandir(folder) as listing:
+                marked = (name for entry in listing if (name := self._marked(entry)) is not None)
                 chunks = []
                 while chunk := list(islice(marked, CHUNK)):
                     chunks.append(np.array(chunk, np.bytes_))

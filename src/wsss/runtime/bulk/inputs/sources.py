@@ -2,17 +2,17 @@
 
 import os
 import re
+import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple
 
 from ....errors import DataError
 from ...io.files import IMAGE_SUFFIXES, open_regular
 from .cloud import Store, is_url
-from .folder_scan import LocalFolders, Pattern, Skip, file_stamp, walk
-from .tar_spans import image_members
+from .folder_scan import LocalFolders, Pattern, Skip, file_stamp, has_suffix, scan
 
 TAR_SUFFIXES = frozenset((".tar",))
 LIST_SUFFIXES = frozenset((".txt",))
@@ -109,7 +109,7 @@ class _Search:
         raise DataError(f"no such image or folder: {source!r}: check the path")
 
     def _below(self, root: str) -> Iterator[Found]:
-        for match in walk(self._folders(IMAGE_SUFFIXES), root):
+        for match in scan(self._folders(IMAGE_SUFFIXES), root):
             yield Found(match.name, match.path, None, match.stamp)
 
     def _file(self, name: str, path: str) -> Iterator[Found]:
@@ -132,7 +132,7 @@ class _Search:
 
     def _matches(self, root: str, parts: tuple[str, ...]) -> Iterator[Found]:
         folders = self._folders(IMAGE_SUFFIXES | TAR_SUFFIXES)
-        for match in walk(folders, root, Pattern(parts)):
+        for match in scan(folders, root, Pattern(parts)):
             if _is_tar(match.path):
                 yield from self._file(match.name, match.path)
             else:
@@ -181,7 +181,7 @@ class _Search:
     def _stored_matches(self, store: Store, pattern: Pattern) -> Iterator[Found]:
         everything = pattern.accepts(pattern.start)
         suffixes = IMAGE_SUFFIXES if everything else IMAGE_SUFFIXES | TAR_SUFFIXES
-        for match in walk(store.folders(suffixes), store.path, pattern):
+        for match in scan(store.folders(suffixes), store.path, pattern):
             if _is_tar(match.path):
                 yield from self._stored(store.at(match.path), match.name)
             else:
@@ -250,3 +250,62 @@ def _paths(lines: list[bytes], by_nul: bool) -> Iterator[str]:
         text = line if by_nul else line.removesuffix(b"\r")
         if text.strip():
             yield os.fsdecode(text)
+
+
+_BLOCK = 512
+
+
+class Member(NamedTuple):
+    """An image of a tar; span: first byte and number of bytes."""
+
+    name: str
+    span: tuple[int, int]
+
+
+def image_members(file: BinaryIO, path: str, skip: Skip) -> Iterator[Member]:
+    """Images of an uncompressed tar, in its order; folders, other files and hidden ones pass by.
+
+    Links, devices, sparse members, and names that lead out of a folder, are left out and told to
+    `skip` when they are called like images.
+
+    Raises:
+        DataError: no tar, compressed, or damaged.
+    """
+    try:
+        size = file.seek(0, 2)
+        file.seek(0)
+        with tarfile.open(
+            fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape"
+        ) as tar:
+            for info in tar:
+                tar.members = []  # type: ignore[attr-defined]  # else it keeps all of them
+                whole = info.isreg() and not info.issparse()
+                if whole and info.offset_data + info.size > size:
+                    raise tarfile.ReadError("it ends inside of a member")
+                member = _image(info, path, skip)
+                if member is not None:
+                    yield member
+            # A header that is no header ends tarfile's loop like the end mark does.
+            file.seek(tar.offset)
+            if file.read(_BLOCK).strip(b"\0"):
+                raise tarfile.ReadError(f"byte {tar.offset} begins no member")
+    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{path!r} is no whole, uncompressed tar file ({error}): make it again, or take it out"
+        ) from error
+
+
+def _image(info: tarfile.TarInfo, path: str, skip: Skip) -> Member | None:
+    name = PurePosixPath(info.name)
+    if info.isdir() or name.name.startswith(".") or not has_suffix(info.name, IMAGE_SUFFIXES):
+        return None
+    if name.is_absolute() or ".." in name.parts or "\0" in info.name:
+        reason = "its name leads out of the folder"
+    elif info.issparse():
+        reason = "it is stored with holes"
+    elif not info.isreg():
+        reason = "a link or device, no file"
+    else:
+        return Member(str(name), (info.offset_data, info.size))
+    skip(f"{path}:{info.name}", reason)
+    return None

@@ -1,12 +1,17 @@
-"""The page of a job, around what `runtime/report` gives all pages."""
+"""`report.html` of a job from its folder, at any time: also while workers are at it."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from ....version import __version__
 from ...io.files import CODES
 from ...io.palette import IGNORE_INDEX
+from ...io.progress import SILENT, Progress
+from ...io.staging import WORK, write_durably
 from ...report.charts import Chart, Curve, draw_shares
 from ...report.document import (
     Page,
@@ -18,14 +23,62 @@ from ...report.document import (
     render_page,
 )
 from ...report.text import escaped, format_count, format_number, format_seconds
-from ..formats.contract import JobView
-from ..formats.text import plain
-from ..summary import JobCounts
-from ..work.records import ImageRecord
-from ..work.stage_timer import STAGES
-from .sampling import BACKGROUND_ALONE, Chosen, Shown
-from .throughput import Throughput
-from .thumbnails import Thumbnail, shows_instances
+from ..formats.contract import JobView, plain
+from ..image_list.frozen_list import FrozenList, open_list
+from ..job import job_view, read_job
+from ..plan import INPUTS
+from ..summary import JobCounts, count_records
+from ..timings import STAGES, Throughput, add_timings, measure_throughput
+from ..work.records import ImageRecord, recorded_units
+from .sampling import BACKGROUND_ALONE, Chosen, Shown, choose
+from .thumbnails import Thumbnail, draw_thumbnails, shows_instances
+
+REPORT = "report.html"
+
+
+def write_job_report(out: Path, progress: Progress = SILENT) -> Path:
+    """Write the report of the units that are done, however many those are.
+
+    Its memory and size are bounded; its time grows with the records.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        ArtifactError: no job, a damaged one, or the disk does not take the file.
+    """
+    job = read_job(out)
+    images = open_list(out / INPUTS, job["list"])
+    view = job_view(out, job["settings"])
+    # Before they are counted: of a running job there are more by then, never fewer.
+    units = sorted(recorded_units(out).intersection(range(images.num_units)))
+    counts = count_records(out, images)
+    with progress.task("report", sum(images.parts[unit].count for unit in units)) as task:
+        chosen = choose(out, images, units, len(view.classes), task)
+    report = JobReport(
+        out.resolve().name,
+        counts,
+        view,
+        chosen,
+        measure_throughput(out),
+        add_timings(out),
+        draw_thumbnails(out, images, view, chosen.pictures()),
+        _provenance(job, images),
+        f"Written by wsss {__version__} on {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC.",
+    )
+    path = out / REPORT
+    write_durably(path, render_job_report(report).encode("utf-8"), out / WORK)
+    return path
+
+
+def _provenance(job: Mapping[str, Any], images: FrozenList) -> dict[str, Any]:
+    return {
+        "made_by": job.get("made_by"),
+        "settings": job["settings"],
+        "sources": job.get("sources"),
+        "images": len(images),
+        "list": images.digest,
+    }
 
 
 @dataclass(frozen=True)

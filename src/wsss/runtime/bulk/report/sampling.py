@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...io.progress import ProgressTask
 from ..image_list.frozen_list import FrozenList
-from ..image_list.name_hashes import name_hash
+from ..image_list.large_sets import name_hash
 from ..work.records import ImageRecord, read_images
 
 BACKGROUND_ALONE = 0

@@ -15,10 +15,9 @@ from ...io.image_io import DEFAULT_MAX_PIXELS, byte_limit, decode_label_map
 from ...report.document import Encoded, encoded
 from ...report.pictures import Picture, draw_labels, shrink, shrink_labels
 from ..formats.contract import JobView
-from ..formats.png import FOLDER as MASKS
+from ..formats.image_files import FOLDER as MASKS
 from ..image_list.frozen_list import FrozenList
-from ..inputs.images import ImageRef
-from ..inputs.read import read_pixels
+from ..inputs.images import ImageRef, read_pixels
 from ..plan import TAR
 from ..work.outputs import SHARDS
 from ..work.records import unit_name

@@ -13,14 +13,14 @@ from ...io.staging import WORK
 _BEGUN, _ENDED = 1, 2
 
 
-class Marks:
+class InProgress:
     """One byte for each image of a unit; a store into shared memory, which costs nothing."""
 
     def __init__(self, path: Path, content: mmap.mmap) -> None:
         self._path, self._content = path, content
 
     @classmethod
-    def create(cls, out: Path, unit: str, count: int) -> "Marks":
+    def create(cls, out: Path, unit: str, count: int) -> "InProgress":
         """Of a unit that begins.
 
         Raises:
@@ -43,7 +43,7 @@ class Marks:
         """It is not any more, whatever became of it."""
         self._content[place] = _ENDED
 
-    def __enter__(self) -> "Marks":
+    def __enter__(self) -> "InProgress":
         return self
 
     def __exit__(
@@ -57,7 +57,7 @@ class Marks:
 
 
 def under_way(out: Path, unit: str) -> frozenset[int]:
-    """Places of the images that a unit had begun and not ended; none where there are no marks."""
+    """Places of the images that a unit had begun and not ended; none without a file."""
     return frozenset(place for place, mark in enumerate(_read(out, unit)) if mark == _BEGUN)
 
 
@@ -67,7 +67,7 @@ def num_ended(out: Path, unit: str) -> int:
 
 
 def clear(out: Path, unit: str) -> None:
-    """Forget the marks of a unit."""
+    """Forget what was under way in a unit."""
     _path(out, unit).unlink(missing_ok=True)
 
 

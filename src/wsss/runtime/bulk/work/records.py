@@ -1,10 +1,13 @@
 """The commit record of a unit: what became of each image. Without it nothing of a unit counts.
 
 A record holds nothing that differs between two runs of one job, such as times: the same job gives
-the same bytes.
+the same bytes. Its file, like those of entries, holds objects, one a line, compressed.
 """
 
+import gzip
+import json
 import os
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,9 +19,11 @@ from typing import Any
 from ....errors import ArtifactError
 from ...io.staging import write_durably
 from ..image_list.frozen_list import FrozenList
-from ..image_list.json_lines import SUFFIX, pack, read_lines
 
 UNITS = "units"
+SUFFIX = ".jsonl.gz"
+_MAX_LINE = 1 << 26
+"""Bytes; a line of a scanned map's polygons is long, that of an attack longer."""
 OK = "ok"
 """Code of an image that was labelled."""
 
@@ -121,7 +126,7 @@ def write_record(
     instances = total_instances(image.instances for image in images)
     summary = UnitSummary(unit, settings, dict(codes), dict(pixels), dict(images_of), instances)
     lines = [asdict(summary), *(asdict(image) for image in images)]
-    write_durably(_path(out, unit), pack(lines), work)
+    write_durably(_path(out, unit), pack_lines(lines), work)
     return summary
 
 
@@ -258,4 +263,32 @@ def _damage(path: Path) -> Iterator[None]:
         reason = f"{type(error).__name__}: {error}"
         raise ArtifactError(
             f"'{path}' is damaged ({reason}): remove it and run the job again"
+        ) from error
+
+
+def pack_lines(lines: Iterable[Any]) -> bytes:
+    """Objects as the content of a file: ASCII, keys sorted, no time stamp."""
+    text = "".join(
+        json.dumps(line, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n"
+        for line in lines
+    )
+    return gzip.compress(text.encode("ascii"), 6, mtime=0)
+
+
+def read_lines(path: Path) -> Iterator[Any]:
+    """Objects of a file, one after the other; those not asked for are not read.
+
+    Raises:
+        ArtifactError: absent, damaged, or no such file.
+    """
+    try:
+        with gzip.open(path, "rb") as file:
+            while line := file.readline(_MAX_LINE):
+                if not line.endswith(b"\n"):
+                    raise ValueError("a line does not end")
+                yield json.loads(line)
+    except (OSError, EOFError, ValueError, zlib.error, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ArtifactError(
+            f"'{path}' is damaged or absent ({reason}): remove it and run the job again"
         ) from error

@@ -23,19 +23,27 @@ from ...io.files import BadImage, write_error
 from ...io.palette import IGNORE_INDEX, voc_palette
 from ...io.staging import Staging
 from ...predictor import Prediction
-from ...system.bounded_threads import in_threads
 from ..formats.contract import JobView, Writer
 from ..formats.registry import open_writers
 from ..image_list.frozen_list import open_list
-from ..image_list.json_lines import SUFFIX, pack, read_lines
-from ..inputs.images import ImageRef, LabelledImage
-from ..inputs.read import read_pixels, read_size
+from ..inputs.images import ImageRef, LabelledImage, read_pixels, read_size
 from ..plan import INPUTS, Plan
-from ..tiling.tiles import TiledPredictor
-from .in_progress import Marks
+from ..tiling import TiledPredictor
+from ..timings import StageTimer
+from .bounded_threads import in_threads
+from .in_progress import InProgress
 from .outputs import FolderSink, Sink, TarSink
-from .records import OK, ImageRecord, UnitSummary, read_images, unit_name, write_record
-from .stage_timer import Clock
+from .records import (
+    OK,
+    SUFFIX,
+    ImageRecord,
+    UnitSummary,
+    pack_lines,
+    read_images,
+    read_lines,
+    unit_name,
+    write_record,
+)
 
 ENTRIES = "entries"
 _BESIDE_THE_NETWORK = 2
@@ -68,7 +76,7 @@ class Task:
 
 @dataclass(frozen=True)
 class UnitOutcome:
-    """A unit that was committed, and where its time went; see `Clock.seconds`."""
+    """A unit that was committed, and where its time went; see `StageTimer.seconds`."""
 
     summary: UnitSummary
     seconds: Mapping[str, float]
@@ -107,7 +115,7 @@ class UnitLabeller:
         out, name, refs = self._plan.out, unit_name(task.unit), self._list.unit(task.unit)
         first = self._list.first(task.unit)
         self._space.require(len(refs))
-        clock = Clock(self._plan.model.in_flight)
+        timer = StageTimer(self._plan.model.in_flight)
         staging = Staging(out, name)
         try:
             kept: dict[int, _Done] = {}
@@ -116,23 +124,30 @@ class UnitLabeller:
             sink: Sink = FolderSink(staging)
             if self._plan.settings.as_tar:
                 sink = TarSink(staging, name, {first + i: ref.name for i, ref in enumerate(refs)})
-            with Marks.create(out, name, len(refs)) as marks:
+            with InProgress.create(out, name, len(refs)) as in_progress:
                 work = _Work(
-                    self._plan, self._model, self._writers, sink, clock, marks, self._huge, first
+                    self._plan,
+                    self._model,
+                    self._writers,
+                    sink,
+                    timer,
+                    in_progress,
+                    self._huge,
+                    first,
                 )
                 done = work.run(refs, kept, task, under_way)
-            with clock.stage("commit"):
+            with timer.stage("commit"):
                 for format_name in self._writers:
                     lines = [(each.record.index, each.entries.get(format_name)) for each in done]
                     if any(entry is not None for _, entry in lines):
-                        staging.put(entries_path(format_name, task.unit), pack(lines))
+                        staging.put(entries_path(format_name, task.unit), pack_lines(lines))
                 sink.commit()
                 records = [each.record for each in done]
                 summary = write_record(out, task.unit, self._digest, records, staging.work)
             self._space.was_taken(staging.num_bytes, len(refs))
         finally:
             staging.close()
-        return UnitOutcome(summary, clock.seconds())
+        return UnitOutcome(summary, timer.seconds())
 
     def _earlier(
         self, unit: int, refs: Sequence[ImageRef]
@@ -210,8 +225,8 @@ class _Work:
     model: TiledPredictor
     writers: Mapping[str, Writer]
     sink: Sink
-    clock: Clock
-    marks: Marks
+    timer: StageTimer
+    in_progress: InProgress
     huge: threading.Lock
     first: int
 
@@ -278,9 +293,9 @@ class _Work:
         done: dict[int, _Done] = {}
         pixels: dict[int, Pixels] = {}
         for place, ref in refs.items():
-            self.marks.begin(place)
+            self.in_progress.begin(place)
             try:
-                with self.clock.stage("read"):
+                with self.timer.stage("read"):
                     pixels[place] = read_pixels(ref, self.plan.settings.max_pixels)
             except BadImage as error:
                 done[place] = self._failure(place, ref, error.code, str(error))
@@ -292,7 +307,7 @@ class _Work:
             except _OF_AN_IMAGE as error:
                 done[place] = self._failure(place, refs[place], *_reason(error))
         for place in refs:
-            self.marks.end(place)
+            self.in_progress.end(place)
         return done
 
     def _predictions(
@@ -302,7 +317,7 @@ class _Work:
         if not places:
             return {}
         try:
-            with self.clock.network():
+            with self.timer.network():
                 labels = [refs[place].labels for place in places]
                 found = self.model.predict(list(pixels.values()), labels)
         except _OF_AN_IMAGE as error:
@@ -330,12 +345,12 @@ class _Work:
         image = LabelledImage(ref, index, pixels, label, made.confidence, made.scores, instances)
         files: list[tuple[str, bytes]] = []
         entries = {}
-        with self.clock.stage("encode"):
+        with self.timer.stage("encode"):
             for name, writer in self.writers.items():
                 files += writer.files(image)
                 entries[name] = writer.entry(image)
         digest = hashlib.sha256()
-        with self.clock.stage("write"):
+        with self.timer.stage("write"):
             for path, data in files:
                 digest.update(path.encode("utf-8", "surrogateescape") + b"\0" + data)
                 self.sink.put(index, path, data)

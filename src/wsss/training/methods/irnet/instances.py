@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ....runtime.bulk.formats.text import plain_scores
+from ....runtime.bulk.formats.contract import plain_scores
 from ....runtime.instances.files import CLASSES, OBJECTS, encode_ids
 from ....runtime.instances.grouping import boundary_instances, cam_instances
 from ....runtime.instances.instance_map import InstanceMap

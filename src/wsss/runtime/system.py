@@ -1,10 +1,12 @@
-"""What this process may use of its machine: cores, memory, open files; also inside of a container.
+"""What this process may use of its machine: cores, memory, open files; and its peak of memory.
 
-Linux says it in `/proc` and in the files of control groups; elsewhere what is not known is None.
+Linux says it in `/proc` and in the files of control groups, also inside of a container; elsewhere
+what is not known is None. Linux alone lets a process forget its peak.
 """
 
 import math
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,3 +94,34 @@ def _words(path: Path) -> list[str]:
         return path.read_text().split()
     except OSError:
         return []
+
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def forget_peak() -> bool:
+    """Let `peak_bytes` count from now on; False where the system cannot do that."""
+    if sys.platform != "linux":
+        return False
+    try:
+        _CLEAR.write_text("5")
+    except OSError:  # some sandboxes
+        return False
+    return True
+
+
+def resident_bytes() -> int:
+    """What is in memory now; on Linux."""
+    return _status_bytes("VmRSS")
+
+
+def peak_bytes() -> int:
+    """The most that was in memory since `forget_peak`; on Linux."""
+    return _status_bytes("VmHWM")
+
+
+def _status_bytes(key: str) -> int:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) * 1024
+    raise ValueError(f"no {key} in {_STATUS}")

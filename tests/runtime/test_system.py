@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wsss.runtime.system.machine_limits import (
+from wsss.runtime.system import (
     machine_memory,
     memory_limit,
     open_files_limit,

@@ -3,14 +3,14 @@ import numpy as np
 import torch
 from pytest import mark
 
-from wsss.runtime.instances import running_argmax as strongest
-from wsss.runtime.instances.running_argmax import StrongestPlanes
+from wsss.runtime.instances import grouping
+from wsss.runtime.instances.grouping import RunningArgmax
 
 GRIDS = [((1, 1), (1, 1)), ((1, 1), (3, 4)), ((3, 5), (9, 17)), ((6, 4), (24, 16))]
 
 
 def choose(planes, size, align, parts=1, threshold=0.25, scale=None):
-    running = StrongestPlanes(
+    running = RunningArgmax(
         size, align, threshold=threshold, scale=scale, device=torch.device("cpu")
     )
     for some in torch.from_numpy(planes).chunk(parts):
@@ -44,7 +44,7 @@ def test_how_planes_are_portioned_changes_rounding_alone(align, monkeypatch):
     planes = random_planes(9, (5, 7), seed=1)
     expected_winners, expected_scores = choose(planes, (20, 27), align)
     for values in (1, 3 * 20 * 27):
-        monkeypatch.setattr(strongest, "_VALUES_AT_ONCE", values)
+        monkeypatch.setattr(grouping, "_VALUES_AT_ONCE", values)
         for parts in (1, 4, 9):
             winners, scores = choose(planes, (20, 27), align, parts)
             assert np.array_equal(winners, expected_winners)

@@ -5,10 +5,9 @@ import time
 
 import pytest
 
-from wsss.runtime.backends.triton.faults import Fault, FaultKind
-from wsss.runtime.backends.triton.retry import Retrier, RetryPolicy, Stopped
-from wsss.runtime.system import bounded_threads
-from wsss.runtime.system.bounded_threads import in_threads
+from wsss.runtime.backends.triton.faults import Fault, FaultKind, Retrier, RetryPolicy, Stopped
+from wsss.runtime.bulk.work import bounded_threads
+from wsss.runtime.bulk.work.bounded_threads import in_threads
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 7])

@@ -1,1 +1,0 @@
-"""Huge images: overlapping tiles, blended."""

@@ -1,1 +1,0 @@
-"""What the machine allows: memory, cores, threads."""
