@@ -20,7 +20,7 @@ from triton_server import triton_server
 
 from wsss.errors import DataError
 from wsss.export.triton import RepositoryOptions, write_repository
-from wsss.export.triton.ensembles import limit_sizes
+from wsss.export.graphs.subgraph import limit_sizes
 from wsss.runtime.backends.triton.backend import open_triton
 from wsss.runtime.serving.local_server import LocalServer
 
