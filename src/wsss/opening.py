@@ -40,6 +40,9 @@ def open_model(
         thresholds: probability from which the classifier calls each class present; None: 0.5.
         instances: tell single objects in mode `walk`, if the model can (`has_instances`).
 
+    Returns:
+        Predictor: close it, or use it as a context manager, to release its memory.
+
     Raises:
         ArtifactError: neither a run nor a bundle, or a damaged one; ConfigError: options that do
         not fit the model; MissingDependencyError: a package is absent.

@@ -14,10 +14,10 @@ from command_line import wsss
 from untrained_run import CLASSES
 
 from wsss.errors import ArtifactError, ConfigError, MissingDependencyError, WsssError
+from wsss.export.graphs.subgraph import limit_sizes
 from wsss.export.triton import RepositoryOptions, check_repository, write_repository
 from wsss.export.triton import repository as repository_module
 from wsss.export.triton.configs import CONFIG, SHRINKAGE, config_text, model_config_pb2, read_config
-from wsss.export.triton.ensembles import limit_sizes
 from wsss.export.triton.options import options_from_settings
 from wsss.export.triton.repository import read_contents, render_configs
 from wsss.export.triton.skeleton import demo_bundle, graph_entry, write_skeleton

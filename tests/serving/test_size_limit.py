@@ -19,8 +19,8 @@ from triton_requests import Arrays, ask, classes, client_of, images, resident_by
 from triton_server import triton_server
 
 from wsss.errors import DataError
+from wsss.export.graphs.subgraph import limit_sizes
 from wsss.export.triton import RepositoryOptions, write_repository
-from wsss.export.triton.ensembles import limit_sizes
 from wsss.runtime.backends.triton.backend import open_triton
 from wsss.runtime.serving.local_server import LocalServer
 
