@@ -124,7 +124,7 @@ class MethodContract:
                 assert (found == labels).mean() > 0.99
             else:
                 with pytest.raises(
-                    ConfigError, match=r"unknown mode 'walk': run .* has cam, segmenter"
+                    ConfigError, match=r"unknown mode 'walk': run .* has segmenter, cam"
                 ):
                     predictor.predict_one(image, sample.labels, "walk")
         report = evaluate(finished, tiny_images, device="cpu")

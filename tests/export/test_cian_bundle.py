@@ -110,7 +110,7 @@ def test_jobs_by_run_and_by_bundle(run: Path, exported: Path, photos: Path, tmp_
 
 def test_there_is_no_walk_to_label_by(run: Path, exported: Path, photos: Path) -> None:
     image = read_image(next(photos.iterdir()))
-    with pytest.raises(ConfigError, match="which has no walk: choose of cam, segmenter"):
+    with pytest.raises(ConfigError, match=r"unknown mode .*: run .* has segmenter, cam"):
         RunPredictor(run, "cpu").predict_one(image, mode="labels")
     with pytest.raises(ConfigError, match=r"unknown mode 'walk': bundle '.*' has segmenter"):
         BundlePredictor(exported).predict_one(image, mode="walk")

@@ -12,7 +12,10 @@ from wsss.training.recipes import load_recipe, shipped_recipes
 
 PACKAGE = Path(wsss.__file__).parent
 OUTSIDE = sorted(
-    path for path in PACKAGE.rglob("*.py") if not path.is_relative_to(PACKAGE / "training/methods")
+    path
+    for path in PACKAGE.rglob("*.py")
+    if not path.is_relative_to(PACKAGE / "training/methods")
+    and path != PACKAGE / "models.py"  # the public face, which names networks
 )
 NAME = re.compile(rf"(?i)(?<![a-z])({'|'.join(METHODS)})(?![a-z])")
 

@@ -124,6 +124,12 @@ class Predictor(ABC):
     def mode_of(self, name: str) -> Mode:
         """Describe a mode.
 
+        Args:
+            name: one of `modes`.
+
+        Returns:
+            Mode: whether it takes given classes, and what it does with the dense CRF.
+
         Raises:
             ConfigError: the model has no such mode; ArtifactError: it lacks what the mode needs.
         """
@@ -145,11 +151,23 @@ class Predictor(ABC):
             classes: indices for each image; None: found by the classifier; `AnyOf`: those of them
                 that the classifier finds.
             mode: one of `modes`.
+            crf: whether to refine the labels by the recipe's dense CRF.
+
+        Returns:
+            A prediction for each image.
         """
 
     @abstractmethod
     def spec(self, mode: str, crf: bool) -> "PredictorSpec":
-        """Say how another process opens this predictor."""
+        """Say how another process opens this predictor.
+
+        Args:
+            mode: what it will label by, one of `modes`.
+            crf: whether it will use the recipe's dense CRF.
+
+        Returns:
+            PredictorSpec: a description that can be pickled.
+        """
 
     @property
     @abstractmethod
@@ -178,6 +196,9 @@ class Predictor(ABC):
             mode: one of `modes`; default: see `Predictor`.
             crf: whether to refine the labels by the recipe's dense CRF, which needs torch; default:
                 only in mode `labels`.
+
+        Returns:
+            A prediction for each image, in their order.
 
         Raises:
             ConfigError: unknown mode or class, or a mode without classes or CRF that was given
@@ -213,11 +234,33 @@ class Predictor(ABC):
         mode: str | None = None,
         crf: bool | None = None,
     ) -> Prediction:
-        """Label one image; see `predict`."""
+        """Label one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            classes: the classes in it, as indices or names; None: the classifier finds them.
+            mode: one of `modes`; default: see `Predictor`.
+            crf: whether to refine the labels by the recipe's dense CRF; default: only in mode
+                `labels`.
+
+        Returns:
+            Prediction: the label map and what else the model gives.
+
+        Raises:
+            ConfigError, ArtifactError, ShapeError: see `predict`.
+        """
         return self.predict([image], [classes], mode, crf)[0]
 
     def choose(self, mode: str | None, crf: bool | None, has_classes: bool) -> tuple[str, bool]:
-        """Return the mode, and whether it uses the recipe's CRF, for what was asked for.
+        """Resolve the defaults of `predict`.
+
+        Args:
+            mode: what was asked for; None: the default.
+            crf: what was asked for; None: the default of the mode.
+            has_classes: whether image-level classes are given.
+
+        Returns:
+            The mode, and whether it uses the recipe's CRF.
 
         Raises:
             ConfigError, ArtifactError: see `predict`.

@@ -27,7 +27,8 @@ OPTIONS = RepositoryOptions(decode=True)
 
 def graph_entry(name: str, layout: str, num_classes: int, num_pairs: int) -> GraphEntry:
     """What the manifest of a bundle says of a graph, in float32."""
-    sides = graph_tensors(name, layout, num_classes, num_pairs)  # type: ignore[arg-type]
+    role = "features" if name == "affinity" else name
+    sides = graph_tensors(role, layout, num_classes, num_pairs)  # type: ignore[arg-type]
     inputs, outputs = (tuple(_spec(value) for value in side) for side in sides)
     return GraphEntry(f"{name}.onnx", "fp32", inputs, outputs)
 

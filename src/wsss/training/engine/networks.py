@@ -182,8 +182,8 @@ def open_network(
     spec, classes, normalisation = _read_header(header, path)
     if not issubclass(spec.kind, kind):
         raise ArtifactError(
-            f"checkpoint '{path}' holds a {spec.kind.__name__}, expected a {kind.__name__}: run "
-            "the stage again that writes it"
+            f"checkpoint '{path}' holds a network of class {spec.kind.__name__}, expected "
+            f"{kind.__name__}: run the stage again that writes it"
         )
     try:
         network = spec.build()

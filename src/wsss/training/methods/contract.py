@@ -178,14 +178,14 @@ class Method:
     def modes(self) -> dict[str, tuple[str, ...]]:
         """Ways to label any image, and the stages whose networks each needs.
 
-        cam: activation maps; walk: these after the random walk; labels: the walk with the recipe's
-        dense CRF; segmenter: the network of the last stage, which needs no labels.
+        walk: activation maps after the random walk; labels: the walk with the recipe's dense CRF;
+        segmenter: the network of the last stage, which needs no labels; cam: activation maps alone.
         """
-        modes: dict[str, tuple[str, ...]] = {"cam": ("cam",)}
+        modes: dict[str, tuple[str, ...]] = {}
         if self.affinity is not None:
             walking = ("cam", self.affinity.stage)
             modes |= {"walk": walking, "labels": walking}
-        return modes | {"segmenter": ("segmenter",)}
+        return modes | {"segmenter": ("segmenter",), "cam": ("cam",)}
 
     def stage(self, name: str) -> Stage:
         """The stage of a name, which the method must have."""
