@@ -84,3 +84,24 @@ def test_links_lead_somewhere():
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             if "://" not in link:
                 assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+)
+def test_modules_that_pages_name_exist(page):
+    """Paths in backticks start at the repository, `src` or `src/wsss`; bare names lie below `src`."""
+    text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.M | re.S)
+    named = {
+        path
+        for code in re.findall(r"`([^`]+)`", text)
+        for path in re.findall(r"(?<!\S)\S+\.py(?!\S)", code)
+    }
+    places = (ROOT, ROOT / "src", ROOT / "src" / "wsss")
+    absent = {
+        path
+        for path in named
+        if not any((place / path).is_file() for place in places)
+        and ("/" in path or not any((ROOT / "src").rglob(path)))
+    }
+    assert not absent
