@@ -90,7 +90,7 @@ def test_links_lead_somewhere():
     "page", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
 )
 def test_modules_that_pages_name_exist(page):
-    """Paths in backticks start at the repository, `src` or `src/wsss`; bare names lie below `src`."""
+    """Paths in backticks start at the root, `src` or `src/wsss`; bare names lie below `src`."""
     text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.M | re.S)
     named = {
         path
