@@ -61,9 +61,13 @@ def open_model(
         server = TritonOptions(url)
     if server is not None and backend == "auto":
         backend = "triton"
+    if threads is not None and threads < 1:
+        raise ConfigError(f"`threads` is {threads}, must be at least 1")
     if is_bundle(path):
+        from .runtime.backends.registry import require_known
         from .runtime.bundle.predictor import BundlePredictor
 
+        require_known(backend, device, threads)
         return BundlePredictor(
             path,
             backend=backend,

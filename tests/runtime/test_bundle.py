@@ -260,14 +260,14 @@ def test_names_of_files(name: Any, folder: Path) -> None:
     changed["graphs"]["cam"]["file"] = name
     write_manifest(folder, changed)
     message = refusal(folder)
-    assert "as `graphs.cam.file`, expected a plain name that ends in .onnx" in message
+    assert "as 'graphs.cam.file', expected a plain name that ends in .onnx" in message
 
 
 def test_names_of_engines(folder: Path) -> None:
     changed = read_manifest(folder)
     changed["engines"][0]["file"] = "../label.plan"
     write_manifest(folder, changed)
-    assert "as `engines[0].file`, expected a plain name that ends in .plan" in refusal(folder)
+    assert "as 'engines[0].file', expected a plain name that ends in .plan" in refusal(folder)
 
 
 TENSOR = spec("x", "float32", "n", 3)
@@ -352,7 +352,7 @@ def test_each_field_missing(folder: Path) -> None:
         del changed[key]
         write_manifest(folder, changed)
         message = refusal(folder)
-        assert f"lacks `{key}`, expected" in message or "schema None, expected 1 to 2" in message
+        assert f"lacks '{key}', expected" in message or "schema None, expected 1 to 2" in message
 
 
 def test_unknown_keys_are_quoted(folder: Path) -> None:
@@ -381,7 +381,7 @@ def test_wrong_digest_of_a_file(bad: Any, folder: Path) -> None:
     changed = content(folder)
     changed["files"]["cam.onnx"]["sha256"] = bad
     write_manifest(folder, changed)
-    assert "as `files.cam.onnx.sha256`, expected 64 digits" in refusal(folder)
+    assert "as 'files.cam.onnx.sha256', expected 64 digits" in refusal(folder)
 
 
 def test_one_file_for_two_graphs(folder: Path) -> None:

@@ -81,8 +81,8 @@ def test_its_bundle_labels_as_the_run_does(
     labeller = BundlePredictor(bundle.folder)
     for sample in tiny_images.samples[:3]:
         image, present = read_image(sample.image_path), sample.labels or ()
-        found = labeller.label(image, present, "walk")
-        expected = predictor.label(image, present, "walk", crf=False)
+        found = labeller.predict_one(image, present, "walk").label
+        expected = predictor.predict_one(image, present, "walk", crf=False).label
         assert (found == expected).mean() >= 0.999
     labeller.close()
 

@@ -119,7 +119,7 @@ def test_eval_by_the_command_line(finished_self_guided_run: Path, tiny_data: Pat
     assert segmenter["miou"] == read_stage(run / "segmenter")["figures"]["miou"]
     cam = json.loads(wsss(*arguments, "--mode", "cam", "--split", "train").succeeded().out)
     assert cam["miou"] == pytest.approx(read_stage(run / "cam")["figures"]["miou"], abs=0.5)
-    assert "has no walk: choose of cam, segmenter" in wsss(*arguments, "--mode", "walk").line()
+    assert "has segmenter, cam" in wsss(*arguments, "--mode", "walk").line()
 
 
 def test_the_network_starts_from_the_classifier_and_trains_both_heads(
@@ -129,7 +129,7 @@ def test_the_network_starts_from_the_classifier_and_trains_both_heads(
         load_checkpoint(finished_self_guided_run / stage / "weights.safetensors")
         for stage in ("cam", "segmenter")
     )
-    assert header["architecture"]["kind"] == header["method"] == "selfguided"
+    assert header["network"]["class"] == "SelfGuidedNet" and header["method"] == "selfguided"
     assert set(cam) < set(both)
     change = (both["classifier.weight"] - cam["classifier.weight"]).abs().max()
     assert 0 < float(change) < float(cam["classifier.weight"].abs().max())

@@ -21,9 +21,8 @@ from ..runtime.refine.pairs import PairOffsets
 from ..runtime.refine.pseudo_labels import WalkSettings, label_from_scores, scores_on_grid
 from ..training.backbones.backbone import Normalisation
 from ..training.backbones.layers import FrozenBatchNorm2d
-from ..training.engine.networks import AnyNetwork
+from ..training.engine.networks import AnyNetwork, Network
 from ..training.methods.contract import AffinitySource
-from ..training.methods.shared.affinity_network import AffinityNetwork
 from ..training.methods.shared.classifier import CamClassifier
 from ..training.recipe.recipe import WalkRecipe
 from ..training.recipe.sections import CamSection
@@ -103,7 +102,7 @@ def _normalised(image: NDArray[np.uint8], rule: Normalisation) -> NDArray[np.flo
 @torch.no_grad()
 def published_label(
     classifier: CamClassifier,
-    network: AffinityNetwork,
+    network: Network,
     source: AffinitySource,
     recipe: WalkRecipe,
     image: NDArray[np.uint8],

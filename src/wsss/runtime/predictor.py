@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, ShapeError
+from ..errors import ConfigError, ShapeError, short_repr
 from .instances.instance_map import InstanceMap
 
 if TYPE_CHECKING:
@@ -325,6 +325,22 @@ class Predictor(ABC):
         trace: "TracebackType | None",
     ) -> None:
         self.close()
+
+
+def require_thresholds(values: Sequence[float] | None, classes: Sequence[str]) -> None:
+    """Refuse thresholds of a classifier that are not one number in (0, 1) for each class.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if values is None:
+        return
+    are_numbers = all(isinstance(each, int | float) and 0 < each < 1 for each in values)
+    if len(values) != len(classes) or not are_numbers:
+        raise ConfigError(
+            f"`thresholds` is {short_repr(list(values))}, expected {len(classes)} numbers between "
+            f"0 and 1: one for each of {', '.join(classes)}"
+        )
 
 
 def unknown_mode(predictor: Predictor, name: str) -> ConfigError:

@@ -90,10 +90,7 @@ def open_graph(
         DataError: no file that can be read.
         ArtifactError: the file is damaged, or contains what the backend does not know.
     """
-    _require_backend(backend)
-    _require("device", device, DEVICES)
-    if threads is not None and threads < 1:
-        raise ConfigError(f"`threads` is {threads}, must be at least 1")
+    require_known(backend, device, threads)
     name = _backend_for(path, backend)
     entry = BACKENDS[name]
     if device not in (AUTO, *entry.devices):
@@ -104,6 +101,18 @@ def open_graph(
     module, _, function = entry.open.partition(":")
     open_file: OpenFile = getattr(import_module(f".{module}", __package__), function)
     return open_file(path, device=device, threads=threads, allow_host_code=allow_host_code)
+
+
+def require_known(backend: Backend, device: Device, threads: int | None) -> None:
+    """Refuse names that no backend for bundles has, before anything is opened.
+
+    Raises:
+        ConfigError: an unknown name, or no thread.
+    """
+    _require_backend(backend)
+    _require("device", device, DEVICES)
+    if threads is not None and threads < 1:
+        raise ConfigError(f"`threads` is {threads}, must be at least 1")
 
 
 def _require_backend(name: Backend) -> None:

@@ -293,7 +293,7 @@ _FILE: dict[str, Rule] = {
 def _checked(value: Any, rules: Mapping[str, Rule], where: str = "") -> dict[str, Any]:
     """An object with exactly the keys of the rules, each value as its rule wants it."""
     if not isinstance(value, dict):
-        raise ManifestError(f"has {short_repr(value)} as `{where}`, expected an object")
+        raise ManifestError(f"has {short_repr(value)} as '{where}', expected an object")
     prefix = f"{where}." if where else ""
     for key in value:
         if key not in rules:
@@ -302,10 +302,10 @@ def _checked(value: Any, rules: Mapping[str, Rule], where: str = "") -> dict[str
             )
     for key, (expected, fits) in rules.items():
         if key not in value:
-            raise ManifestError(f"lacks `{prefix}{key}`, expected {expected}")
+            raise ManifestError(f"lacks '{prefix}{key}', expected {expected}")
         if not fits(value[key]):
             raise ManifestError(
-                f"has {short_repr(value[key])} as `{prefix}{key}`, expected {expected}"
+                f"has {short_repr(value[key])} as '{prefix}{key}', expected {expected}"
             )
     return value
 
@@ -321,7 +321,7 @@ def bundle_of(root: Path, content: Mapping[str, Any]) -> Bundle:
     fields = dict(_checked(content, _MANIFEST))
     labels = len(fields["classes"]) + 1
     if len(fields["palette"]) != labels:
-        raise ManifestError(f"has {len(fields['palette'])} rows as `palette`, expected {labels}")
+        raise ManifestError(f"has {len(fields['palette'])} rows as 'palette', expected {labels}")
     sizes = _checked(fields["sizes"], _SIZES, "sizes")
     graphs = fields["graphs"]
     engine = {**_ENGINE, "graph": _one_of(*graphs)}
@@ -336,7 +336,7 @@ def bundle_of(root: Path, content: Mapping[str, Any]) -> Bundle:
         },
         "affinity": (
             AffinityEntry(**_checked(fields["affinity"], _AFFINITY, "affinity"))
-            if fields["affinity"]
+            if fields["affinity"] is not None
             else None
         ),
         "instances": tuple(fields["instances"]),
@@ -358,7 +358,7 @@ def _from_schema_1(content: Mapping[str, Any]) -> dict[str, Any]:
     graphs, settings = content.get("graphs"), content.get("settings")
     if not isinstance(graphs, dict) or not _are_graphs(graphs) or not isinstance(settings, dict):
         raise ManifestError(
-            f"has {short_repr(graphs)} as `graphs` and {short_repr(settings)} as `settings`, "
+            f"has {short_repr(graphs)} as 'graphs' and {short_repr(settings)} as 'settings', "
             "expected graphs with plain names, and an object"
         )
     modes = {"segmenter": {"graph": "segmenter", "settings": "segmenter", "crf": False}}

@@ -13,7 +13,15 @@ from ...errors import ArtifactError, ConfigError
 from ..backends.contract import OpenGraph
 from ..backends.registry import Backend, Device
 from ..backends.triton.options import TritonOptions
-from ..predictor import Image, Mode, Prediction, Predictor, PredictorSpec, unknown_mode
+from ..predictor import (
+    Image,
+    Mode,
+    Prediction,
+    Predictor,
+    PredictorSpec,
+    require_thresholds,
+    unknown_mode,
+)
 from .graph_files import open_bundle_graph
 from .inputs import label_inputs
 from .manifest import ModeEntry
@@ -65,6 +73,7 @@ class BundlePredictor(Predictor):
         self._server = server
         self._graphs: dict[str, OpenGraph] = {}
         self._thresholds: Sequence[float] | None = None
+        require_thresholds(thresholds, self.classes)
         self.thresholds = thresholds
         self.with_instances = instances
         if instances:
@@ -77,8 +86,9 @@ class BundlePredictor(Predictor):
 
     @thresholds.setter
     def thresholds(self, values: Sequence[float] | None) -> None:
-        classifier = self.bundle.settings.get("classifier", {})
-        if values is not None and not classifier.get("takes_thresholds"):
+        classifier = self.bundle.settings.get("classifier")
+        takes = isinstance(classifier, dict) and classifier.get("takes_thresholds")
+        if values is not None and not takes:
             raise ArtifactError(
                 f"bundle '{self.bundle.folder}' was exported before its graphs took thresholds of "
                 "classes: export it again"
@@ -172,8 +182,10 @@ class BundlePredictor(Predictor):
 
     def _has(self, graph: str) -> bool:
         """Whether a graph can run: here by its file, on a server without it."""
+        if graph not in self.bundle.graphs:
+            return False
         if self._server is not None:
-            return graph in self.bundle.graphs
+            return True
         is_compiled = self._options["backend"] == "tensorrt" and self.bundle.engines_of(graph)
         return bool(is_compiled) or self.bundle.has(graph)
 

@@ -5,12 +5,13 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import ArtifactError, ConfigError, MissingDependencyError, one_line, short_repr
+from ...runtime.refine.geometry import Align
 from ...version import __version__
 from ..backbones.backbone import Backbone, Normalisation
 from ..backbones.build import build_backbone
@@ -187,7 +188,7 @@ def open_network(
         )
     try:
         network = spec.build()
-    except (TypeError, ValueError, RuntimeError) as error:  # arguments that the class refuses
+    except (ConfigError, TypeError, ValueError, RuntimeError) as error:  # refused by the class
         raise ArtifactError(
             f"checkpoint '{path}' has a damaged header: {one_line(error)}"
         ) from None
@@ -229,18 +230,19 @@ def _read_spec(values: Mapping[str, Any], version: str) -> NetworkSpec:
     name, arguments = values["class"], values["arguments"]
     if not isinstance(arguments, dict):
         raise TypeError(f"arguments are {short_repr(arguments)}")
-    kind = next((each for each in _subclasses(Network) if each.__name__ == name), None)
+    kinds = (each for each in _subclasses(Network) if each.read is not Network.read)
+    kind = next((each for each in kinds if each.__name__ == name), None)
     if kind is None:
         raise _UnknownClassError(
             f"holds a network of class {short_repr(name)}, written by wsss {short_repr(version)}, "
             f"which this wsss {__version__} does not have: use the version that wrote it"
         )
-    known = list(inspect.signature(kind).parameters)[1:]
+    known = {each.name: each.annotation for each in inspect.signature(kind).parameters.values()}
     for key, value in arguments.items():
-        is_plain = isinstance(value, bool | str) or (
-            type(value) is int and 0 <= value <= MAX_ARGUMENT
-        )
-        if key not in known or not is_plain:
+        fits = type(value) is known.get(key) and type(value) in (bool, int, str)
+        if not fits or not (
+            value.isprintable() if isinstance(value, str) else 0 <= value <= MAX_ARGUMENT
+        ):
             raise TypeError(f"argument {short_repr(key)} is {short_repr(value)}")
     return _checked(NetworkSpec(kind, values["backbone"], values["output_stride"], arguments))
 
@@ -250,6 +252,7 @@ def _read_old(values: Mapping[str, Any]) -> NetworkSpec:
     old_kind, align = values["kind"], values["align"]
     texts, count = (old_kind, values["head"], align), values["num_classes"]
     are_plain = all(isinstance(text, str) and text.isprintable() for text in texts)
+    are_plain = are_plain and align in get_args(Align)
     if not are_plain or type(count) is not int or count < 0:
         raise TypeError(f"architecture is {short_repr(list(values.values()))}")
     kind = next((each for each in _subclasses(Network) if each.old_kind == old_kind), None)
@@ -260,7 +263,8 @@ def _read_old(values: Mapping[str, Any]) -> NetworkSpec:
 
 
 def _checked(spec: NetworkSpec) -> NetworkSpec:
-    if not isinstance(spec.backbone, str) or type(spec.output_stride) is not int:
+    is_name = isinstance(spec.backbone, str) and spec.backbone.isprintable()
+    if not is_name or type(spec.output_stride) is not int:
         raise TypeError(
             f"backbone is {short_repr(spec.backbone)}, {short_repr(spec.output_stride)}"
         )

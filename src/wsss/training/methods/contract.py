@@ -17,7 +17,7 @@ from torch import Tensor
 from ...runtime.instances.settings import InstanceSettings
 from ...runtime.refine.dense_crf import CrfSettings
 from ...runtime.refine.pseudo_labels import WalkSettings
-from ..engine.networks import NetworkSpec
+from ..engine.networks import Network, NetworkSpec
 from ..engine.run import Run, Stage
 from ..recipe.recipe import Recipe
 from ..recipe.sections import SegmenterSection
@@ -36,6 +36,7 @@ class AffinitySource:
         kind: `features`: affinities are distances of features; `boundary`: they are what the
             boundaries on the path between two cells leave. Export has one graph for each kind.
         stage: the stage that trains the network; the exported graph has the same name.
+        network: class of that network.
         read: (network, image, recipe, device) -> (1, C, h, w) features, or (1, 1, h, w) boundary.
         affinities: (what `read` gave, recipe) -> what the walk takes.
         maps: the arguments of `read` -> the outputs of the exported graph, computed in torch.
@@ -44,15 +45,11 @@ class AffinitySource:
 
     kind: AffinityKind
     stage: str
+    network: type[Network]
     read: Callable[[Any, NDArray[np.uint8], Any, torch.device], Tensor]
     affinities: Callable[[Tensor, Any], Affinities]
     maps: Callable[[Any, NDArray[np.uint8], Any, torch.device], dict[str, Tensor]]
     walk_settings: Callable[[Any], WalkSettings]
-
-    @property
-    def output(self) -> str:
-        """Output of the graph that the walk takes: `affinity` itself or the `boundary`."""
-        return "boundary" if self.kind == "boundary" else "affinity"
 
 
 @dataclass(frozen=True)

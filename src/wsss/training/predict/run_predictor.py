@@ -25,6 +25,7 @@ from ...runtime.predictor import (
     Prediction,
     Predictor,
     PredictorSpec,
+    require_thresholds,
     unknown_mode,
 )
 from ...runtime.refine.boundary_affinity import boundary_affinities
@@ -39,7 +40,6 @@ from ..data.image_set import Sample
 from ..engine.networks import AnyNetwork, Network, choose_device, open_network
 from ..methods import METHODS, open_method
 from ..methods.contract import Affinities, AffinitySource, InstanceSource
-from ..methods.shared.affinity_network import AffinityNetwork
 from ..methods.shared.classifier import CamClassifier, class_probabilities, image_activation
 from ..methods.shared.segmenter_network import Segmenter, segment_image
 from ..recipe.recipe import WalkRecipe
@@ -114,6 +114,7 @@ class RunPredictor(Predictor):
             self.network(trained[0], Network)
         else:
             raise ArtifactError(f"run '{folder}' has no trained network yet: finish `wsss train`")
+        require_thresholds(thresholds, self.classes)
 
     @property
     def thresholds(self) -> Any:
@@ -171,8 +172,9 @@ class RunPredictor(Predictor):
         """See `Predictor`; the process that asks for the labels makes them."""
         weights = [self.weights_path(name) for name in self.stages_of(mode)]
         thresholds = None
-        if not np.isscalar(self._thresholds):
-            thresholds = tuple(float(each) for each in np.ravel(self._thresholds))
+        if not (np.isscalar(self._thresholds) and self._thresholds == CLASS_THRESHOLD):
+            of_each = np.broadcast_to(self._thresholds, len(self.classes))
+            thresholds = tuple(float(each) for each in of_each)
         details: dict[str, Any] = {
             "run": {path.parent.name: file_digest(path) for path in weights},
             "thresholds": thresholds,
@@ -228,9 +230,10 @@ class RunPredictor(Predictor):
         maps = self._cams(image, labels)
         return maps if mode == "cam" else self._walked(image, maps)
 
-    def affinity_network(self) -> AffinityNetwork:
+    def affinity_network(self) -> Network:
         """The network that gives the affinities of the walk."""
-        return self.network(self._affinity_source().stage, AffinityNetwork)
+        source = self._affinity_source()
+        return self.network(source.stage, source.network)
 
     @torch.no_grad()
     def affinities(self, image: NDArray[np.uint8]) -> Affinities:

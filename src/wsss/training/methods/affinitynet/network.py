@@ -150,4 +150,4 @@ def maps(
     return {"affinity": affinities(read(network, image, recipe, device), recipe)[0]}
 
 
-SOURCE = AffinitySource("features", "affinity", read, affinities, maps, walk_settings)
+SOURCE = AffinitySource("features", "affinity", AffinityNet, read, affinities, maps, walk_settings)

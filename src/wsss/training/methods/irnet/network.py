@@ -305,4 +305,4 @@ def maps(
     return found if displacement is None else found | {"displacement": displacement}
 
 
-SOURCE = AffinitySource("boundary", "irnet", read, affinities, maps, walk_settings)
+SOURCE = AffinitySource("boundary", "irnet", IRNet, read, affinities, maps, walk_settings)

@@ -11,12 +11,11 @@ from ....runtime.io.image_io import write_label_map
 from ....runtime.io.score_maps import ScoreMaps, load_score_maps, save_score_maps
 from ....runtime.refine.pseudo_labels import WalkSettings, label_from_scores, walk_scores
 from ...data.image_set import Sample
-from ...engine.networks import open_network
+from ...engine.networks import Network, open_network
 from ...engine.run import Run, Stage
 from ...evaluation.miou import FolderPredictions, evaluate
 from ...recipe.recipe import WalkRecipe
 from ..contract import AffinitySource, DemoFigure, Measured
-from .affinity_network import AffinityNetwork
 from .cam_stage import measure_scores
 from .per_image import make_image_files
 
@@ -52,7 +51,7 @@ def walk_settings(recipe: WalkRecipe) -> WalkSettings:
 def make_labels(run: Run, folder: Path, digest: str, source: AffinitySource) -> None:
     """Write walked score maps (`scores/NAME.npz`) and pseudo labels (`NAME.png`)."""
     recipe = run.recipe_of(WalkRecipe)
-    network, _ = open_network(AffinityNetwork, run.weights(source.stage), run.device)
+    network, _ = open_network(source.network, run.weights(source.stage), run.device)
     _walk(run, network, recipe, source, folder / "scores")
     _write_labels(run, recipe, folder)
 
@@ -70,7 +69,7 @@ def measure_labels(run: Run, folder: Path) -> dict[str, float]:
 
 
 def walked_scores(
-    network: AffinityNetwork,
+    network: Network,
     image: NDArray[np.uint8],
     maps: ScoreMaps,
     recipe: WalkRecipe,
@@ -83,7 +82,7 @@ def walked_scores(
 
 
 def _walk(
-    run: Run, network: AffinityNetwork, recipe: WalkRecipe, source: AffinitySource, folder: Path
+    run: Run, network: Network, recipe: WalkRecipe, source: AffinitySource, folder: Path
 ) -> None:
     cams = run.folder / "cam" / "scores"
 
