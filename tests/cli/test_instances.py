@@ -21,7 +21,7 @@ def job(devkit: Path, tmp_path: Path) -> Path:
     """A job whose model tells instances."""
     out = tmp_path / "job"
     arguments = ("label", devkit / "JPEGImages", "--model", "any", "--out", out, "--instances")
-    with patch("wsss.cli.label._model", return_value=ColourModel()):
+    with patch("wsss.labelling.open_job_spec", return_value=ColourModel()):
         wsss(*arguments).succeeded()
     return out
 

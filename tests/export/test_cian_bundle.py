@@ -123,7 +123,7 @@ def test_labels_that_it_cannot_use_are_refused(
     table.write_text("file,labels\nscene,square\n")
     given = ("--model", exported, "--out", tmp_path / "out", "--labels", table)
     line = wsss("label", photos, *given).line()
-    assert "its segmenter takes no image-level labels: leave --labels out" in line
+    assert "its segmenter takes no image-level classes: leave them out" in line
 
 
 def test_affinities_are_computed_in_parts() -> None:

@@ -157,6 +157,30 @@ def test_wrong_questions_are_refused() -> None:
         open_model(SCHEMA_1, instances=True)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"thresholds": [0.5]}, r"`thresholds` is \[0.5\], expected 3 numbers between 0 and 1"),
+        ({"thresholds": [0.5, 0.5, 2]}, "`thresholds` is"),
+        ({"thresholds": ["a", "b", "c"]}, "`thresholds` is"),
+        ({"threads": 0}, "`threads` is 0, must be at least 1"),
+        ({"backend": "nope"}, "unknown backend 'nope': choose one of auto, onnxruntime"),
+        ({"backend": "torch"}, "`torch` no longer computes bundles"),
+        ({"device": "nope"}, "unknown device 'nope'"),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_are_refused_at_once(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        open_model(SCHEMA_1, **options)
+
+
+def test_engines_of_a_graph_that_was_never_there_are_not_looked_for(bundle: Path) -> None:
+    modes = {"walk": {"graph": "gone", "settings": "walk", "crf": False}}
+    with open_model(of_schema_2(bundle, modes=modes), backend="tensorrt") as model:
+        assert model.modes == ()
+
+
 def test_predictors_import_neither_torch_nor_onnx() -> None:
     code = "import wsss.runtime.predictor, sys; print({'torch', 'onnx'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -333,7 +333,7 @@ def test_a_run_has_no_walk_but_labels_any_image(
         assert message in wsss(*command, *options).line()
     line = wsss("eval", finished_cian_run, "--data", tiny_data, "--mode", "labels").line()
     advised = ("eval", finished_cian_run / "labels", "--split", "train")
-    assert line.endswith(f"measure those that there are by `wsss {' '.join(map(str, advised))}`")
+    assert line.endswith(f"measure those that it has made, '{advised[1]}', with --split train")
     wsss(*advised, "--data", tiny_data).succeeded()
     network = _open(finished_cian_run, "segmenter")
     recipe = predictor.recipe

@@ -5,14 +5,15 @@ from typing import Annotated
 
 import typer
 
-from ..training.methods import METHODS
 from .options import Device
 from .output import print_json, progress, stdout
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the images, the run and its report.")],
-    method: Annotated[str, typer.Option(help=f"What to train: {', '.join(METHODS)}.")] = METHODS[0],
+    method: Annotated[
+        str | None, typer.Option(help="Name of the method to train; an unknown name lists them.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the scenes and the training.")] = 0,
     device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = "auto",
     overwrite: Annotated[
@@ -25,10 +26,16 @@ def demo(
     Takes a few minutes on two CPU cores; ends with figures and a page to look at.
     """
     from ..training.demo.run import run_demo
+    from ..training.methods import METHODS
 
     with progress() as shown:
         result = run_demo(
-            out, method=method, seed=seed, device=device, overwrite=overwrite, progress=shown
+            out,
+            method=method or METHODS[0],
+            seed=seed,
+            device=device,
+            overwrite=overwrite,
+            progress=shown,
         )
     if as_json:
         print_json(result.to_json())
