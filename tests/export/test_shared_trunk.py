@@ -66,7 +66,7 @@ def num_in_trunk(source: ExportSource) -> int:
 def alone(source: ExportSource) -> tuple[int, int]:
     """Convolutions of the CAMs by themselves, and of the boundaries by themselves."""
     cam = graphs.cam_model(source.networks["cam"], source.settings)
-    both = graphs.irnet_model(source.networks["irnet"], source.settings)
+    both = graphs.affinity_model(source.networks["irnet"], source.settings)
     layers = source.predictor.network("irnet", IRNet).displacement
     assert layers is not None
     displacement = sum(isinstance(layer, nn.Conv2d) for layer in layers.modules())
