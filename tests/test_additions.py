@@ -80,19 +80,36 @@ def tiny_recipe_of(base: Path, folder: Path, *changes: tuple[str, str]) -> Path:
     return path
 
 
-@pytest.mark.slow
-def test_a_method_is_a_folder_and_a_line(
-    package: Path, run: Run, tiny_data: Path, tmp_path: Path
-) -> None:
-    """Trained, measured, exported, used for labels and compared; `git` sees one changed file."""
+@pytest.fixture
+def added_method(package: Path) -> Path:
+    """Its demo recipe, after the method was added."""
     methods = package / "training" / "methods"
     shutil.copytree(ADDITIONS / "method" / "focal", methods / "focal")
     listed = methods / "__init__.py"
     text = listed.read_text(encoding="utf-8")
     listed.write_text(re.sub(r"(METHODS = \(.*?)\)", r'\1, "focal")', text), encoding="utf-8")
     named(listed, package)
-    shipped = Path(shutil.copy(ADDITIONS / "method" / "demo_focal.toml", package / "recipes"))
-    recipe = tiny_recipe_of(shipped, tmp_path)
+    return Path(shutil.copy(ADDITIONS / "method" / "demo_focal.toml", package / "recipes"))
+
+
+def test_a_method_is_known_everywhere(added_method: Path, run: Run) -> None:
+    code = """
+from wsss.training.demo.run import SCENES
+from wsss.training.methods import METHODS, open_method
+from wsss.training.recipes import load_recipe
+method = open_method(METHODS[-1])
+recipe = load_recipe(method.demo.recipe)
+print(recipe.focal.gamma, list(method.networks(recipe, 3)), method.demo.scenes in SCENES)
+"""
+    assert run("-c", code).strip() == "1.5 ['cam', 'segmenter'] True"
+
+
+@pytest.mark.slow
+def test_a_method_is_a_folder_and_a_line(
+    added_method: Path, run: Run, tiny_data: Path, tmp_path: Path
+) -> None:
+    """Trained, measured, exported, used for labels and compared."""
+    recipe = tiny_recipe_of(added_method, tmp_path)
     out, bundle = tmp_path / "run", tmp_path / "bundle"
     command = ("-m", "wsss")
     options = ("--data", tiny_data, "--set", "focal.gamma=1.5", "--json")

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ...recipe.base import Section
 from ...recipe.recipe import Recipe
+from ...recipe.sections import Section
 
 
 class FocalSection(Section):
