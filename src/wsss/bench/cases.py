@@ -114,7 +114,7 @@ def drawn_crf_case(seed: int, num_classes: int) -> CrfCase:
 GRID_SIZE = (375, 500)
 """Photographs are brought to the grid of this height and width, the commonest of VOC."""
 ALPHA = 16.0
-"""Of the background plane that walks along, as published for AffinityNet."""
+"""The exponent of the background in the walk, as published for AffinityNet."""
 
 
 def walk_cases(

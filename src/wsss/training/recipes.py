@@ -136,7 +136,7 @@ def _crop_faults(values: dict[str, Any], kind: type[Recipe]) -> Iterable[str]:
     """Crops whose corner cells, of maps or of labels, would not be at corner pixels.
 
     On the unchecked values, because a validator of the whole recipe is not asked while any other
-    value is at fault; sections that the method does not have are told as such, elsewhere.
+    value is at fault; sections that the method does not have are reported as such, elsewhere.
     """
     if value_at(values, "cam", "align") != "corners":
         return

@@ -19,7 +19,7 @@ _TENSORS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "label": (("image", "present"), _WALKED),
     "segmenter": (("image",), _LABELS),
 }
-"""By role of a graph; affinities have two, see `AffinitySource`."""
+"""The inputs and outputs of each graph, by its role; affinities have two, see `AffinitySource`."""
 AFFINITY_OUTPUTS: dict[AffinityKind, str] = {"features": "affinity", "boundary": "boundary"}
 """The output of the graph of affinities that `refine` takes."""
 

@@ -19,7 +19,7 @@ from .repository import render_configs, write_configs
 
 CLASSES = ("disc", "bar", "ring")
 GRAPHS = ("cam", "affinity", "refine", "segmenter", "label")
-"""Of a bundle whose affinities are made of features; the graph has the name of its stage."""
+"""The graphs of a bundle whose affinities come from features."""
 NUM_PAIRS = 34
 """Neighbours within the walk radius of 5 that the recipes have, each pair once."""
 OPTIONS = RepositoryOptions(decode=True)

@@ -68,7 +68,7 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def traced(self) -> tuple[Callable[[Mapping[str, Tensor]], Any], tuple[str, ...]]:
-        """What export traces behind the backbone, as a form of `read`, and its outputs' names."""
+        """The layers that export traces after the backbone, and the names of their outputs."""
         return self.read, ("logits",)
 
     def take_classifier(self, weight: Tensor) -> None:

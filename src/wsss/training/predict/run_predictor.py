@@ -371,6 +371,7 @@ class RunPredictor(Predictor):
             ConfigError: the run's method or recipe has no instances.
             ArtifactError: its networks are not trained yet.
         """
+        self.require_instances()
         cams = self._cams(image, labels)
         (found,) = group_maps([self._instance_maps(cams, self.affinity_maps(image))])
         return found

@@ -224,7 +224,7 @@ def failure(
     """The error of a request that got no answer.
 
     Args:
-        arrays: the inputs, whose shapes are told where they may be the reason.
+        arrays: the inputs, whose shapes the message gives where they may be the reason.
     """
     fault, server = outcome.fault, f"Triton at {url}"
     kind, text = fault.kind, fault.text
